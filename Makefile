@@ -1,0 +1,67 @@
+# One door to everything; each target sets up what it needs. `make` lists them.
+
+SYMBOL ?= SP500
+TIMEFRAME ?= 1d
+PROFILE ?= smoke
+SEED ?= 7
+WORKERS ?= 2
+BIN := .venv/bin
+
+# The same on every machine and under every target, so that a notebook says the same in make test,
+# make notebooks and make report: kernels inherit it. Two threads is also what mlkit itself asks for.
+export OMP_NUM_THREADS := 2
+export OPENBLAS_NUM_THREADS := 2
+export MKL_NUM_THREADS := 2
+export NUMBA_NUM_THREADS := 2
+# Waiting threads sleep: two test workers share the cores.
+export OMP_WAIT_POLICY := PASSIVE
+export PYTHONHASHSEED := 0
+export CUBLAS_WORKSPACE_CONFIG := :4096:8
+export JUPYTER_PREFER_ENV_PATH := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup kernels report test lint format lab notebooks bench lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Make or mend .venv with the pinned packages
+	@PYTHON="$(PYTHON)" .ci/setup
+
+# Compiled once here, not in two test workers at once, nor with a message in somebody's notebook.
+kernels: setup
+	@$(BIN)/python -c 'import mlkit; bars = mlkit.load_bars("SP500", "1d"); mlkit.build_features(bars); \
+	    mlkit.pattern_labels(bars); mlkit.FeatureStream().push(1.0, 1.0, 1.0, 1.0, 0.0)'
+
+report: kernels ## Run the notebooks into reports/ (SYMBOL, TIMEFRAME, PROFILE=smoke|full, SEED)
+	$(BIN)/mlkit report --symbol "$(SYMBOL)" --timeframe "$(TIMEFRAME)" --profile "$(PROFILE)" --seed "$(SEED)"
+
+# Notebooks first: they run longest, and a worker takes whole files in this order.
+test: lint kernels ## Style, types, layers, unit tests and notebooks
+	$(BIN)/pytest notebooks tests --nbval --nbval-current-env -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+lint: setup ## Style, types and layers only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: setup ## Rewrite code and notebooks in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lab: setup ## Open JupyterLab on the notebooks
+	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+
+notebooks: kernels ## Run the committed notebooks again and rewrite them in place
+	$(BIN)/python .ci/notebooks.py
+
+bench: kernels ## Run the benchmarks in tests/bench
+	@set -e; for file in tests/bench/bench_*.py; do echo "# $$file"; $(BIN)/python "$$file"; done
+
+lock: setup ## Resolve the newest versions into constraints.txt and environment.yml
+	$(BIN)/python .ci/lock.py
+
+clean: ## Remove .venv and the caches; data/ and reports/ stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
+	find mlkit tests notebooks .ci \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

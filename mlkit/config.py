@@ -1,0 +1,90 @@
+"""Settings and the few file-system habits that every layer shares."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def project_root() -> Path:
+    """Folder that relative paths start from.
+
+    ``MLKIT_HOME`` if set; else the nearest folder at or above the working directory that holds
+    ``pyproject.toml`` and ``notebooks/``; else the working directory. So a notebook, a test and the
+    command line all see the same ``data/``.
+    """
+    home = os.environ.get("MLKIT_HOME")
+    if home:
+        return Path(home).resolve()
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents):
+        if (folder / "pyproject.toml").is_file() and (folder / "notebooks").is_dir():
+            return folder
+    return here
+
+
+class Settings(BaseSettings):
+    """The seed values of mlkit, frozen; every field can be set as ``MLKIT_<FIELD>`` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="MLKIT_", frozen=True, extra="forbid", protected_namespaces=())
+
+    model_storage_path: Path = Path("data/models")
+    training_data_path: Path = Path("data/bars")
+    pattern_sequence_length: int = 20  # bars in one CNN window
+    pattern_num_classes: int = 15
+    prediction_horizons: tuple[int, ...] = (1, 5, 15, 60)  # bars ahead
+    ml_cache_ttl: int = 30  # seconds an insight may be served from cache
+    min_confidence_threshold: float = Field(0.5, ge=0.0, le=1.0)
+    xgboost_weight: float = Field(0.4, ge=0.0)
+    lightgbm_weight: float = Field(0.4, ge=0.0)
+    random_forest_weight: float = Field(0.2, ge=0.0)
+    seed: int = Field(7, ge=0)
+    profile: Literal["smoke", "full"] = "smoke"  # smoke: seconds; full: the whole training
+    n_threads: int = Field(2, ge=1)
+    cost_bps: float = Field(1.0, ge=0.0)  # one-way trading cost, basis points
+
+    @property
+    def models(self) -> Path:
+        """Absolute folder of the model bundles."""
+        return project_root() / self.model_storage_path
+
+    @property
+    def lake(self) -> Path:
+        """Absolute folder of the bar files."""
+        return project_root() / self.training_data_path
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write ``data`` so that a reader sees the old file or the new one: temporary name, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename inside ``folder`` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

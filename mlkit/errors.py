@@ -1,0 +1,29 @@
+"""The few errors mlkit raises on purpose: each says what is wrong, where, and how to mend it."""
+
+
+class MlkitError(Exception):
+    """Base of every error raised for the user's attention; the CLI prints it as one line and exits 2."""
+
+
+class ConfigError(MlkitError):
+    """A parameter, setting, symbol or timeframe that mlkit does not accept."""
+
+
+class BarsError(MlkitError):
+    """Bars that break the contract, or too few of them."""
+
+
+class BundleError(MlkitError):
+    """A model directory that is damaged, foreign or of another schema."""
+
+
+class NotTrainedError(MlkitError):
+    """A model is asked for that was never trained."""
+
+
+class ReportError(MlkitError):
+    """A report that could not be produced or does not verify."""
+
+
+class DependencyError(MlkitError):
+    """An optional dependency is missing; the message names the install command."""

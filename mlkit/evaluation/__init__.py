@@ -1,0 +1,1 @@
+"""Level 3: splits, metrics and what may be claimed."""

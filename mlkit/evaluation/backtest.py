@@ -1,0 +1,166 @@
+"""A plain backtest: act at the next open, pay both sides, compare with holding.
+
+Execution timing and look-ahead
+-------------------------------
+The signal of bar t is filled at the open of bar t + 1 and left at the open of bar t + 1 + horizon. No price
+of bar t is ever a fill for it: filling at the close the signal is made from is the commonest leak. With
+horizon 2 and signals ``1 0 0 0 0`` the position over the five opens is ``0 ½ ½ 0 0`` (overlapping tranches)
+or ``0 1 1 0 0`` (one position at a time).
+
+Whatever is open is closed at the last open. Buy-and-hold enters at the second open, leaves at the last and
+pays the same fees. Positions are shares of equity, reset at each open; fees are charged on changes of the
+share, not on the drift in between.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from mlkit.errors import ConfigError
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Account:
+    """What one position path earns, bar by bar; every array is (n,) and starts at the open of its bar."""
+
+    position: FloatArray  # share of equity held from this open to the next
+    gross_return: FloatArray  # position times the simple return from this open to the next
+    cost: FloatArray  # fees paid at this open, share of equity
+
+    @property
+    def net_return(self) -> FloatArray:
+        """Return after fees."""
+        return self.gross_return - self.cost
+
+    @property
+    def equity(self) -> FloatArray:
+        """Compounded net value of 1 invested at the first open."""
+        return np.asarray(np.cumprod(1.0 + self.net_return), dtype=np.float64)
+
+    @property
+    def total_return(self) -> float:
+        """Final equity less 1."""
+        return float(self.equity[-1] - 1.0)
+
+    @property
+    def max_drawdown(self) -> float:
+        """Largest loss from a peak of equity, as a share of that peak."""
+        equity = np.concatenate([[1.0], self.equity])
+        return float(np.max(1.0 - equity / np.maximum.accumulate(equity)))
+
+    @property
+    def turnover(self) -> float:
+        """Sum of the position changes, in units of equity: 2 for one round trip."""
+        return float(np.sum(np.abs(np.diff(self.position, prepend=0.0))))
+
+    def sharpe(self, bars_per_year: float) -> float:
+        """Annualised mean over standard deviation of the net bar returns; NaN without variation."""
+        net = self.net_return[:-1]
+        spread = float(np.std(net, ddof=1)) if len(net) > 1 else 0.0
+        return float(np.sqrt(bars_per_year) * np.mean(net) / spread) if spread > 0 else float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class Backtest:
+    """A strategy beside buy-and-hold over the same bars, with the same fees."""
+
+    strategy: Account
+    buy_and_hold: Account
+    horizon: int
+    cost_bps: float
+
+    @property
+    def break_even_bps(self) -> float:
+        """Cost per side at which the uncompounded net return is zero; NaN if nothing was traded."""
+        turnover = self.strategy.turnover
+        return float(1e4 * self.strategy.gross_return.sum() / turnover) if turnover > 0 else float("nan")
+
+    def summary(self) -> pd.DataFrame:
+        """One row for the strategy, one for buy-and-hold."""
+        accounts = {"strategy": self.strategy, "buy and hold": self.buy_and_hold}
+        return pd.DataFrame(
+            {
+                "total return": [a.total_return for a in accounts.values()],
+                "gross return (sum)": [float(a.gross_return.sum()) for a in accounts.values()],
+                "fees (sum)": [float(a.cost.sum()) for a in accounts.values()],
+                "max drawdown": [a.max_drawdown for a in accounts.values()],
+                "turnover": [a.turnover for a in accounts.values()],
+                "mean position": [float(a.position[:-1].mean()) for a in accounts.values()],
+            },
+            index=list(accounts),
+        )
+
+    def _repr_html_(self) -> str:
+        table = self.summary().to_html(float_format="{:.4f}".format)
+        costs = f"{self.cost_bps:g} bps a side, break-even {self.break_even_bps:.2f} bps"
+        return f"{table}<p>{self.horizon}-bar positions, {costs}</p>"
+
+
+def backtest(
+    open_price: ArrayLike,
+    signal: ArrayLike,
+    *,
+    horizon: int = 1,
+    cost_bps: float = 1.0,
+    overlapping: bool = True,
+) -> Backtest:
+    """Trade a signal at the next open and hold each position for ``horizon`` bars.
+
+    Parameters
+    ----------
+    open_price
+        Open of each bar, (n,), finite and positive.
+    signal
+        Wanted position in [-1, 1] known at the **close** of each bar, (n,), such as ``np.sign(log_return)``
+        of the forecast; NaN is flat.
+    horizon
+        Bars a position is held.
+    cost_bps
+        Fee and slippage per side, basis points of the traded value.
+    overlapping
+        True: each bar opens a tranche of ``1 / horizon``. False: only bars 0, horizon, 2 horizon, ... open
+        one, of full size.
+
+    Raises
+    ------
+    ConfigError
+        Lengths differ, fewer than 3 bars, prices not positive, or a signal outside [-1, 1].
+    """
+    opens, wanted = _checked(open_price, signal, horizon)
+    if overlapping:
+        total = np.cumsum(np.concatenate([np.zeros(horizon), wanted]))
+        held = (total[horizon:] - total[:-horizon]) / horizon
+    else:
+        held = wanted[np.arange(len(wanted)) // horizon * horizon]
+    position = np.concatenate([[0.0], held[:-1]])  # known at the close of t, held from the open of t + 1
+    always = np.concatenate([[0.0], np.ones(len(opens) - 1)])
+    return Backtest(_trade(opens, position, cost_bps), _trade(opens, always, cost_bps), horizon, cost_bps)
+
+
+def _trade(opens: FloatArray, position: FloatArray, cost_bps: float) -> Account:
+    held = position.copy()
+    held[-1] = 0.0  # closed at the last open
+    simple = np.append(opens[1:] / opens[:-1] - 1.0, 0.0)
+    return Account(held, held * simple, 1e-4 * cost_bps * np.abs(np.diff(held, prepend=0.0)))
+
+
+def _checked(open_price: ArrayLike, signal: ArrayLike, horizon: int) -> tuple[FloatArray, FloatArray]:
+    opens = np.asarray(open_price, dtype=np.float64)
+    wanted = np.nan_to_num(np.asarray(signal, dtype=np.float64), nan=0.0)
+    if opens.ndim != 1 or opens.shape != wanted.shape or len(opens) < 3:
+        raise ConfigError(
+            f"backtest: open_price and signal must be vectors of one length, at least 3, got {opens.shape}"
+            f" and {wanted.shape}"
+        )
+    if not (np.isfinite(opens) & (opens > 0)).all():
+        raise ConfigError("backtest: open prices must be finite and positive; repair the bars first")
+    if np.abs(wanted).max() > 1:
+        raise ConfigError("backtest: signals are positions in [-1, 1]; use np.sign(log_return)")
+    if horizon < 1:
+        raise ConfigError(f"backtest: horizon must be at least 1 bar, got {horizon}")
+    return opens, wanted

@@ -1,0 +1,190 @@
+"""Metrics that read like their formula: arrays in, a float out.
+
+Every metric broadcasts its arguments and leaves out the rows where any of them is NaN, since a row without
+a forecast or without an outcome cannot be scored. With no row left, or where the formula divides by zero,
+the metric is NaN.
+
+Direction and ties. Bars often close unchanged. An outcome of exactly zero is half a rise and half a fall:
+:func:`direction` maps it to 0.5, :func:`hit_rate` gives half a hit, and so does a forecast of exactly zero.
+A forecast without skill then scores 0.5 whatever the share of ties, and a calibrated ``p_up`` is the
+probability of a rise plus half that of no change.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from numpy.typing import ArrayLike
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def r2_no_change(y: ArrayLike, pred: ArrayLike) -> float:
+    """Out-of-sample R² against the forecast of no change: ``1 - sum((y - pred)²) / sum(y²)``.
+
+    Parameters
+    ----------
+    y, pred
+        Realised and forecast log return, (n,).
+
+    References
+    ----------
+    Campbell & Thompson (2008), *Review of Financial Studies* 21, eq. 1, with zero as the benchmark.
+    """
+    y, pred = _scored(y, pred)
+    return 1.0 - _ratio(np.sum((y - pred) ** 2), np.sum(y**2))
+
+
+def mae(y: ArrayLike, pred: ArrayLike) -> float:
+    """Mean absolute error, in units of ``y``."""
+    y, pred = _scored(y, pred)
+    return _mean(np.abs(y - pred))
+
+
+def rmse(y: ArrayLike, pred: ArrayLike) -> float:
+    """Root mean squared error, in units of ``y``."""
+    y, pred = _scored(y, pred)
+    return float(np.sqrt(_mean((y - pred) ** 2)))
+
+
+def rank_ic(y: ArrayLike, pred: ArrayLike) -> float:
+    """Rank information coefficient: Spearman's correlation of forecast and outcome, ties at mean rank."""
+    a, b = (rank - _mean(rank) for rank in map(_average_rank, _scored(y, pred)))
+    return _ratio(float(a @ b), float(np.sqrt((a @ a) * (b @ b))))
+
+
+def direction(y: ArrayLike) -> FloatArray:
+    """Direction of each outcome: 1 for a rise, 0 for a fall, 0.5 for no change; NaN stays NaN."""
+    signs: FloatArray = np.sign(np.asarray(y, dtype=np.float64))
+    return 0.5 * (1.0 + signs)
+
+
+def hit_rate(y: ArrayLike, pred: ArrayLike) -> float:
+    """Share of forecasts with the right sign; a tie on either side is half a hit.
+
+    ``mean((1 + sign(y) sign(pred)) / 2)``. Compare with :func:`hit_rate_baseline`, not with 0.5.
+    """
+    y, pred = _scored(y, pred)
+    return _mean(0.5 * (1.0 + np.sign(y) * np.sign(pred)))
+
+
+def hit_rate_baseline(y: ArrayLike) -> float:
+    """Hit rate of the better constant direction: ``(1 + |mean(sign(y))|) / 2``, ties as in hit_rate."""
+    (y,) = _scored(y)
+    return 0.5 * (1.0 + abs(_mean(np.sign(y))))
+
+
+def brier(outcome: ArrayLike, p: ArrayLike) -> float:
+    """Brier score ``mean((p - outcome)²)``; lower is better, 0.25 for a constant 0.5 without ties.
+
+    Parameters
+    ----------
+    outcome
+        1 or 0, or 0.5 for a tie: ``direction(y)``.
+    p
+        Forecast probability that the outcome is 1.
+
+    References
+    ----------
+    Brier (1950), *Monthly Weather Review* 78.
+    """
+    outcome, p = _scored(outcome, p)
+    return _mean((p - outcome) ** 2)
+
+
+def brier_skill(outcome: ArrayLike, p: ArrayLike, reference: float = 0.5) -> float:
+    """Brier skill score ``1 - brier(p) / brier(reference)``; above 0 is better than the reference.
+
+    ``reference`` is a constant probability known beforehand: 0.5, or the base rate of the training rows.
+    """
+    outcome, p = _scored(outcome, p)
+    return 1.0 - _ratio(_mean((p - outcome) ** 2), _mean((reference - outcome) ** 2))
+
+
+def expected_calibration_error(outcome: ArrayLike, p: ArrayLike, bins: int = 10) -> float:
+    """Mean ``|observed - forecast|`` over equal-width probability bins, weighted by the rows in each.
+
+    References
+    ----------
+    Naeini, Cooper & Hauskrecht (2015), *AAAI*; Guo et al. (2017), *ICML*, eq. 3.
+    """
+    table = reliability_table(outcome, p, bins)
+    gap = (table["observed"] - table["forecast"]).abs()
+    return _ratio(float((gap * table["rows"]).sum()), float(table["rows"].sum()))
+
+
+def reliability_table(outcome: ArrayLike, p: ArrayLike, bins: int = 10) -> pd.DataFrame:
+    """Forecast against observed frequency in equal-width bins of the forecast probability.
+
+    Returns
+    -------
+    One row a bin that holds at least one forecast: ``low``, ``high`` (the bin), ``rows``, ``forecast`` (mean
+    probability), ``observed`` (mean outcome). Bins are ``[low, high)``; the last includes 1.
+    """
+    outcome, p = _scored(outcome, p)
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    which = np.clip(np.searchsorted(edges, p, side="right") - 1, 0, bins - 1)
+    rows = np.bincount(which, minlength=bins)
+    held = np.flatnonzero(rows)
+    return pd.DataFrame(
+        {
+            "low": edges[held],
+            "high": edges[held + 1],
+            "rows": rows[held],
+            "forecast": np.bincount(which, weights=p, minlength=bins)[held] / rows[held],
+            "observed": np.bincount(which, weights=outcome, minlength=bins)[held] / rows[held],
+        }
+    )
+
+
+def coverage(y: ArrayLike, low: ArrayLike, high: ArrayLike) -> float:
+    """Share of outcomes inside ``[low, high]``; compare with the nominal level of the interval."""
+    y, low, high = _scored(y, low, high)
+    return _mean((low <= y) & (y <= high))
+
+
+def interval_score(y: ArrayLike, low: ArrayLike, high: ArrayLike, level: float) -> float:
+    """Interval score of a central ``level`` interval, in units of ``y``; lower is better.
+
+    ``mean(high - low + 2/α max(low - y, 0) + 2/α max(y - high, 0))`` with ``α = 1 - level``: width, plus a
+    fine for each miss. It rewards the true quantiles.
+
+    References
+    ----------
+    Gneiting & Raftery (2007), *JASA* 102, eq. 43.
+    """
+    y, low, high = _scored(y, low, high)
+    miss = np.maximum(low - y, 0.0) + np.maximum(y - high, 0.0)
+    return _mean(high - low + 2.0 / (1.0 - level) * miss)
+
+
+def pinball_loss(y: ArrayLike, quantile: ArrayLike, level: float) -> float:
+    """Pinball (quantile) loss ``mean(max(level (y - q), (level - 1) (y - q)))``, in units of ``y``.
+
+    References
+    ----------
+    Koenker & Bassett (1978), *Econometrica* 46.
+    """
+    y, quantile = _scored(y, quantile)
+    return _mean(np.maximum(level * (y - quantile), (level - 1.0) * (y - quantile)))
+
+
+def _scored(*arrays: ArrayLike) -> tuple[FloatArray, ...]:
+    """The arguments as float64 vectors of one length, without the rows where any is NaN."""
+    columns = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in arrays))
+    keep = ~np.any([np.isnan(c) for c in columns], axis=0)
+    return tuple(c[keep] for c in columns)
+
+
+def _mean(values: FloatArray | npt.NDArray[np.bool_]) -> float:
+    return float(np.mean(values)) if values.size else float("nan")
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return float(numerator / denominator) if denominator > 0 else float("nan")
+
+
+def _average_rank(values: FloatArray) -> FloatArray:
+    """Rank 1..n; equal values share the mean of their ranks."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    mean_rank: FloatArray = np.cumsum(counts) - 0.5 * (counts - 1)
+    return mean_rank[inverse]

@@ -1,0 +1,226 @@
+"""What may be claimed: intervals and tests that respect serial dependence, and the verdict of a forecast.
+
+Overlapping horizons make neighbouring outcomes share bars, so rows are not independent: an ordinary t-test
+finds an edge in noise. Resampled blocks and long-run variances put that right.
+
+The verdict
+-----------
+The strategy holds the sign of the forecast for h bars in h tranches, one renewed at every bar; a tranche
+pays the cost of a side when it is opened, turned or closed. It is an ``edge`` only if all of these hold:
+
+1. R² against no change is above 0 (Campbell & Thompson 2008, *Review of Financial Studies* 21);
+2. the lower bound of the mean net return is above 0, with Bonferroni's correction for all claims;
+3. so is that of the net excess profitability ``mean(s y) - mean(s) mean(y) - cost`` (Anatolyev & Gerko
+   2005, *J. Business & Economic Statistics* 23): a signal s that is always long in a rising market holds
+   the market, it does not forecast it.
+
+The bound is ``estimate - t(1 - α / trials; n / (2 block)) se`` with the bootstrap standard error. The normal
+quantile, and percentiles as much, find an edge in noise three times too often when the sample has few
+blocks; half a degree of freedom a block brings the rate back to nominal in simulation.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from mlkit.errors import ConfigError
+from mlkit.evaluation.metrics import r2_no_change
+
+FloatArray = npt.NDArray[np.float64]
+Statistic = Callable[..., float]
+Answer = Literal["edge", "no edge"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A point estimate and its bootstrap interval."""
+
+    estimate: float
+    low: float
+    high: float
+    level: float  # nominal coverage
+
+
+def bootstrap_interval(
+    stat: Statistic,
+    *arrays: ArrayLike,
+    block: float,
+    level: float = 0.95,
+    reps: int = 1000,
+    seed: int = 7,
+) -> Interval:
+    """Two-sided percentile interval of ``stat(*arrays)`` by the stationary bootstrap.
+
+    Parameters
+    ----------
+    stat
+        Takes the arrays, rows resampled together, and returns a float.
+    arrays
+        (n,) or (n, k) each, in time order, one n for all.
+    block
+        Mean block length in rows; at least the horizon, so that overlapping labels stay together.
+    level, reps, seed
+        Nominal coverage, number of resamples, seed of the resampling.
+
+    References
+    ----------
+    Politis & Romano (1994), *JASA* 89: the stationary bootstrap (``arch.bootstrap``).
+    """
+    data = [np.asarray(a) for a in arrays]
+    draws = _resample(stat, data, block, reps, seed)
+    low, high = np.quantile(draws, [0.5 * (1 - level), 0.5 * (1 + level)])
+    return Interval(float(stat(*data)), float(low), float(high), level)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a forecast of one horizon earns money out of sample, and why (not)."""
+
+    horizon: int
+    verdict: Answer
+    reason: str
+    r2: float  # against the forecast of no change
+    mean_bps: float  # mean net return of one position held `horizon` bars, basis points
+    lower_bps: float  # its lower confidence bound
+    rows: int  # scored
+
+
+def verdict(
+    y: ArrayLike,
+    pred: ArrayLike,
+    *,
+    horizon: int,
+    cost_bps: float = 1.0,
+    trials: int = 1,
+    level: float = 0.95,
+    earned: ArrayLike | None = None,
+    block: float | None = None,
+    reps: int = 500,
+    seed: int = 7,
+) -> Verdict:
+    """Judge the out-of-sample forecasts of one horizon (see the head of this module).
+
+    Parameters
+    ----------
+    y, pred
+        Realised and forecast log return over ``horizon`` bars, (n,), consecutive bars in time order. Rows
+        with NaN hold no position and are not scored.
+    cost_bps
+        Cost of one side, basis points.
+    trials
+        Number of claims tested together: horizons times configurations tried.
+    earned
+        Log return that acting on the forecast really earns, (n,), such as open to open from the next bar.
+        Default ``y``, that is, filling at the very close the forecast is made from.
+    block
+        Mean bootstrap block in rows; default ``max(10, 2 horizon)``.
+    """
+    y, pred = np.asarray(y, dtype=np.float64), np.asarray(pred, dtype=np.float64)
+    gain = y if earned is None else np.asarray(earned, dtype=np.float64)
+    scored = np.isfinite(y) & np.isfinite(pred) & np.isfinite(gain)
+    signal = np.where(scored, np.sign(pred), 0.0)
+    cost = 1e-4 * cost_bps * tranche_turnover(signal, horizon)
+    data = [signal[scored], gain[scored], cost[scored]]
+    block = max(10.0, 2.0 * horizon) if block is None else block
+    mean = low = float("nan")
+    if len(data[0]) < 4 * block:
+        reason = f"{len(data[0])} rows are too few, blocks of {block:g} need {4 * block:g}"
+    elif not signal.any():
+        reason = "the forecast is no change"
+    else:
+        alpha = (1.0 - level) / trials
+        mean, low = 1e4 * _net(*data), 1e4 * _lower_bound(_net, data, block, alpha, reps, seed)
+        excess = _lower_bound(_net_excess, data, block, alpha, reps, seed)
+        reason = _objection(r2_no_change(y, pred), mean, low, excess)
+    answer: Answer = "no edge" if reason else "edge"
+    reason = reason or f"net {mean:.2f} bps a position, lower bound {low:.2f}, after {cost_bps:g} bps a side"
+    return Verdict(horizon, answer, reason, r2_no_change(y, pred), mean, low, len(data[0]))
+
+
+def verdict_table(
+    y: ArrayLike, pred: ArrayLike, horizons: Sequence[int], *, trials: int = 1, **options: Any
+) -> pd.DataFrame:
+    """Verdicts of all horizons, one row each; ``trials`` configurations make ``trials * H`` claims.
+
+    ``y`` and ``pred`` are (n, H); ``options`` are those of :func:`verdict`, ``earned`` (n, H) if given.
+    """
+    y, pred = np.asarray(y, dtype=np.float64), np.asarray(pred, dtype=np.float64)
+    if y.shape != pred.shape or y.shape[1:] != (len(horizons),):
+        raise ConfigError(
+            f"verdict_table: y and pred must both be (n, {len(horizons)}), got {y.shape} and {pred.shape}"
+        )
+    earned = options.pop("earned", None)
+    gain = y if earned is None else np.asarray(earned, dtype=np.float64)
+    claims = trials * len(horizons)
+    judged = [
+        verdict(y[:, j], pred[:, j], earned=gain[:, j], horizon=h, trials=claims, **options)
+        for j, h in enumerate(horizons)
+    ]
+    return pd.DataFrame([asdict(v) for v in judged]).set_index("horizon")
+
+
+def tranche_turnover(signal: FloatArray, horizon: int) -> FloatArray:
+    """Sides traded per row when the tranche opened ``horizon`` rows earlier is renewed with this signal.
+
+    ``|s[t] - s[t - horizon]|``, from flat at the start; the last ``horizon`` tranches also pay their exit.
+    """
+    before = np.concatenate([np.zeros(horizon), signal])[: len(signal)]
+    sides: FloatArray = np.abs(signal - before)
+    sides[-horizon:] += np.abs(signal[-horizon:])
+    return sides
+
+
+def t_under_null(values: FloatArray, bandwidth: int) -> float:
+    """t-statistic of a mean of serially dependent values, its variance taken under the null of mean zero.
+
+    ``sum(x) / sqrt(n ω)`` with ``n ω = Σ x² + 2 Σ_{k < bandwidth} (1 - k / bandwidth) Σ x[t] x[t - k]``, not
+    centred. It never exceeds ``sqrt(n / bandwidth)``: few independent pieces cannot prove anything. The
+    centred variance does not see that, and calls a short trend certain. 0 if all values are zero.
+
+    References
+    ----------
+    Newey & West (1987), *Econometrica* 55: the kernel. Hodrick (1992), *Review of Financial Studies* 5:
+    imposing the null under overlapping returns.
+    """
+    power = values @ values
+    for k in range(1, min(bandwidth, len(values))):
+        power += 2.0 * (1.0 - k / bandwidth) * (values[k:] @ values[:-k])
+    return float(values.sum() / np.sqrt(power)) if power > 0 else 0.0
+
+
+def _net(signal: FloatArray, gain: FloatArray, cost: FloatArray) -> float:
+    return float(np.mean(signal * gain - cost))
+
+
+def _net_excess(signal: FloatArray, gain: FloatArray, cost: FloatArray) -> float:
+    return float(np.mean(signal * gain - cost) - np.mean(signal) * np.mean(gain))
+
+
+def _objection(r2: float, mean: float, low: float, excess: float) -> str:
+    """The first condition that fails, or nothing."""
+    if not r2 > 0:
+        return f"R² against no change is {r2:.2g}"
+    if not low > 0:
+        return f"net {mean:.2f} bps a position, but the lower bound is {low:.2f}"
+    return "" if excess > 0 else "the net return is that of holding one direction, not of timing it"
+
+
+def _lower_bound(stat: Statistic, data: list[FloatArray], block: float, alpha: float, reps: int, seed: int) -> float:
+    from scipy.stats import t
+
+    draws = _resample(stat, data, block, reps, seed)
+    quantile = t.ppf(1.0 - alpha, len(data[0]) / (2.0 * block))
+    return float(stat(*data) - quantile * draws.std())
+
+
+def _resample(stat: Statistic, data: Sequence[npt.NDArray[Any]], block: float, reps: int, seed: int) -> FloatArray:
+    """``stat`` of each stationary-bootstrap resample, (reps,)."""
+    from arch.bootstrap import StationaryBootstrap
+
+    draws: FloatArray = StationaryBootstrap(block, *data, seed=seed).apply(stat, reps)
+    return draws.ravel()

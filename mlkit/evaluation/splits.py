@@ -1,0 +1,205 @@
+"""Chronological splits, purged by the time at which a label becomes known."""
+
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from mlkit.errors import ConfigError
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class WalkForward:
+    """Walk-forward cross-validation without look-ahead: train on the past, test on the block that follows.
+
+    Parameters
+    ----------
+    n_splits
+        Number of test blocks. They are contiguous, of equal size, and end with the last labelled row.
+    embargo
+        Bars left out between the last training label and the first test row, on top of the purge.
+    min_train
+        Labelled rows before the first test block, counted before the purge.
+        Default: ``n // (n_splits + 1)`` of the n labelled rows, the size of one test block.
+    expanding
+        True: every fold trains on all earlier rows. False: on the last ``min_train`` of them (rolling).
+
+    Execution timing and look-ahead
+    -------------------------------
+    Row t is known when bar t closes; its label for horizon h is known when bar ``end = t + h`` closes.
+    A train row is kept only if its latest label, over **all** horizons, ends strictly before the first
+    test row: ``end < first_test - embargo``. A label that ends on the first test row itself is dropped
+    too, because at that close the model must already stand ready. A row with any label missing is in
+    neither part, so every horizon of a fold is fitted and scored on the same rows.
+
+    Twelve bars with horizons (1, 2): rows 0..9 have both labels, rows 10 and 11 do not.
+    With ``WalkForward(n_splits=2, min_train=6)`` the test blocks are (6, 7) and (8, 9).
+
+    ======  ===================  =======  ==============================================
+    fold    train                test     dropped from train
+    ======  ===================  =======  ==============================================
+    0       0 1 2 3              6 7      4 and 5: their labels end at bars 6 and 7
+    1       0 1 2 3 4 5          8 9      6 and 7: their labels end at bars 8 and 9
+    ======  ===================  =======  ==============================================
+
+    With ``embargo=1`` fold 0 trains on 0 1 2; with ``expanding=False`` fold 1 trains on 2 3 4 5.
+
+    References
+    ----------
+    López de Prado, *Advances in Financial Machine Learning* (2018), ch. 7: purging and embargo.
+    """
+
+    n_splits: int = 5
+    _: KW_ONLY
+    embargo: int = 0
+    min_train: int | None = None
+    expanding: bool = True
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("n_splits", self.n_splits, 1),
+            ("embargo", self.embargo, 0),
+            ("min_train", 1 if self.min_train is None else self.min_train, 1),
+        ):
+            if value < least:
+                raise ConfigError(f"WalkForward: {name} must be at least {least}, got {value}")
+
+    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[IntArray, IntArray]]:
+        """Yield ``(train, test)`` row positions, int64, sorted.
+
+        Parameters
+        ----------
+        X, y
+            One of them is the frame of ``forward_returns``; or
+        groups
+            label end positions, int64 (n, H), as :func:`label_end_positions` gives them. This is the way
+            through scikit-learn, which hands on plain arrays: ``cross_val_score(..., groups=end)``.
+
+        Raises
+        ------
+        ConfigError
+            No label end times among the arguments, too few labelled rows, or nothing left after the purge.
+        """
+        end = _find_ends(X, y, groups)
+        last = end.max(axis=1)
+        rows = np.flatnonzero((end >= 0).all(axis=1))
+        min_train, size = self._layout(len(rows))
+        for start in range(len(rows) - self.n_splits * size, len(rows), size):
+            test = rows[start : start + size]
+            past = rows[:start] if self.expanding else rows[start - min_train : start]
+            train = past[last[past] < test[0] - self.embargo]
+            if not len(train):
+                raise ConfigError(
+                    f"WalkForward: no training row is left before row {test[0]} once labels that reach it"
+                    f" (embargo {self.embargo}) are purged; raise min_train or pass more bars"
+                )
+            yield train, test
+
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
+        """Number of folds; the arguments are there for scikit-learn."""
+        return self.n_splits
+
+    def _layout(self, n_rows: int) -> tuple[int, int]:
+        """Training rows before the purge, and rows in a test block; the remainder joins the first train."""
+        min_train = n_rows // (self.n_splits + 1) if self.min_train is None else self.min_train
+        size = (n_rows - min_train) // self.n_splits
+        if size < 1 or min_train < 1:
+            least = max(min_train, 1) + self.n_splits
+            raise ConfigError(
+                f"WalkForward: {self.n_splits} splits after {max(min_train, 1)} training rows need"
+                f" {least} rows with every label, got {n_rows}; pass more bars or ask for fewer splits"
+            )
+        return min_train, size
+
+
+def label_end_positions(labels: pd.DataFrame) -> IntArray:
+    """Row position of the bar at whose close each label is known.
+
+    Parameters
+    ----------
+    labels
+        Frame of ``forward_returns``: index of bar open times, ``end_time`` columns per horizon.
+
+    Returns
+    -------
+    int64 (n, H); -1 where the label does not exist (no end time, or no return).
+    """
+    ends = labels["end_time"]
+    times = pd.DatetimeIndex(labels.index).as_unit("ns").asi8
+    columns = [pd.DatetimeIndex(ends[h]).as_unit("ns").asi8 for h in ends.columns]
+    # The last bar that opens no later than the end: exact on bars, and never early where rows were dropped.
+    end = np.stack([np.searchsorted(times, c, side="right") - 1 for c in columns], axis=1)
+    missing = ends.isna().to_numpy()
+    if "log_return" in labels.columns.get_level_values(0):
+        missing = missing | labels["log_return"].isna().to_numpy()
+    end[missing] = -1
+    return end.astype(np.int64, copy=False)
+
+
+def inner_split(
+    end: IntArray,
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    *,
+    positions: IntArray | None = None,
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Cut training rows into chronological fit, validation and calibration parts, purged between parts.
+
+    Parameters
+    ----------
+    end
+        Label end positions, int64 (n, H), -1 where none; rows in time order.
+    fractions
+        Shares of the rows that have every label; they sum to 1.
+    positions
+        Bar position of each row, int64 (n,), on the same count as ``end``. Default 0..n-1: the rows are
+        all the bars. A subset of bars (one walk-forward fold) must pass its own positions.
+
+    Returns
+    -------
+    Row numbers, int64 and sorted. No label of a part ends at or after the first bar of the next part.
+
+    Raises
+    ------
+    ConfigError
+        Fractions that are not three positive shares of 1, rows out of time order, or an empty part.
+    """
+    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
+        raise ConfigError(f"inner_split: fractions must be three positive shares of 1, got {fractions}")
+    end = np.asarray(end, dtype=np.int64).reshape(len(end), -1)
+    where = np.arange(len(end)) if positions is None else np.asarray(positions, dtype=np.int64)
+    rows = np.flatnonzero((end >= 0).all(axis=1))
+    if np.any(np.diff(where[rows]) <= 0):
+        raise ConfigError("inner_split: rows must be in time order, one row a bar; do not shuffle")
+    last = end.max(axis=1)
+    cuts = np.round(np.cumsum(fractions[:2]) * len(rows)).astype(int)
+    fit, valid, calibration = np.split(rows, cuts)
+    if len(valid) and len(calibration):
+        fit = fit[last[fit] < where[valid[0]]]
+        valid = valid[last[valid] < where[calibration[0]]]
+    if not (len(fit) and len(valid) and len(calibration)):
+        raise ConfigError(
+            f"inner_split: {len(rows)} labelled rows leave an empty part for fractions {fractions} once"
+            " labels that reach the next part are purged; pass more bars or shorter horizons"
+        )
+    return fit, valid, calibration
+
+
+def _find_ends(X: Any, y: Any, groups: Any) -> IntArray:
+    """Label end positions from whichever argument carries them."""
+    for labels in (X, y):
+        if isinstance(labels, pd.DataFrame) and "end_time" in labels.columns.get_level_values(0):
+            return label_end_positions(labels)
+    if groups is None:
+        raise ConfigError(
+            "WalkForward.split: no label end times, so labels that overlap the test block cannot be purged;"
+            " pass the forward_returns frame, or groups=label_end_positions(frame)"
+        )
+    end = np.asarray(groups)
+    if not np.issubdtype(end.dtype, np.integer):
+        raise ConfigError(f"WalkForward.split: groups must be integer label end positions, got {end.dtype}")
+    return end.astype(np.int64, copy=False).reshape(len(end), -1)

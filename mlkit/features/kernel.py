@@ -1,0 +1,143 @@
+"""How every feature kernel is compiled: two decorators, one cache over all the sources, a few intrinsics.
+
+Kernels release the GIL, divide as IEEE 754 does and keep strict floating-point order (no fastmath). They are
+inlined into the one entry that serves batch and stream alike, so both run the same machine code and give the
+same bits. They allocate nothing; numba's reference counting is therefore switched off.
+
+The intrinsics tell the compiler what Python cannot say: which pieces of memory never overlap, how long they
+are, and which numbers to work on four at a time. That more than doubles the speed.
+"""
+
+import hashlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array, populate_array
+
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+
+
+def _sources_stamp() -> tuple[str, int]:
+    """Digest of every kernel source; numba itself checks only the file of the function that it loads."""
+    folder = Path(__file__).parent
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py"))))
+    return digest.hexdigest(), 0
+
+
+STAMP = _sources_stamp()
+
+
+def kernel(function: Kernel) -> Kernel:
+    """A kernel that only other kernels call: inlined, without a Python face or a cache of its own."""
+    inlined: Kernel = njit(forceinline=True, no_cpython_wrapper=True, **_OPTIONS)(function)
+    return inlined
+
+
+def entry(function: Callable[..., Any]) -> Any:
+    """A kernel that Python calls: compiled once, then loaded from numba's cache until a source changes."""
+    compiled = njit(cache=True, **_OPTIONS)(function)
+    compiled._cache._cache_file._source_stamp = STAMP
+    return compiled
+
+
+def announce_compilation(compiled: Any) -> None:
+    """Tell the user on standard error when the next call is going to compile for a while."""
+    if not compiled.signatures and not Path(compiled._cache._cache_file._index_path).exists():
+        print("mlkit: compiling the feature kernels once, about 20 seconds", file=sys.stderr, flush=True)
+
+
+def _array(context: Any, builder: Any, kind: Any, data: Any, shape: Any) -> Any:
+    """An array over memory that somebody else owns."""
+    array = make_array(kind)(context, builder)
+    size = context.get_constant(types.intp, kind.dtype.bitwidth // 8)
+    strides = [size]
+    for length in reversed(shape[1:]):
+        strides.insert(0, builder.mul(strides[0], length))
+    populate_array(array, data, shape, strides, context.get_constant(types.intp, kind.dtype.bitwidth // 8), None)
+    return array._getvalue()
+
+
+@intrinsic
+def view(_, vector, start, shape):  # type: ignore[no-untyped-def]
+    """``vector[start : start + size].reshape(shape)``, of a constant place and size when these are."""
+    kind = types.Array(vector.dtype, len(shape), "C")
+
+    def build(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        source = make_array(signature.args[0])(context, builder, arguments[0])
+        data = builder.gep(source.data, [arguments[1]], inbounds=True)
+        return _array(context, builder, kind, data, cgutils.unpack_tuple(builder, arguments[2]))
+
+    return kind(vector, types.intp, shape), build
+
+
+@intrinsic(prefer_literal=True)
+def local(_, length, like):  # type: ignore[no-untyped-def]
+    """An uninitialised array on the stack, of constant length and the type of the array ``like``."""
+    kind = types.Array(like.dtype, 1, "C")
+
+    def build(context, builder, _signature, _arguments):  # type: ignore[no-untyped-def]
+        memory = ir.ArrayType(context.get_data_type(kind.dtype), length.literal_value)
+        data = builder.bitcast(cgutils.alloca_once(builder, memory), context.get_data_type(kind.dtype).as_pointer())
+        return _array(context, builder, kind, data, [context.get_constant(types.intp, length.literal_value)])
+
+    return kind(length, like), build
+
+
+LANES = 4  # numbers worked on at a time by the intrinsics below
+
+
+def _lanes(context: Any, builder: Any, kind: Any, array: Any, start: Any) -> Any:
+    """Pointer to `LANES` consecutive numbers of an array."""
+    data = builder.gep(make_array(kind)(context, builder, array).data, [start], inbounds=True)
+    return builder.bitcast(data, ir.VectorType(data.type.pointee, LANES).as_pointer())
+
+
+@intrinsic
+def put(_, row, start, values):  # type: ignore[no-untyped-def]
+    """``row[start : start + len(values)] = values`` for a tuple of float64 and a row of float32."""
+
+    def build(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        numbers = cgutils.unpack_tuple(builder, arguments[2])
+        for k in range(0, len(numbers) - LANES + 1, LANES):
+            four = ir.Constant(ir.VectorType(ir.DoubleType(), LANES), ir.Undefined)
+            for lane in range(LANES):
+                four = builder.insert_element(four, numbers[k + lane], ir.IntType(32)(lane))
+            at = builder.add(arguments[1], ir.IntType(64)(k))
+            rounded = builder.fptrunc(four, ir.VectorType(ir.FloatType(), LANES))
+            builder.store(rounded, _lanes(context, builder, signature.args[0], arguments[0], at), align=4)
+        data = make_array(signature.args[0])(context, builder, arguments[0]).data
+        for k in range(len(numbers) // LANES * LANES, len(numbers)):
+            at = builder.add(arguments[1], ir.IntType(64)(k))
+            builder.store(builder.fptrunc(numbers[k], ir.FloatType()), builder.gep(data, [at], inbounds=True))
+        return context.get_dummy_value()
+
+    return types.void(row, types.intp, values), build
+
+
+def _four(formula: Callable[..., Any]) -> Any:
+    """Intrinsic ``(out, i, a, j, b, k)``: `LANES` numbers of ``out`` from i on become formula(out, a, b)."""
+
+    def typing(_, out, i, a, j, b, k):  # type: ignore[no-untyped-def]
+        def build(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            at = [_lanes(context, builder, signature.args[n], arguments[n], arguments[n + 1]) for n in (0, 2, 4)]
+            values = [builder.load(pointer, align=8) for pointer in at]
+            builder.store(formula(builder, *values), at[0], align=8)
+            return context.get_dummy_value()
+
+        return types.void(out, types.intp, a, types.intp, b, types.intp), build
+
+    return intrinsic(typing)
+
+
+#: ``out[i : i + 4] = a[j : j + 4] + b[k : k + 4]``
+add_four = _four(lambda builder, out, a, b: builder.fadd(a, b))
+#: ``out[i : i + 4] += b[k : k + 4] * (a[j : j + 4] - out[i : i + 4])``
+approach_four = _four(lambda builder, out, a, b: builder.fadd(out, builder.fmul(b, builder.fsub(a, out))))

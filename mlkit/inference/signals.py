@@ -1,0 +1,175 @@
+"""From evidence to BUY, SELL or HOLD: pure functions over one bar's patterns and price forecasts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mlkit.inference.insight import PatternReading, PricePrediction, Signal, SignalType
+
+MEMBERS = ("xgboost", "lightgbm", "random_forest")
+CONTRADICTION = "signals contradict each other"
+NO_EDGE = "no edge measured out of sample"
+_BULLISH = (
+    "hammer",
+    "engulfing_bullish",
+    "morning_star",
+    "three_white_soldiers",
+    "piercing_line",
+    "tweezer_bottom",
+)
+_BEARISH = (
+    "shooting_star",
+    "engulfing_bearish",
+    "evening_star",
+    "three_black_crows",
+    "dark_cloud_cover",
+    "tweezer_top",
+)
+_DIRECTIONS: dict[str, Literal[-1, 0, 1]] = {
+    **dict.fromkeys(_BULLISH, 1),
+    **dict.fromkeys(_BEARISH, -1),
+}
+_SIDES: dict[int, SignalType] = {1: "BUY", -1: "SELL"}
+
+
+@dataclass(frozen=True)
+class SignalRules:
+    """When evidence becomes a trade.
+
+    Parameters
+    ----------
+    min_confidence : probability a pattern or a direction must reach, in [0, 1].
+    cost_bps : one-way trading cost in basis points; a forecast must move the price by more than a round
+        trip, ``|log_return| > 2 * cost``.
+    """
+
+    min_confidence: float = 0.5
+    cost_bps: float = 1.0
+
+    @property
+    def round_trip(self) -> float:
+        """Cost of buying and selling once, as a log return."""
+        return 2.0 * self.cost_bps * 1e-4
+
+
+def pattern_direction(name: str, colour: int, previous: int) -> Literal[-1, 0, 1]:
+    """Direction of a pattern: +1 bullish, -1 bearish, 0 neutral.
+
+    A doji is neutral, a marubozu takes the colour of its candle and a harami the opposite of the candle
+    before it, as TA-Lib signs them; the other twelve have one direction by name.
+
+    Parameters
+    ----------
+    name : one of the 15 patterns.
+    colour, previous : +1 where the last bar, and the one before it, closes at or above its open, else -1.
+    """
+    if name in ("marubozu", "harami"):
+        direction = colour if name == "marubozu" else -previous
+        return 1 if direction > 0 else -1
+    return _DIRECTIONS.get(name, 0)
+
+
+def pattern_title(name: str) -> str:
+    """``"engulfing_bullish"`` -> ``"Engulfing bullish"``."""
+    return name.replace("_", " ").capitalize()
+
+
+def pattern_signals(patterns: PatternReading, rules: SignalRules) -> list[Signal]:
+    """One signal for each detected pattern, strongest first.
+
+    A bullish shape is a BUY, a bearish one a SELL, when its probability reaches ``min_confidence`` too;
+    a neutral one (doji), or a weak one, is a HOLD with its reason.
+    """
+    found = sorted(patterns.detected.items(), key=lambda item: -item[1])
+    return [_pattern_signal(name, p, patterns.directions.get(name, 0), rules) for name, p in found]
+
+
+def _pattern_signal(name: str, probability: float, direction: int, rules: SignalRules) -> Signal:
+    reason = f"{pattern_title(name)} pattern detected"
+    kind: SignalType = "HOLD"
+    if direction == 0:
+        reason += "; it has no direction of its own"
+    elif probability < rules.min_confidence:
+        reason += f", below the minimum confidence {rules.min_confidence:.0%}"
+    else:
+        kind = _SIDES[direction]
+    return Signal(type=kind, source=f"Pattern: {name}", reason=reason, confidence=probability)
+
+
+def price_signals(predictions: Mapping[str, PricePrediction], current_price: float, rules: SignalRules) -> list[Signal]:
+    """One signal for each horizon that has a forecast, in the order given.
+
+    BUY or SELL needs all of: no "no edge" verdict, an expected move beyond the round-trip cost, a
+    calibrated probability of the direction of at least ``min_confidence`` and above one half, and most
+    members of the ensemble on that side. The first that fails is the reason of the HOLD.
+    """
+    return [
+        _price_signal(horizon, prediction, current_price, rules)
+        for horizon, prediction in predictions.items()
+        if prediction.log_return is not None
+    ]
+
+
+def _price_signal(horizon: str, prediction: PricePrediction, current: float, rules: SignalRules) -> Signal:
+    move = prediction.log_return or 0.0
+    bars = "bar" if horizon == "1" else "bars"
+    agreeing, members = _agreement(prediction, current)
+    obstacle = _obstacle(prediction, move, agreeing, members, rules)
+    change = f"{move:+.2%}" if move else "no change"
+    moved = f"{change} expected in {horizon} {bars}"
+    sure = "" if prediction.confidence is None else f", direction {prediction.confidence:.0%} sure"
+    united = f", {agreeing} of {members} models agree" if members else ""
+    return Signal(
+        type="HOLD" if obstacle else _SIDES[1 if move > 0 else -1],
+        source=f"Price forecast: {horizon} {bars}",
+        reason=f"{moved}{sure}{united}" if obstacle is None else f"{moved}: {obstacle}",
+        confidence=prediction.confidence,
+    )
+
+
+def _obstacle(prediction: PricePrediction, move: float, agreeing: int, members: int, rules: SignalRules) -> str | None:
+    """Why a forecast is no trade; ``None`` when it is one."""
+    sure = prediction.confidence
+    if prediction.verdict == "no edge":
+        return NO_EDGE
+    if abs(move) <= rules.round_trip:
+        return f"inside the round-trip cost of {rules.round_trip:.2%}"
+    if sure is None:
+        return "no calibrated probability of its direction"
+    if sure <= 0.5:
+        return f"the calibrated probability of this direction is only {sure:.0%}"
+    if sure < rules.min_confidence:
+        return f"direction {sure:.0%} sure, below the minimum confidence {rules.min_confidence:.0%}"
+    if 2 * agreeing < members:
+        return f"only {agreeing} of {members} models agree"
+    return None
+
+
+def _agreement(prediction: PricePrediction, current: float) -> tuple[int, int]:
+    """How many members put the price on the ensemble's side of the current one, of how many."""
+    sign = 1.0 if (prediction.log_return or 0.0) > 0 else -1.0
+    prices = [value for name in MEMBERS if (value := getattr(prediction, name)) is not None]
+    return sum((value - current) * sign > 0 for value in prices), len(prices)
+
+
+def combine_signals(signals: Sequence[Signal], *, missing: str | None = None) -> list[Signal]:
+    """Order signals so that the leading one comes first.
+
+    One side only: its strongest signal leads. Both sides: a HOLD leads that names the contradiction and
+    has no confidence. No side: the strongest HOLD leads, or one is made with ``missing`` as its reason.
+
+    Parameters
+    ----------
+    signals : of patterns and price forecasts, any order.
+    missing : why there is no evidence at all, where there is none.
+    """
+    ranked = sorted(signals, key=lambda s: (s.type == "HOLD", -(s.confidence or 0.0)))
+    if not ranked:
+        reason = missing or "no pattern detected and no price forecast"
+        return [Signal(type="HOLD", source="No evidence", reason=reason, confidence=None)]
+    sides = {side: [s.source for s in ranked if s.type == side] for side in ("BUY", "SELL")}
+    if sides["BUY"] and sides["SELL"]:
+        against = " against ".join(f"{len(names)} {side} (first {names[0]})" for side, names in sides.items())
+        lead = Signal(type="HOLD", source="Agreement", reason=f"{CONTRADICTION}: {against}", confidence=None)
+        return [lead, *ranked]
+    return ranked

@@ -1,0 +1,1 @@
+"""Level 1: bars in, checked once at the door."""

@@ -1,0 +1,250 @@
+"""The Bars contract: a pandas DataFrame checked once at each public door; inner code trusts it."""
+
+import hashlib
+import re
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from mlkit.errors import BarsError, ConfigError
+from mlkit.market.times import TIMEFRAMES as TIMEFRAMES
+from mlkit.market.times import Int64Array, floor_times, timeframe_ns
+from mlkit.market.times import timeframe_delta as timeframe_delta
+
+Float64Array = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+COLUMNS = ("open", "high", "low", "close", "volume")
+PRICES = COLUMNS[:4]
+TIME_NAMES = ("timestamp", "date", "time", "datetime", "open time", "open_time", "opentime")
+
+_BLOCK = 1 << 15
+_SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", re.ASCII)
+
+
+def check_symbol(symbol: str) -> str:
+    """Return ``symbol`` if it is safe as a label and as a folder name.
+
+    1 to 32 ASCII letters, digits, ``.``, ``_`` or ``-``, the first a letter or digit, no ``..``;
+    ConfigError otherwise.
+    """
+    if not isinstance(symbol, str) or not _SYMBOL.fullmatch(symbol) or ".." in symbol:
+        raise ConfigError(
+            f"symbol {symbol!r} is not accepted; use 1 to 32 of A-Z a-z 0-9 . _ - starting with a letter "
+            "or digit and without '..', such as BTCUSDT"
+        )
+    return symbol
+
+
+def validate_bars(frame: pd.DataFrame, *, symbol: str | None = None, timeframe: str | None = None) -> pd.DataFrame:
+    """Check the Bars contract and return a copy in canonical form; ``frame`` is left as it is.
+
+    Bars have a UTC ``DatetimeIndex`` of bar **open** times (the row is known when the bar closes), strictly
+    increasing and on the timeframe's grid: intraday bars count from midnight UTC, daily bars open at
+    00:00 UTC, weekly bars on Monday. Gaps (nights, weekends, no trade) are allowed. Prices are finite and
+    positive with ``low <= open, close <= high``; volume is finite and at least 0. Nothing is mended here
+    beyond what loses nothing: numeric columns become float64, the index nanoseconds; see ``repair_bars``.
+
+    Parameters
+    ----------
+    frame: exactly the columns open, high, low, close, volume, in any order, (n_bars, 5).
+    symbol, timeframe: labels; ``frame.attrs`` supplies those not given.
+
+    Returns
+    -------
+    DataFrame (n_bars, 5) float64, index ``timestamp`` datetime64[ns, UTC], attrs symbol and timeframe.
+
+    Raises BarsError naming the column, the first bad row, the value and the mend; ConfigError for a symbol
+    or timeframe that mlkit does not know.
+    """
+    if not isinstance(frame, pd.DataFrame):
+        raise BarsError(f"bars must be a pandas DataFrame, not {type(frame).__name__}; see mlkit.read_bars")
+    symbol, timeframe = _labels(frame, symbol, timeframe)
+    where = f"{symbol} {timeframe}"
+    _check_columns(frame, where)
+    index = _check_index(frame.index, timeframe, where)
+    data = np.empty((len(COLUMNS), len(frame)))
+    for row, name in enumerate(COLUMNS):
+        data[row] = _numbers(frame[name], index, where)
+    _check_values(data, index, where)
+    return make_bars(index, data, symbol=symbol, timeframe=timeframe)
+
+
+def make_bars(index: pd.DatetimeIndex, data: Float64Array, *, symbol: str, timeframe: str) -> pd.DataFrame:
+    """Assemble bars from parts known to be valid: UTC open times and (5, n_bars) values, not copied."""
+    index = pd.DatetimeIndex(index.as_unit("ns").asi8, tz="UTC", name="timestamp")
+    bars = pd.DataFrame(data.T, index=index, columns=pd.Index(COLUMNS), copy=False)
+    bars.attrs = {"symbol": symbol, "timeframe": timeframe}
+    return bars
+
+
+def ohlcv_arrays(
+    bars: pd.DataFrame,
+) -> tuple[Float64Array, Float64Array, Float64Array, Float64Array, Float64Array]:
+    """Open, high, low, close, volume as private contiguous float64 arrays, (n_bars,) each, for kernels."""
+    o, h, lo, c, v = (np.array(bars[name].to_numpy(), dtype=np.float64, order="C") for name in COLUMNS)
+    return o, h, lo, c, v
+
+
+def fingerprint(bars: pd.DataFrame) -> str:
+    """Hex SHA-256 of the bars: timeframe, index (int64 ns) and the five columns, not the symbol.
+
+    Equal bars give equal fingerprints on every machine; validated bars are expected.
+    """
+    digest = hashlib.sha256(f"{bars.attrs['timeframe']}\n".encode())
+    digest.update(open_times(bars).astype("<i8", copy=False).tobytes())
+    for column in ohlcv_arrays(bars):
+        digest.update((column + 0.0).astype("<f8", copy=False).tobytes())  # + 0.0: -0.0 equals 0.0
+    return digest.hexdigest()
+
+
+def open_times(bars: pd.DataFrame) -> Int64Array:
+    """Bar open times in ns since the epoch, (n_bars,)."""
+    index = bars.index
+    assert isinstance(index, pd.DatetimeIndex)
+    return np.asarray(index.as_unit("ns").asi8, dtype=np.int64)
+
+
+def _labels(frame: pd.DataFrame, symbol: str | None, timeframe: str | None) -> tuple[str, str]:
+    symbol = frame.attrs.get("symbol") if symbol is None else symbol
+    timeframe = frame.attrs.get("timeframe") if timeframe is None else timeframe
+    for name, value in (("symbol", symbol), ("timeframe", timeframe)):
+        if value is None:
+            raise BarsError(f"bars carry no {name} (attrs[{name!r}] is absent); pass {name}=...")
+    assert symbol is not None and timeframe is not None
+    timeframe_delta(timeframe)
+    return check_symbol(symbol), timeframe
+
+
+def _check_columns(frame: pd.DataFrame, where: str) -> None:
+    names = list(frame.columns)
+    missing = [name for name in COLUMNS if name not in names]
+    extra = [name for name in names if name not in COLUMNS]
+    if missing:
+        found = {str(name).strip().lower(): name for name in extra}
+        renames = {found[name]: name for name in missing if name in found}
+        mend = f"frame.rename(columns={renames})" if len(renames) == len(missing) else "add the missing ones"
+        raise BarsError(
+            f"{where}: column {missing[0]!r} is missing; got {listing(names)}, bars need "
+            f"{', '.join(COLUMNS)}; mend with {mend}"
+        )
+    twice = [name for name in COLUMNS if names.count(name) > 1]
+    if twice:
+        raise BarsError(f"{where}: column {twice[0]!r} appears {names.count(twice[0])} times; keep one")
+    if extra:
+        mend = (
+            f"frame.set_index({extra[0]!r})"
+            if str(extra[0]).strip().lower() in TIME_NAMES
+            else f"frame[{list(COLUMNS)}]"
+        )
+        raise BarsError(f"{where}: column {extra[0]!r} is not part of bars; mend with {mend}")
+    if frame.empty:
+        raise BarsError(f"{where}: no bars (0 rows); pass at least one")
+
+
+def _check_index(index: pd.Index, timeframe: str, where: str) -> pd.DatetimeIndex:
+    """Return the index in nanoseconds if its times are UTC, strictly increasing and on the grid."""
+    if not isinstance(index, pd.DatetimeIndex):
+        raise BarsError(
+            f"{where}: index is {index.dtype}, row 0 is {index[0]!r}; bars need a UTC DatetimeIndex of open "
+            'times: frame.index = pd.to_datetime(frame.index, utc=True) (epoch numbers: with unit="ms")'
+        )
+    if index.tz is None:
+        raise BarsError(
+            f"{where}: index has no time zone, row 0 is {index[0]}; mend with "
+            'frame.tz_localize("UTC") if the times are UTC'
+        )
+    if str(index.tz) != "UTC" and index.tz.utcoffset(None) != pd.Timedelta(0):
+        raise BarsError(f"{where}: index is in {index.tz}, row 0 is {index[0]}; mend with frame.tz_convert('UTC')")
+    if index.hasnans:
+        row = int(np.argmax(index.isna()))
+        raise BarsError(f"{where}: index row {row} is NaT; drop the row, or use mlkit.repair_bars")
+    try:
+        utc = index.tz_convert("UTC").as_unit("ns")
+    except pd.errors.OutOfBoundsDatetime as error:
+        raise BarsError(f"{where}: a timestamp does not fit nanoseconds (1677 to 2262): {error}") from error
+    _check_times(utc, timeframe, where)
+    return utc
+
+
+def _check_times(index: pd.DatetimeIndex, timeframe: str, where: str) -> None:
+    times = np.asarray(index.asi8)
+    gaps = np.diff(times)
+    if gaps.size and gaps.min() <= 0:
+        row = int(np.argmax(gaps <= 0)) + 1
+        kind, mend = "is earlier than", "frame.sort_index()"
+        if gaps[row - 1] == 0:
+            kind, mend = "repeats", "frame[~frame.index.duplicated(keep='last')]"
+        raise BarsError(
+            f"{where}: index row {row} ({index[row]}) {kind} row {row - 1} ({index[row - 1]}); "
+            f"mend with {mend} or mlkit.repair_bars{_others(gaps <= 0)}"
+        )
+    step = timeframe_ns(timeframe)
+    odd = gaps[gaps != step]  # most markets have few: a division for each of these, not for each bar
+    if floor_times(times[:1], timeframe)[0] == times[0] and not (odd % step).any():
+        return
+    off = floor_times(times, timeframe) != times
+    if off.any():
+        row = int(np.argmax(off))
+        anchor = "Monday 00:00 UTC" if timeframe == "1w" else "00:00 UTC"
+        raise BarsError(
+            f"{where}: index row {row} ({index[row]}) is off the {timeframe} grid, counted from {anchor}; "
+            f"pass the right timeframe, or mlkit.repair_bars floors the times{_others(off)}"
+        )
+
+
+def _numbers(column: pd.Series, index: pd.DatetimeIndex, where: str) -> Float64Array:
+    dtype = column.dtype
+    if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_bool_dtype(dtype) or dtype.kind == "c":
+        raise BarsError(
+            f"{where}: column {column.name!r} is {dtype}, row 0 ({index[0]}) is {column.iloc[0]!r}; "
+            f"mend with frame[{column.name!r}] = pd.to_numeric(frame[{column.name!r}])"
+        )
+    return column.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _check_values(data: Float64Array, index: pd.DatetimeIndex, where: str) -> None:
+    for start in range(0, data.shape[1], _BLOCK):  # in blocks that stay in the cache
+        o, h, lo, c, v = data[:, start : start + _BLOCK]
+        fine = (lo > 0) & (lo <= o) & (lo <= c) & (o <= h) & (c <= h) & (h < np.inf) & (v >= 0) & (v < np.inf)
+        if not fine.all():
+            _report_values(data, index, where)
+
+
+def _report_values(data: Float64Array, index: pd.DatetimeIndex, where: str) -> NoReturn:
+    """Raise for the first fault that applies; one certainly does."""
+
+    def refuse(name: str, bad: BoolArray, what: str, mend: str, than: Float64Array | None = None) -> None:
+        if bad.any():
+            row = int(np.argmax(bad))
+            value = float(data[COLUMNS.index(name), row])
+            other = "" if than is None else f" {float(than[row])!r}"
+            raise BarsError(
+                f"{where}: column {name!r}, row {row} ({index[row]}): {value!r} {what}{other}; "
+                f"{mend}, or use mlkit.repair_bars{_others(bad)}"
+            )
+
+    o, h, lo, c, v = data
+    for name, values in zip(COLUMNS, data, strict=True):
+        refuse(name, np.isnan(values), "is missing", "drop the row")
+        refuse(name, np.isinf(values), "is infinite", "drop the row")
+    for name, values in zip(PRICES, data, strict=False):
+        refuse(name, values <= 0, "is not a positive price", "drop the row")
+    refuse("high", h < lo, "is below the low", "swap them", lo)
+    for name, values in (("open", o), ("close", c)):
+        refuse(name, values > h, "is above the high", "raise the high", h)
+        refuse(name, values < lo, "is below the low", "lower the low", lo)
+    refuse("volume", v < 0, "is negative", "set it to 0")
+    raise AssertionError("unreachable: one check above fails")
+
+
+def _others(bad: BoolArray) -> str:
+    count = int(bad.sum())
+    return f" (first of {count} such rows)" if count > 1 else ""
+
+
+def listing(names: list[Any], most: int = 12) -> str:
+    shown = ", ".join(str(name) for name in names[:most])
+    return f"{shown}, ... ({len(names)} columns)" if len(names) > most else shown or "no columns"

@@ -1,0 +1,146 @@
+"""Timeframes, their grids, and the reading of timestamps without guessing."""
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from mlkit.errors import BarsError, ConfigError
+
+Int64Array = npt.NDArray[np.int64]
+
+TIMEFRAMES: dict[str, pd.Timedelta] = {
+    **{f"{n}m": pd.Timedelta(minutes=n) for n in (1, 3, 5, 15, 30)},
+    **{f"{n}h": pd.Timedelta(hours=n) for n in (1, 2, 4, 6, 8, 12)},
+    "1d": pd.Timedelta(days=1),
+    "1w": pd.Timedelta(weeks=1),
+}
+_MONDAY = 4 * 86_400_000_000_000  # ns from the epoch, a Thursday, to the first Monday
+
+# Epoch units by magnitude. The bands do not overlap: each spans the years 1973 to 5138 of its unit.
+_EPOCHS = {"s": (10**8, 10**11), "ms": (10**11, 10**14), "us": (10**14, 10**17), "ns": (10**17, 2**63 - 1)}
+_NS_PER = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+# Text with a zone: a clock time, then Z or an offset.
+_ZONED = r"[T ]\d{2}(?::?\d{2}(?::?\d{2}(?:[.,]\d+)?)?)?\s*(?:[Zz]|[+-]\d{2}(?::?\d{2})?)$"
+
+
+def timeframe_delta(timeframe: str) -> pd.Timedelta:
+    """Length of one bar.
+
+    Raises ConfigError for a name that is not in ``TIMEFRAMES``.
+    """
+    if not isinstance(timeframe, str) or timeframe not in TIMEFRAMES:
+        raise ConfigError(f"timeframe {timeframe!r} is unknown; use one of {', '.join(TIMEFRAMES)}")
+    return TIMEFRAMES[timeframe]
+
+
+def timeframe_ns(timeframe: str) -> int:
+    """Length of one bar in nanoseconds."""
+    return int(timeframe_delta(timeframe).as_unit("ns").value)
+
+
+def floor_times(times: Int64Array, timeframe: str) -> Int64Array:
+    """Open time of the bar that holds each time, both in ns since the epoch.
+
+    Intraday bars are counted from midnight UTC, daily bars open at 00:00 UTC, weekly bars on Monday.
+    """
+    anchor = _MONDAY if timeframe == "1w" else 0
+    return np.asarray(times - (times - anchor) % timeframe_ns(timeframe), dtype=np.int64)
+
+
+class RowError(BarsError):
+    """A value that cannot be read; ``row`` is its position and ``detail`` the sentence without it."""
+
+    def __init__(self, row: int, detail: str) -> None:
+        super().__init__(f"row {row}: {detail}")
+        self.row = row
+        self.detail = detail
+
+
+def first_fault(values: pd.Series, bad: npt.NDArray[np.bool_], what: str, mend: str) -> RowError:
+    """Error for the first row marked ``bad``: its value, what is wrong and how to mend it."""
+    row = int(np.argmax(bad))
+    count = int(bad.sum())
+    others = f" (first of {count} such rows)" if count > 1 else ""
+    return RowError(row, f"{values.tolist()[row]!r} {what}; {mend}{others}")
+
+
+def parse_times(values: pd.Series, *, tz: str | None = "UTC") -> pd.DatetimeIndex:
+    """Timestamps of a column as UTC nanoseconds, (n,).
+
+    Accepts datetimes, ISO 8601 text, and epoch numbers (or digits as text) in s, ms, us or ns. The unit of
+    epochs follows from their magnitude and all rows must agree on it: a silent slip there is a factor 1000.
+
+    Parameters
+    ----------
+    values: the column.
+    tz: zone of times written without one; None refuses such times.
+
+    Raises RowError (a BarsError) naming the first bad row and its value.
+    """
+    missing = values.isna().to_numpy()
+    if missing.any():
+        raise first_fault(values, missing, "is no time", "drop the row")
+    dtype = values.dtype
+    if pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype):
+        return _epochs(values)
+    if pd.api.types.is_datetime64_any_dtype(dtype):
+        return _utc(pd.DatetimeIndex(values), values, tz)
+    bad = np.array([not isinstance(value, str) for value in values])
+    if bad.any():
+        raise first_fault(values, bad, "is neither text, number nor datetime", "convert the column")
+    text = values.astype("str").str.strip()
+    if text.str.fullmatch(r"\d{9,}").all():  # 8 digits are the ISO date 20240131
+        return _epochs(text.astype(np.int64))
+    return _texts(text, tz)
+
+
+def _epochs(values: pd.Series) -> pd.DatetimeIndex:
+    numbers = values.to_numpy()
+    refused = ~((numbers >= _EPOCHS["s"][0]) & (numbers < _EPOCHS["ns"][1]))
+    if numbers.dtype.kind == "f":
+        refused |= numbers != np.floor(numbers)
+    if refused.any():
+        mend = "write ISO 8601, such as 2024-01-31T00:00Z"
+        raise first_fault(values, refused, "is no whole epoch number in s, ms, us or ns", mend)
+    whole = numbers.astype(np.int64)
+    unit = next(name for name, (start, stop) in _EPOCHS.items() if start <= whole[0] < stop)
+    start, stop = _EPOCHS[unit]
+    other = (whole < start) | (whole >= stop)
+    if other.any():
+        what = f"is not an epoch in {unit} as the first row, {whole[0]}, is"
+        raise first_fault(values, other, what, "write one unit throughout")
+    late = whole > (2**63 - 1) // _NS_PER[unit]
+    if late.any():
+        raise first_fault(values, late, f"(an epoch in {unit}) is after the year 2262", "mend the row")
+    return pd.DatetimeIndex(whole * _NS_PER[unit]).tz_localize("UTC")
+
+
+def _texts(text: pd.Series, tz: str | None) -> pd.DatetimeIndex:
+    aware = text.str.contains(_ZONED, regex=True).to_numpy(dtype=bool)
+    odd = aware != aware[0]
+    if odd.any():
+        what = f"has {'no' if aware[0] else 'a'} time zone, unlike the first row, {text.iloc[0]!r}"
+        raise first_fault(text, odd, what, "write all of them alike")
+    try:
+        parsed = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=bool(aware[0]))
+    except ValueError as error:
+        raise BarsError(f"times cannot be read: {error}; write ISO 8601 in UTC") from error
+    bad = parsed.isna().to_numpy()
+    if bad.any():
+        raise first_fault(text, bad, "is not an ISO 8601 time", "write it as 2024-01-31T00:00Z")
+    return _utc(pd.DatetimeIndex(parsed), text, tz)
+
+
+def _utc(index: pd.DatetimeIndex, values: pd.Series, tz: str | None) -> pd.DatetimeIndex:
+    if index.tz is None:
+        if tz is None:
+            every = np.ones(len(values), dtype=bool)
+            raise first_fault(values, every, "has no time zone", 'pass tz="UTC" if the times are UTC')
+        try:
+            index = index.tz_localize(tz)
+        except (ValueError, KeyError) as error:  # clock changes, or a zone that does not exist
+            raise BarsError(f"times cannot be read in zone {tz!r}: {error}; write them in UTC") from error
+    try:
+        return index.tz_convert("UTC").as_unit("ns")
+    except pd.errors.OutOfBoundsDatetime as error:
+        raise BarsError(f"a time does not fit nanoseconds (1677 to 2262): {error}") from error

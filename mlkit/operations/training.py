@@ -1,0 +1,327 @@
+"""Bars to a published bundle: features, labels, walk-forward evaluation, final fit.
+
+The notebooks and ``mlkit train`` call the same three functions: `prepare`, `walk_forward` and `train`.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlkit.config import Settings
+from mlkit.errors import BarsError
+from mlkit.evaluation.metrics import (
+    brier_skill,
+    coverage,
+    expected_calibration_error,
+    hit_rate,
+    hit_rate_baseline,
+    interval_score,
+    r2_no_change,
+    rank_ic,
+)
+from mlkit.evaluation.significance import verdict_table
+from mlkit.evaluation.splits import WalkForward, label_end_positions
+from mlkit.features.engine import FEATURE_NAMES, WARM_UP, build_features, volatility_scale
+from mlkit.features.garch import fit_garch
+from mlkit.inference.predictor import market_standard
+from mlkit.labels import forward_returns
+from mlkit.market.bars import fingerprint, validate_bars
+from mlkit.models.base import EnsembleSettings, Float32Matrix, FloatMatrix, FloatVector, IntMatrix, Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mlkit.models.bundle import ModelBundle
+    from mlkit.models.price_predictor import PricePredictor
+
+MIN_ROWS = 300  # warm and labelled bars that a training needs
+SPLITS = {"smoke": 3, "full": 5}
+INTERVALS = ((0.8, "lo80", "hi80"), (0.9, "lo90", "hi90"))
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """Arrays of one history; row t is bar t, its features known at its close."""
+
+    index: "pd.DatetimeIndex"  # (n,) bar open times
+    X: Float32Matrix  # (n, F)
+    scale: FloatMatrix  # (n, H) expected spread of the log return over each horizon
+    Y: FloatMatrix  # (n, H) forward log returns, NaN where the future does not exist
+    end: IntMatrix  # (n, H) bar at whose close a label is known, -1 where there is none
+    earned: FloatMatrix  # (n, H) log return from the open of t + 1 to the open of t + 1 + h: what a trader gets
+    labels: "pd.DataFrame"  # the frame that splits are made from
+
+
+def ensemble_settings(settings: Settings) -> EnsembleSettings:
+    """The ensemble's settings for a profile, with the weights and threads of ``settings``."""
+    make = EnsembleSettings.smoke if settings.profile == "smoke" else EnsembleSettings.full
+    return make(
+        xgboost_weight=settings.xgboost_weight,
+        lightgbm_weight=settings.lightgbm_weight,
+        random_forest_weight=settings.random_forest_weight,
+        n_threads=settings.n_threads,
+    )
+
+
+def prepare(bars: "pd.DataFrame", horizons: tuple[int, ...], garch: tuple[float, float, float]) -> TrainingSet:
+    """Features and labels of a history as arrays.
+
+    Parameters
+    ----------
+    bars : DataFrame (n_bars, 5)
+    horizons : bars ahead
+    garch : GARCH parameters, fitted on bars before any that will be scored
+    """
+    import pandas as pd
+
+    bars = validate_bars(bars)
+    features = build_features(bars, garch=garch)
+    labels = forward_returns(bars, horizons)
+    opens = np.log(bars["open"].to_numpy())
+    earned = np.full((len(bars), len(horizons)), np.nan)
+    for j, h in enumerate(horizons):
+        earned[: len(bars) - h - 1, j] = opens[h + 1 :] - opens[1 : len(bars) - h]
+    return TrainingSet(
+        index=pd.DatetimeIndex(bars.index),
+        X=features.to_numpy(),
+        scale=volatility_scale(features, horizons, garch),
+        Y=labels["log_return"].to_numpy(dtype=np.float64),
+        end=label_end_positions(labels),
+        earned=earned,
+        labels=labels,
+    )
+
+
+def fit_price(
+    data: TrainingSet, rows: npt.NDArray[np.int64], settings: Settings, *, progress: Progress | None = None
+) -> "PricePredictor":
+    """The price ensemble fitted on the warm ones of ``rows``, consecutive positions of bars; nothing is copied."""
+    from mlkit.models.price_predictor import PricePredictor
+
+    span = slice(max(int(rows[0]), WARM_UP), int(rows[-1]) + 1)
+    return PricePredictor.fit(
+        data.X[span],
+        data.Y[span],
+        data.end[span],
+        data.scale[span],
+        horizons=settings.prediction_horizons,
+        settings=ensemble_settings(settings),
+        seed=settings.seed,
+        progress=progress,
+    )
+
+
+def _require(bars: "pd.DataFrame", horizons: tuple[int, ...]) -> None:
+    """The first fold trains on half of the bars; enough of them must be warm and labelled."""
+    need = 2 * (WARM_UP + max(horizons) + MIN_ROWS)
+    if len(bars) < need:
+        raise BarsError(
+            f"{bars.attrs['symbol']} {bars.attrs['timeframe']}: need {need} bars to train and evaluate, have "
+            f"{len(bars)} (half of them train first: {WARM_UP} warm-up, {max(horizons)} for the longest label, "
+            f"{MIN_ROWS} to learn from); load a longer history"
+        )
+
+
+def walk_forward(
+    bars: "pd.DataFrame",
+    settings: Settings | None = None,
+    *,
+    n_splits: int | None = None,
+    progress: Progress | None = None,
+) -> "pd.DataFrame":
+    """Out-of-sample forecasts of every test bar, from models that saw nothing of it.
+
+    Every fold fits anew what is fitted: GARCH, trees, shrinkage and calibration, on bars whose labels end before
+    the fold's first test bar.
+
+    Returns
+    -------
+    DataFrame, one row a test bar and horizon: timestamp, horizon, fold, log_return, p_up, std, lo80, hi80, lo90,
+    hi90 (the forecast, log returns), xgboost, lightgbm, random_forest (members), outcome (realised log return),
+    earned (from the next open), low80, high80, low90, high90 (quantiles of the training labels: the naive intervals).
+    """
+    import pandas as pd
+
+    settings = settings or Settings()
+    horizons = settings.prediction_horizons
+    _require(bars, horizons)
+    splitter = WalkForward(n_splits=n_splits or SPLITS[settings.profile], min_train=len(bars) // 2)
+    folds = list(splitter.split(forward_returns(bars, horizons)))
+    parts = []
+    for fold, (train_rows, test_rows) in enumerate(folds):
+        data = prepare(bars, horizons, fit_garch(bars.iloc[: train_rows[-1] + 1]))
+        model = fit_price(data, train_rows, settings, progress=_prefixed(progress, f"fold {fold + 1}/{len(folds)}"))
+        parts.append(_scored(data, model, train_rows, test_rows, fold))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _prefixed(progress: Progress | None, prefix: str) -> Progress | None:
+    if progress is None:
+        return None
+
+    def tell(stage: str, done: int, total: int) -> None:
+        progress(f"{prefix}: {stage}", done, total)
+
+    return tell
+
+
+def _scored(
+    data: TrainingSet,
+    model: "PricePredictor",
+    train_rows: npt.NDArray[np.int64],
+    test_rows: npt.NDArray[np.int64],
+    fold: int,
+) -> "pd.DataFrame":
+    """Forecasts, outcomes and naive intervals of one fold, long."""
+    import pandas as pd
+
+    forecast = model.predict(data.X[test_rows], data.scale[test_rows])
+    past = data.Y[train_rows]
+    frames = []
+    for j, horizon in enumerate(forecast.horizons):
+        quantiles = np.nanquantile(past[:, j], [0.1, 0.9, 0.05, 0.95])
+        columns: dict[str, Any] = {
+            "timestamp": data.index[test_rows],
+            "horizon": horizon,
+            "fold": fold,
+            **{name: getattr(forecast, name)[:, j] for name in FORECAST_COLUMNS},
+            **{name: member[:, j] for name, member in forecast.members.items()},
+            "outcome": data.Y[test_rows, j],
+            "earned": data.earned[test_rows, j],
+            **dict(zip(("low80", "high80", "low90", "high90"), quantiles, strict=True)),
+        }
+        frames.append(pd.DataFrame(columns))
+    return pd.concat(frames, ignore_index=True)
+
+
+FORECAST_COLUMNS = ("log_return", "p_up", "std", "lo80", "hi80", "lo90", "hi90")
+
+
+def score(forecasts: "pd.DataFrame", settings: Settings | None = None, *, trials: int = 1) -> "pd.DataFrame":
+    """What out-of-sample forecasts are worth, per horizon, beside the naive forecast.
+
+    Parameters
+    ----------
+    forecasts : DataFrame from `walk_forward`
+    trials : number of configurations that were tried; widens the verdict's intervals
+
+    Returns
+    -------
+    DataFrame indexed by horizon: rows, r2 (against no change), rank_ic, hit_rate and hit_rate_naive (always the
+    more frequent direction), brier_skill (against one half), ece, coverage_80, coverage_90, interval_ratio (90 %
+    interval score over that of the training quantiles; under 1 is better), net_bps, lower_bps, verdict, reason.
+    """
+    import pandas as pd
+
+    settings = settings or Settings()
+    forecasts = forecasts.sort_values(["timestamp", "horizon"])
+    wide = {name: forecasts.pivot(index="timestamp", columns="horizon", values=name) for name in _WIDE}
+    horizons = [int(h) for h in wide["outcome"].columns]
+    judged = verdict_table(
+        wide["outcome"].to_numpy(),
+        wide["log_return"].to_numpy(),
+        horizons,
+        earned=wide["earned"].to_numpy(),
+        cost_bps=settings.cost_bps,
+        trials=trials,
+        seed=settings.seed,
+    )
+    rows = {h: _metrics({name: table[h].to_numpy() for name, table in wide.items()}) for h in horizons}
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table.index.name = "horizon"
+    table["net_bps"], table["lower_bps"] = judged["mean_bps"], judged["lower_bps"]
+    table["verdict"], table["reason"] = judged["verdict"], judged["reason"]
+    return table
+
+
+_WIDE = ("outcome", "earned", "log_return", "p_up", "lo80", "hi80", "lo90", "hi90", "low90", "high90")
+
+
+def _metrics(of: dict[str, FloatVector]) -> dict[str, float]:
+    y, pred = of["outcome"], of["log_return"]
+    rise = np.where(y == 0.0, 0.5, (y > 0.0).astype(np.float64))
+    ours = interval_score(y, of["lo90"], of["hi90"], 0.9)
+    return {
+        "rows": int(np.isfinite(y).sum()),
+        "r2": r2_no_change(y, pred),
+        "rank_ic": rank_ic(y, pred),
+        "hit_rate": hit_rate(y, np.where(of["p_up"] >= 0.5, 1.0, -1.0)),
+        "hit_rate_naive": hit_rate_baseline(y),
+        "brier_skill": brier_skill(rise, of["p_up"]),
+        "ece": expected_calibration_error(rise, of["p_up"]),
+        "coverage_80": coverage(y, of["lo80"], of["hi80"]),
+        "coverage_90": coverage(y, of["lo90"], of["hi90"]),
+        "interval_ratio": ours / interval_score(y, of["low90"], of["high90"], 0.9),
+    }
+
+
+def train(
+    bars: "pd.DataFrame",
+    settings: Settings | None = None,
+    *,
+    forecasts: "pd.DataFrame | None" = None,
+    progress: Progress | None = None,
+) -> "ModelBundle":
+    """Train on all bars, judge by walk-forward, write and publish a bundle.
+
+    Parameters
+    ----------
+    bars : DataFrame (n_bars, 5)
+        The training history; the newest ones only train, their outcome is not known yet.
+    settings : Settings
+        Profile, seed, horizons, weights, threads, storage path.
+    forecasts : DataFrame
+        Of `walk_forward` on the same bars and settings, when it was computed already.
+    progress : callable(stage, done, total)
+
+    Returns
+    -------
+    The published ModelBundle: price models, the shipped pattern CNN, and the out-of-sample metrics and verdicts of
+    every horizon in its manifest.
+
+    Raises
+    ------
+    BarsError for too few bars; DependencyError when a training library is missing.
+    """
+    from mlkit.models.bundle import publish, write_bundle
+    from mlkit.models.pattern_cnn import PRETRAINED
+
+    settings = settings or Settings()
+    bars = validate_bars(bars)
+    if forecasts is None:
+        forecasts = walk_forward(bars, settings, progress=progress)
+    scores = score(forecasts, settings)
+    garch = fit_garch(bars)
+    data = prepare(bars, settings.prediction_horizons, garch)
+    rows = np.flatnonzero((data.end >= 0).all(axis=1))
+    model = fit_price(data, rows, settings, progress=_prefixed(progress, "final fit"))
+    bundle = write_bundle(
+        settings.models / f"{bars.attrs['symbol']}-{bars.attrs['timeframe']}",
+        _manifest(bars, settings, garch, scores),
+        price=model,
+        cnn_file=PRETRAINED / f"{market_standard(bars)}.safetensors",
+    )
+    publish(bundle)
+    return bundle
+
+
+def _manifest(
+    bars: "pd.DataFrame", settings: Settings, garch: tuple[float, float, float], scores: "pd.DataFrame"
+) -> dict[str, Any]:
+    first, last = bars.index[0].isoformat(), bars.index[-1].isoformat()
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "symbol": bars.attrs["symbol"],
+        "timeframe": bars.attrs["timeframe"],
+        "feature_names": list(FEATURE_NAMES),
+        "horizons": list(settings.prediction_horizons),
+        "training_span": {"start": first, "end": last, "bars": len(bars)},
+        "garch": list(garch),
+        "data_sha256": fingerprint(bars),
+        "seed": settings.seed,
+        "settings": settings.model_dump(mode="json", exclude={"model_storage_path", "training_data_path"}),
+        "metrics": {str(horizon): row for horizon, row in scores.to_dict("index").items()},
+    }

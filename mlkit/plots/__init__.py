@@ -1,0 +1,38 @@
+"""Figures of the notebooks: axes in, axes out, units on every axis, nothing that is not read.
+
+Call ``plots.style()`` once in a notebook; every other function draws into the axes it is given and returns
+them: ``fig, ax = plt.subplots(); plots.candles(ax, bars)``.
+"""
+
+from mlkit.plots.evaluation import (
+    coverage,
+    equity,
+    folds,
+    forecast_vs_outcome,
+    horizon_scores,
+    reliability,
+)
+from mlkit.plots.look import PALETTE, RC, style
+from mlkit.plots.market import base_rates, calendar_gaps, candles, cones, feature_panel, returns_histogram
+from mlkit.plots.models import grouped_bars, importance, learning_curve
+
+__all__ = [
+    "PALETTE",
+    "RC",
+    "base_rates",
+    "calendar_gaps",
+    "candles",
+    "cones",
+    "coverage",
+    "equity",
+    "feature_panel",
+    "folds",
+    "forecast_vs_outcome",
+    "grouped_bars",
+    "horizon_scores",
+    "importance",
+    "learning_curve",
+    "reliability",
+    "returns_histogram",
+    "style",
+]

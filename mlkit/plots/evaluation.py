@@ -1,0 +1,200 @@
+"""Figures of what was measured out of sample, each with the naive answer beside it."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+
+from mlkit.plots.look import (
+    BLUE,
+    GREY,
+    INK,
+    PALE,
+    PALETTE,
+    RED,
+    SKY,
+    date_axis,
+    legend_above,
+    legend_beside,
+    padded,
+    words,
+)
+
+
+def horizon_scores(ax: Axes, table: pd.DataFrame, *, unit: str, naive: float = 0.0) -> Axes:
+    """A score and its interval at every horizon, beside the naive forecast's score.
+
+    Parameters
+    ----------
+    table: index the horizon in bars; columns ``value``, ``low``, ``high`` (the interval's ends). With more
+        rows a horizon, a column ``model`` names the line.
+    """
+    horizons = list(dict.fromkeys(table.index))
+    models = list(dict.fromkeys(table["model"])) if "model" in table else [""]
+    for k, model in enumerate(models):
+        rows = table[table["model"] == model] if model else table
+        x = np.array([horizons.index(h) for h in rows.index]) + (k - (len(models) - 1) / 2) * 0.16
+        value, low, high = (rows[name].to_numpy(dtype=float) for name in ("value", "low", "high"))
+        colour = PALETTE[k % len(PALETTE)]
+        ax.errorbar(x, value, [value - low, high - value], fmt="o", ms=6, capsize=4, color=colour, label=model or None)
+    ax.axhline(naive, color=GREY, ls="--", lw=1.2, label="naive: no change")
+    ax.set_xticks(range(len(horizons)), [f"{h}" for h in horizons])
+    ax.set_xlim(-0.5, len(horizons) - 0.5)
+    ax.grid(axis="x", visible=False)
+    ax.set(xlabel="horizon (bars)", ylabel=unit)
+    legend_above(ax, len(models) + 1)
+    return ax
+
+
+def folds(ax: Axes, splits: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]], index: pd.DatetimeIndex) -> Axes:
+    """Walk-forward folds on the time axis: train, purged, test; no test bar in its own training."""
+    count = 0
+    for count, (train, test) in enumerate(splits, start=1):
+        for rows, colour, label in ((train, SKY, "train"), (test, RED, "test")):
+            start, end = index[rows[0]], index[rows[-1]]
+            ax.barh(count, end - start, left=start, height=0.6, color=colour, label=label if count == 1 else None)
+        gap = index[train[-1]], index[test[0]]
+        ax.plot(
+            gap,
+            [count, count],
+            color=INK,
+            lw=3,
+            solid_capstyle="butt",
+            label="purged" if count == 1 else None,
+        )
+    ax.set_yticks(range(1, count + 1))
+    ax.set_ylim(count + 0.5, 0.5)
+    ax.grid(axis="y", visible=False)
+    ax.set_ylabel("fold")
+    date_axis(ax)
+    legend_above(ax, 3)
+    return ax
+
+
+def forecast_vs_outcome(ax: Axes, predicted: npt.ArrayLike, realised: npt.ArrayLike, *, bins: int = 12) -> Axes:
+    """Mean realised return in bins of equally many forecasts, with 95 % intervals (1.96 standard errors).
+
+    A useful forecast climbs along the dotted diagonal; one without information stays on the dashed
+    no-change line. Overlapping horizons make the true intervals wider than those drawn.
+
+    Parameters
+    ----------
+    predicted, realised: log returns, (n,) each; pairs with a NaN are left out.
+    """
+    p, r = np.asarray(predicted, dtype=float) * 1e4, np.asarray(realised, dtype=float) * 1e4
+    known = np.isfinite(p) & np.isfinite(r)
+    order = np.argsort(p[known], kind="stable")
+    groups = [rows for rows in np.array_split(order, bins) if len(rows) > 1]
+    p, r = p[known], r[known]
+    x = np.array([p[rows].mean() for rows in groups])
+    mean = np.array([r[rows].mean() for rows in groups])
+    error = np.array([1.96 * r[rows].std(ddof=1) / np.sqrt(len(rows)) for rows in groups])
+    ax.axhline(0, color=GREY, ls="--", lw=1.2, label="no change")
+    span = np.array([x.min(), x.max()])
+    ax.plot(span, span, color=INK, ls=":", lw=1.2, label="forecast came true")
+    ax.errorbar(x, mean, error, fmt="o", ms=5, capsize=3, color=BLUE, label="mean outcome, 95 % interval")
+    ax.set(xlabel="forecast log return (bp)", ylabel="realised log return (bp)")
+    legend_above(ax, 3)
+    return ax
+
+
+def reliability(ax: Axes, table: pd.DataFrame) -> Axes:
+    """Stated probability against the share that came true, with 95 % intervals and the counts.
+
+    Parameters
+    ----------
+    table: one row a bin, columns ``forecast`` (mean), ``observed`` (share) and ``rows`` (count), as from
+        ``evaluation.metrics.reliability_table``; empty bins are left out.
+    """
+    rows = table[table["rows"] > 0]
+    p, share, n = (rows[name].to_numpy(dtype=float) for name in ("forecast", "observed", "rows"))
+    low, high = _wilson(share, n)
+    ax.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1.2, label="calibrated")
+    ax.errorbar(p, share, [share - low, high - share], fmt="o-", ms=5, capsize=3, color=BLUE, label="measured")
+    width = float(np.diff(p).min()) if len(p) > 1 else 0.05
+    ax.set(xlim=padded(float(p.min()) - width / 2, float(p.max()) + width / 2))
+    bottom, top = padded(min(float(low.min()), float(p.min())), max(float(high.max()), float(p.max())))
+    ax.set_ylim(bottom - 0.25 * (top - bottom), top)
+    counts = ax.inset_axes((0.0, 0.0, 1.0, 0.18), sharex=ax, zorder=0)
+    drawn = counts.bar(p, n, 0.6 * width, color=PALE)
+    counts.bar_label(drawn, labels=[f"{k:,.0f}" for k in n], fontsize=7, color=GREY, padding=1)
+    counts.set_ylim(0, n.max() * 1.5)
+    counts.axis("off")
+    ax.set(xlabel="stated probability", ylabel="share that came true")
+    ax.legend(loc="upper left")
+    return ax
+
+
+def coverage(ax: Axes, table: pd.DataFrame) -> Axes:
+    """Share of outcomes inside the intervals at every horizon, beside what the intervals promise.
+
+    Parameters
+    ----------
+    table: index the horizon in bars; one column for each promised level (0.8, 0.9), values the share.
+    """
+    x = np.arange(len(table))
+    for k, level in enumerate(table.columns):
+        colour = PALETTE[k % len(PALETTE)]
+        ax.axhline(float(level), color=colour, ls="--", lw=1.2)
+        ax.plot(
+            x,
+            table[level].to_numpy(dtype=float),
+            "o",
+            ms=7,
+            color=colour,
+            label=f"{float(level):.0%} interval",
+        )
+    lowest = min(float(np.nanmin(table.to_numpy(dtype=float))), *map(float, table.columns))
+    ax.set(ylim=(max(0.0, lowest - 0.1), 1.005), xlim=(-0.5, len(x) - 0.5))
+    ax.set_xticks(x, [str(h) for h in table.index])
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.grid(axis="x", visible=False)
+    ax.set(xlabel="horizon (bars)", ylabel="outcomes inside (dashed: promised)")
+    legend_above(ax, table.shape[1])
+    return ax
+
+
+def equity(ax: Axes, curves: pd.DataFrame) -> Axes:
+    """Growth of 1 over time, one line a strategy, on a log scale; the final value beside each name.
+
+    Parameters
+    ----------
+    curves: index UTC timestamps, columns the strategies, values wealth (1 at the start), net of costs.
+    """
+    for k, name in enumerate(curves.columns):
+        wealth = curves[name].dropna()
+        label = f"{words(name)}: {wealth.iloc[-1]:.4g}"
+        ax.plot(wealth.index, wealth.to_numpy(), lw=1.3, color=PALETTE[k % len(PALETTE)], label=label)
+    ax.axhline(1.0, color=GREY, ls="--", lw=1.2)
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(_log_ticks(curves))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_minor_locator(FixedLocator([]))
+    ax.set_ylabel("growth of 1 (log scale)")
+    date_axis(ax)
+    legend_beside(ax)
+    return ax
+
+
+def _wilson(share: npt.NDArray[Any], n: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """95 % score interval of a proportion (Wilson 1927)."""
+    z2 = 1.96**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = 1.96 / (1 + z2 / n) * np.sqrt(share * (1 - share) / n + z2 / (4 * n**2))
+    return np.minimum(centre - half, share), np.maximum(centre + half, share)
+
+
+def _log_ticks(curves: pd.DataFrame) -> FixedLocator:
+    """Round numbers that fit the range, whether it spans 10 % or decades."""
+    low, high = float(np.nanmin(curves.to_numpy())), float(np.nanmax(curves.to_numpy()))
+    if high < 4 * low:
+        return FixedLocator(list(MaxNLocator(6).tick_values(low, high)))
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if len(decades) <= 4 else (1,)
+    return FixedLocator([step * 10.0**decade for decade in decades for step in steps])

@@ -1,0 +1,159 @@
+"""Numbers that a notebook stands for: shown to the reader, and carried to the receipt as JSON."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from numbers import Integral, Real
+from typing import Any, Protocol
+
+import numpy as np
+
+from mlkit.errors import ConfigError
+
+HEADLINE_MIME = "application/vnd.mlkit.headline+json"
+INSIGHT_MIME = "application/vnd.mlkit.insight+json"
+
+Value = float | int | str | bool | None
+
+
+class SupportsInsight(Protocol):
+    """Anything with the two faces of an `Insight`."""
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
+
+    def _repr_html_(self) -> str: ...
+
+
+def headline(title: str | None = None, /, *, digits: int = 4, **numbers: Any) -> None:
+    """Show numbers as a small table and hand them to the report's receipt.
+
+    Parameters
+    ----------
+    title: what the numbers are about, such as "Out of sample, 60 bars ahead".
+    digits: significant digits that floats are rounded to before they are shown and kept; integers and
+        strings stay as they are.
+    numbers: one row each, such as ``r2_no_change=0.0012, n_test=3210, verdict="no edge"``. NaN and infinity
+        are kept as null. A ``verdict`` is shown on top of the report.
+
+    Raises ConfigError for a value that is no number, string, bool or None.
+    """
+    if not numbers or digits < 1:
+        raise ConfigError("headline() takes at least one number and digits of at least 1")
+    kept = {name: _rounded(name, value, digits) for name, value in numbers.items()}
+    rows = [(name.replace("_", " "), shown_value(value, digits)) for name, value in kept.items()]
+    payload = {"title": title, "digits": digits, "numbers": [[*item] for item in kept.items()]}  # keeps order
+    _display({HEADLINE_MIME: payload, "text/html": _table(title, rows), "text/plain": _text(title, rows)})
+
+
+def show_insight(insight: SupportsInsight) -> None:
+    """Show an insight as its card and hand its JSON to the report; the last one shown is the report's."""
+    payload = insight.model_dump(mode="json")
+    _display({INSIGHT_MIME: payload, "text/html": insight._repr_html_(), "text/plain": str(insight)})
+
+
+def collect_headlines(notebooks: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every headline number in executed notebooks (file name -> notebook), in the order of the story.
+
+    ``cell`` counts from 0 in the executed notebook, which has one cell of injected parameters more.
+    """
+    return [
+        {
+            "notebook": name,
+            "cell": cell,
+            "title": data["title"],
+            "name": key,
+            "value": value,
+            "digits": data["digits"],
+        }
+        for name, cell, data, _ in _outputs(notebooks, HEADLINE_MIME)
+        for key, value in data["numbers"]
+    ]
+
+
+def collect_insight(notebooks: Mapping[str, Any]) -> tuple[dict[str, Any], str, str] | None:
+    """JSON, HTML card and text of the last insight shown in executed notebooks; None without one."""
+    found = _outputs(notebooks, INSIGHT_MIME)
+    if not found:
+        return None
+    _, _, data, faces = found[-1]
+    return data, faces.get("text/html", ""), faces.get("text/plain", "")
+
+
+def headline_digest(headlines: Sequence[Mapping[str, Any]]) -> str:
+    """Hex SHA-256 of the headlines as canonical JSON: sorted keys, no spaces, UTF-8."""
+    text = json.dumps(list(headlines), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def shown_value(value: Value, digits: int) -> str:
+    """A headline value as it is read; floats with their significant digits."""
+    if value is None:
+        return "n/a"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, str):
+        return value
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(value)))
+    if -5 < exponent < 15:
+        return f"{value:,.{max(0, digits - 1 - exponent)}f}"
+    return f"{value:.{digits - 1}e}"
+
+
+def _rounded(name: str, value: Any, digits: int) -> Value:
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        number = float(value)
+        return float(f"{number:.{digits}g}") + 0.0 if math.isfinite(number) else None  # + 0.0: no -0.0
+    raise ConfigError(f"headline {name!r} is a {type(value).__name__}; pass a number, a string or None")
+
+
+def _table(title: str | None, rows: Sequence[tuple[str, str]]) -> str:
+    caption = f"<caption style='text-align:left;font-weight:600'>{escape(title)}</caption>" if title else ""
+    body = "".join(
+        f"<tr><th style='text-align:left;font-weight:400'>{escape(name)}</th>"
+        f"<td style='text-align:right;font-variant-numeric:tabular-nums'><b>{escape(value)}</b></td></tr>"
+        for name, value in rows
+    )
+    return f"<table class='mlkit-headline'>{caption}<tbody>{body}</tbody></table>"
+
+
+def _text(title: str | None, rows: Sequence[tuple[str, str]]) -> str:
+    left, right = (max(len(row[k]) for row in rows) for k in (0, 1))
+    lines = [f"{name:<{left}}  {value:>{right}}" for name, value in rows]
+    return "\n".join([title, *lines] if title else lines)
+
+
+def _outputs(notebooks: Mapping[str, Any], mime: str) -> list[tuple[str, int, Any, Any]]:
+    """(notebook, cell, payload, all faces) of every output that carries ``mime``."""
+    return [
+        (name, cell, output["data"][mime], output["data"])
+        for name, notebook in notebooks.items()
+        for cell, content in enumerate(notebook["cells"])
+        for output in content.get("outputs", [])
+        if mime in output.get("data", {})
+    ]
+
+
+def _display(faces: dict[str, Any]) -> None:
+    """Publish a MIME bundle, or print its text where no notebook listens."""
+    try:
+        from IPython.core.interactiveshell import InteractiveShell
+        from IPython.display import display
+    except ImportError:
+        print(faces["text/plain"])
+        return
+    if InteractiveShell.initialized():
+        display(faces, raw=True)  # type: ignore[no-untyped-call]
+    else:
+        print(faces["text/plain"])

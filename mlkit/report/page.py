@@ -1,0 +1,119 @@
+"""``index.html``: the whole report in one file that loads nothing, runs nothing, and prints."""
+
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from mlkit.report.headline import shown_value
+from mlkit.report.story import Heading, Story
+
+_STYLE = Path(__file__).with_name("page.css")
+# Whatever a notebook put into its output, the browser fetches nothing and runs nothing.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:"
+
+
+def render_page(
+    receipt: Mapping[str, Any],
+    notebooks: Mapping[str, Any],
+    *,
+    card: str | None,
+    folder: Path,
+    failure: str | None = None,
+) -> str:
+    """Verdicts, headline numbers and insight first, then the story notebook by notebook.
+
+    Parameters
+    ----------
+    receipt: as from ``build_receipt``.
+    notebooks: executed notebooks by file name, in order.
+    card: HTML of the insight, if one was shown.
+    folder: the notebooks' own folder, from which images in their text are embedded.
+    failure: why the run stopped, if it did.
+    """
+    stories = [Story(name, notebook, folder, tuple(notebooks)) for name, notebook in notebooks.items()]
+    articles = [f'<article id="{story.stem}">{story.html()}</article>' for story in stories]
+    title = f"{receipt['symbol']} {receipt['timeframe']}"
+    parts = [
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+        f"<title>{escape(title)} report</title>",
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<style>\n{_STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<div class='page'>",
+        _header(title, receipt),
+        _contents(stories),
+        "<main>",
+        f'<p class="failure"><b>This run failed.</b> {escape(failure)}</p>' if failure else "",
+        _headlines(receipt["headlines"]),
+        f'<section id="insight"><h2>Insight</h2>{card}</section>' if card else "",
+        *articles,
+        _provenance(receipt),
+        "</main>\n</div>\n</body>\n</html>\n",
+    ]
+    return "\n".join(parts)
+
+
+def _header(title: str, receipt: Mapping[str, Any]) -> str:
+    data, git = receipt["data"], receipt["git"]
+    code = f"commit {git['commit'][:10]}{' with changes' if git['dirty'] else ''}" if git else "no commit"
+    facts = (
+        f"{data['bars']:,} bars, {data['first'][:10]} to {data['last'][:10]}",
+        f"profile {receipt['profile']}",
+        f"seed {receipt['seed']}",
+        code,
+        receipt["created"].replace("T", " ").replace("+00:00", " UTC"),
+    )
+    return f"<header><h1>{escape(title)}</h1><p class='soft'>{escape(' · '.join(facts))}</p></header>"
+
+
+def _contents(stories: Sequence[Story]) -> str:
+    def entry(heading: Heading, inner: str = "") -> str:
+        return f'<li><a href="#{heading.anchor}">{heading.text}</a>{inner}</li>'
+
+    items = []
+    for story in stories:
+        inner = "".join(entry(heading) for heading in story.headings if heading.level == 2)
+        items.append(entry(story.title, f"<ol>{inner}</ol>" if inner else ""))
+    return f"<nav aria-label='Contents'><h2>Contents</h2><ol>{''.join(items)}</ol></nav>"
+
+
+def _headlines(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Verdicts as badges, then one small table for each ``headline`` call."""
+    badges, cards = [], []
+    for (notebook, cell, title), group in groupby(entries, lambda e: (e["notebook"], e["cell"], e["title"])):
+        stem, rows = notebook.removesuffix(".ipynb"), []
+        name = escape(title or stem)
+        for entry in group:
+            value = escape(shown_value(entry["value"], entry["digits"]))
+            if entry["name"] == "verdict":
+                kind = re.sub(r"[^a-z]+", "-", value.lower())
+                badges.append(f'<li><a class="{kind}" href="#{stem}-cell-{cell}"><b>{value}</b>{name}</a></li>')
+            else:
+                rows.append(f"<tr><th>{escape(entry['name'].replace('_', ' '))}</th><td>{value}</td></tr>")
+        if rows:
+            link = f'<a href="#{stem}-cell-{cell}">{escape(stem)}</a>'
+            cards.append(f"<section><h3>{name}</h3><table><tbody>{''.join(rows)}</tbody></table>{link}</section>")
+    verdicts = f"<ul class='verdicts'>{''.join(badges)}</ul>" if badges else ""
+    tables = f"<div class='headlines'>{''.join(cards)}</div>" if cards else ""
+    return f"<section id='headlines'>{verdicts}{tables}</section>" if entries else ""
+
+
+def _provenance(receipt: Mapping[str, Any]) -> str:
+    """What is needed to run it again, in short; ``receipt.json`` has all of it."""
+    rows = {
+        "headline digest": receipt["headline_digest"],
+        "data (SHA-256)": receipt["data"]["sha256"],
+        "commit": receipt["git"]["commit"] if receipt["git"] else "none",
+        "threads": ", ".join(f"{name}={value}" for name, value in receipt["threads"].items()),
+        "versions": ", ".join(f"{name} {value}" for name, value in receipt["versions"].items()),
+        "machine": ", ".join(str(value) for value in receipt["platform"].values()),
+        "run time": f"{sum(receipt['seconds'].values()):,.0f} s",
+    }
+    body = "".join(f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items())
+    return (
+        "<footer><h2>Provenance</h2><p>All of it is in <a href='receipt.json'>receipt.json</a>; "
+        "<code>mlkit verify</code> with this folder derives the digests again.</p>"
+        f"<table class='prose'><tbody>{body}</tbody></table></footer>"
+    )

@@ -1,0 +1,120 @@
+"""What the notebooks may be told: their cells tagged ``parameters``, read and checked before anything runs.
+
+papermill itself drops an unknown name silently and guesses types from the text, so ``007`` becomes 7.
+"""
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_origin
+
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
+
+from mlkit.errors import ConfigError
+
+_TYPES: dict[str, Any] = {
+    "str": str,
+    "int": int,
+    "float": FiniteFloat,
+    "bool": bool,
+    "list": list,
+    "tuple": tuple,
+    "dict": dict,
+    "Literal": Literal,
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One annotated default of a notebook, such as ``seed: int = 7``."""
+
+    name: str
+    annotation: str
+    kind: Any  # what the annotation stands for
+
+    def convert(self, text: str) -> Any:
+        """The value that ``text`` means for this annotation; ConfigError if it means none.
+
+        A ``str`` takes the text as it is; lists, tuples and dicts are written as JSON (``[1, 5]``).
+        Tuples arrive in the notebook as lists, the only sequence papermill can inject.
+        """
+        adapter: TypeAdapter[Any] = TypeAdapter(self.kind)
+        try:
+            if self.kind is str:
+                return text
+            if text in ("None", "null"):
+                return adapter.validate_python(None)
+            if (get_origin(self.kind) or self.kind) in (list, tuple, dict):
+                value = adapter.validate_json(text)
+                return list(value) if isinstance(value, tuple) else value
+            return adapter.validate_strings(text)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise ConfigError(f"parameter {self.name}={text!r} is not of type {self.annotation}: {reason}") from error
+
+
+def convert_parameters(
+    notebooks: Sequence[Path], given: Mapping[str, str], defaults: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Values for each notebook (file name -> name -> value): those it declares, converted by its annotations.
+
+    Parameters
+    ----------
+    given: what the user passed; each name must be declared by some notebook.
+    defaults: what the report passes to the notebooks that declare it.
+
+    Raises ConfigError for an unknown name (listing the known ones), a value of the wrong type, or an
+    annotation that is not understood.
+    """
+    declared = {path.name: declared_parameters(path) for path in notebooks}
+    known = sorted({name for parameters in declared.values() for name in parameters})
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ConfigError(f"unknown parameter {unknown[0]!r}; the notebooks know {', '.join(known) or 'none'}")
+    texts = {**defaults, **given}
+    return {
+        notebook: {name: parameters[name].convert(text) for name, text in texts.items() if name in parameters}
+        for notebook, parameters in declared.items()
+    }
+
+
+def declared_parameters(notebook: Path) -> dict[str, Parameter]:
+    """Parameters of one notebook, by name; empty if no cell is tagged ``parameters``."""
+    import nbformat
+
+    try:
+        cells = nbformat.read(notebook, as_version=4).cells
+    except Exception as error:  # nbformat raises its own, json's and the system's errors
+        raise ConfigError(f"{notebook.name} is not a notebook: {' '.join(str(error).split())[:200]}") from error
+    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    if not tagged:
+        return {}
+    try:
+        body = ast.parse(tagged[0].source).body
+    except SyntaxError as error:
+        raise ConfigError(f"{notebook.name}: the cell tagged parameters is not Python: {error.msg}") from error
+    found = [_parameter(statement, notebook.name) for statement in body]
+    return {parameter.name: parameter for parameter in found if parameter is not None}
+
+
+def _parameter(statement: ast.stmt, notebook: str) -> Parameter | None:
+    """``name: annotation = default``, or ``name = default`` whose type is that of the default."""
+    if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+        name, written = statement.target.id, ast.unparse(statement.annotation)
+    elif (
+        isinstance(statement, ast.Assign)
+        and isinstance(statement.targets[0], ast.Name)
+        and isinstance(statement.value, ast.Constant)
+    ):
+        name, written = statement.targets[0].id, type(statement.value.value).__name__
+    else:
+        return None
+    try:
+        kind = eval(written, {"__builtins__": {}}, _TYPES)
+        TypeAdapter(kind)
+    except Exception as error:  # whatever an annotation outside the table raises
+        raise ConfigError(
+            f"{notebook}: parameter {name} has the annotation {written}; use {', '.join(_TYPES)} or | None"
+        ) from error
+    return Parameter(name, written, kind)

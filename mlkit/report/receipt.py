@@ -1,0 +1,157 @@
+"""The receipt of a report: what went in, what came out, and digests by which others can check it."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mlkit.config import project_root, sha256_file
+from mlkit.errors import MlkitError, ReportError
+from mlkit.report.headline import collect_headlines, collect_insight, headline_digest, shown_value
+
+RECEIPT = "receipt.json"
+INSIGHT = "insight.json"
+PAGE = "index.html"
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+_PACKAGES = (
+    *("mlkit", "numpy", "pandas", "numba", "pyarrow", "pydantic", "scipy", "arch", "scikit-learn"),
+    *("torch", "xgboost", "xgboost-cpu", "lightgbm", "matplotlib", "papermill", "nbconvert", "ipykernel"),
+)
+
+
+def json_bytes(data: Any) -> bytes:
+    """JSON as it is written into a report: readable, in the order of its keys, never NaN."""
+    return (json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def build_receipt(inputs: Mapping[str, Any], notebooks: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything but the digests of the files, which are known once the files are written.
+
+    Parameters
+    ----------
+    inputs: symbol, timeframe, profile, seed, parameters and data of the run.
+    notebooks: executed notebooks by file name.
+    """
+    headlines = collect_headlines(notebooks)
+    return {
+        "schema": 1,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **inputs,
+        "git": git_state(project_root()),
+        "versions": _versions(),
+        "threads": {name: os.environ.get(name) for name in (*THREADS, "PYTHONHASHSEED")},
+        "platform": {"machine": platform.machine(), "system": platform.system(), "cpus": os.cpu_count()},
+        "seconds": {
+            name: round(nb["metadata"].get("papermill", {}).get("duration") or 0.0, 1) for name, nb in notebooks.items()
+        },
+        "headlines": headlines,
+        "headline_digest": headline_digest(headlines),
+    }
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a report but the receipt itself."""
+    return {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.name != RECEIPT}
+
+
+def read_notebooks(folder: Path) -> dict[str, Any]:
+    """The executed notebooks of a report, by file name, in the order of the story."""
+    return {path.name: read_notebook(path) for path in sorted(folder.glob("*.ipynb"))}
+
+
+def read_notebook(path: Path) -> Any:
+    """A notebook as nbformat reads it: a dict whose texts are single strings."""
+    import nbformat
+
+    return nbformat.read(path, as_version=4)
+
+
+def verify_report(folder: Path) -> list[str]:
+    """Check a report against its receipt; returns one line for each thing that was checked.
+
+    The digest of every file, the headline numbers as they stand in the notebooks, and the insight are
+    derived again. Bars that have changed since are told, not refused: a lake grows.
+
+    Raises ReportError naming everything that does not match, or if there is no receipt to check against.
+    """
+    receipt = _read_receipt(folder)
+    found, promised = file_digests(folder), receipt["files"]
+    faults = [f"{name} is missing" for name in promised if name not in found]
+    faults += [f"{name} is not in the receipt" for name in found if name not in promised]
+    faults += [f"{name} was changed" for name in found if promised.get(name, found[name]) != found[name]]
+    if faults:
+        raise ReportError(f"{folder}: {'; '.join(faults)}; run mlkit report again")
+    notebooks = read_notebooks(folder)
+    headlines = collect_headlines(notebooks)
+    if headlines != receipt["headlines"] or headline_digest(headlines) != receipt["headline_digest"]:
+        raise ReportError(f"{folder}: the headline numbers of the notebooks are not those of {RECEIPT}")
+    insight = collect_insight(notebooks)
+    if insight is not None and json.loads((folder / INSIGHT).read_bytes()) != insight[0]:
+        raise ReportError(f"{folder}: {INSIGHT} is not the insight that the notebooks show")
+    return [
+        f"files: {len(promised)} as written",
+        f"headlines: {len(headlines)}, digest {receipt['headline_digest']}",
+        f"insight: {'as shown' if insight else 'none'}",
+        f"data: {_data_today(receipt)}",
+    ]
+
+
+def summarise_report(folder: Path) -> str:
+    """A few lines for a terminal: the insight, the verdicts, and where the page is."""
+    receipt = _read_receipt(folder)
+    insight = collect_insight(read_notebooks(folder))
+    lines = [insight[2]] if insight else []
+    lines += [
+        f"{entry['title'] or entry['notebook']}: {shown_value(entry['value'], entry['digits'])}"
+        for entry in receipt["headlines"]
+        if entry["name"] == "verdict"
+    ]
+    lines.append(f"{len(receipt['headlines'])} headline numbers, digest {receipt['headline_digest'][:16]}")
+    return "\n".join([*lines, str(folder / PAGE)])
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit and whether tracked or new files differ from it; None outside a repository."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _read_receipt(folder: Path) -> dict[str, Any]:
+    try:
+        receipt: dict[str, Any] = json.loads((folder / RECEIPT).read_bytes())
+        return {**receipt, "files": receipt["files"], "headlines": receipt["headlines"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ReportError(f"{folder} holds no readable {RECEIPT}; pass a folder that mlkit report wrote") from error
+
+
+def _data_today(receipt: Mapping[str, Any]) -> str:
+    from mlkit.market.bars import fingerprint
+    from mlkit.market.sources import load_bars
+
+    try:
+        today = fingerprint(load_bars(receipt["symbol"], receipt["timeframe"]))
+    except MlkitError as error:
+        return f"not here any more ({error})"
+    return "the same bars" if today == receipt["data"]["sha256"] else "the bars have changed since"
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

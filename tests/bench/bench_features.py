@@ -1,0 +1,221 @@
+"""The feature engine beside copying its output, and beside the libraries of the field, measured in turn in one run.
+
+Only ratios mean something. Each is the best of several repeats on one core; run it on a quiet machine.
+"""
+
+import os
+
+os.environ.setdefault("POLARS_MAX_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import json
+import runpy
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import mlkit
+from mlkit.features import engine
+from mlkit.features.state import new_state
+from mlkit.market.bars import make_bars, ohlcv_arrays
+from mlkit.market.simulate import null_market
+
+RIVALS = runpy.run_path(str(Path(__file__).with_name("rivals.py")))
+MILLION = 1_000_000
+Task = Callable[[], object]
+
+
+def tiled(n_bars: int) -> pd.DataFrame:
+    """One-minute bars of a market without edge, 100,000 of them repeated to the length that is wanted."""
+    base = null_market(min(n_bars, 100_000), seed=1)
+    values = np.tile(base.to_numpy().T, -(-n_bars // len(base)))[:, :n_bars]
+    index = pd.date_range(base.index[0], periods=n_bars, freq="1min")
+    return make_bars(index, np.ascontiguousarray(values), symbol="NULL", timeframe="1m")
+
+
+def best(tasks: dict[str, Task], repeats: int) -> dict[str, float]:
+    """Fastest seconds of each task, taken in turn."""
+    seconds = dict.fromkeys(tasks, float("inf"))
+    for _ in range(repeats):
+        for name, task in tasks.items():
+            start = time.perf_counter()
+            task()
+            seconds[name] = min(seconds[name], time.perf_counter() - start)
+    return seconds
+
+
+def child(code: str, **environment: str) -> dict[str, float]:
+    """What a fresh interpreter prints as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def say(what: str, value: str, goal: str = "") -> None:
+    print(f"{what:<66} {value:>16}   {goal}", flush=True)
+
+
+def against_copying(n_bars: int, repeats: int) -> None:
+    """`build_features`, all columns and the DataFrame, over np.copyto of its matrix."""
+    bars = tiled(n_bars)
+    matrix = mlkit.build_features(bars).to_numpy()
+    target = np.zeros_like(matrix)
+    arrays, out = ohlcv_arrays(bars), np.zeros_like(matrix)
+    took = best(
+        {
+            "copy": lambda: np.copyto(target, matrix),
+            "kernel": lambda: engine._steps(*arrays, new_state(engine.DEFAULT_GARCH), engine._WARM_UPS, out),
+            "all": lambda: mlkit.build_features(bars),
+        },
+        repeats,
+    )
+    label = f"{n_bars:,} bars x {matrix.shape[1]} columns"
+    say(f"{label}: build_features / np.copyto", f"{took['all'] / took['copy']:.1f} x", "<= 8 x")
+    say(f"{label}: kernel alone / np.copyto", f"{took['kernel'] / took['copy']:.1f} x")
+    say(f"{label}: ns a bar, kernel", f"{took['kernel'] / n_bars * 1e9:.0f} ns")
+
+
+def against_libraries() -> None:
+    """Seconds a cell (one value of one column) of each library over ours."""
+    bars = tiled(100_000)
+    tasks: dict[str, Task] = {"mlkit": lambda: mlkit.build_features(bars)}
+    cells = {"mlkit": len(bars) * engine.N_FEATURES}
+    for name, rival in RIVALS["RIVALS"].items():
+        try:
+            cells[name] = rival(bars).size
+        except ImportError:
+            say(name, "not installed")
+        else:
+            tasks[name] = lambda rival=rival: rival(bars)
+    took = best(tasks, 9)
+    each = {name: took[name] / cells[name] for name in tasks}
+    for name in list(tasks)[1:]:
+        columns = cells[name] // len(bars)
+        say(f"{name}, its {columns} columns, a cell / ours", f"{each[name] / each['mlkit']:.1f} x", ">= 3 x")
+
+
+def against_pandas_ta() -> None:
+    """pandas-ta-classic on 20,000 bars: time is linear in bars, so the ratio holds for a million."""
+    bars = tiled(20_000)
+    for talib in (False, True):
+        columns = RIVALS["pandas_ta"](bars, talib).shape[1]
+        tasks: dict[str, Task] = {
+            "mlkit": lambda: mlkit.build_features(bars),
+            "ta": lambda talib=talib: RIVALS["pandas_ta"](bars, talib),
+        }
+        took = best(tasks, 5)
+        how = "with TA-Lib" if talib else "its own code"
+        whole, cell = took["ta"] / took["mlkit"], engine.N_FEATURES / columns
+        say(f"pandas-ta-classic ({how}, 20k bars), its {columns} columns / our all", f"{whole:.1f} x", ">= 100 x")
+        say(f"pandas-ta-classic ({how}, 20k bars), a cell / ours", f"{whole * cell:.0f} x")
+
+
+def two_symbols() -> None:
+    """Two symbols on two threads over one after the other."""
+    pair = [tiled(200_000), tiled(200_000)]
+
+    def together() -> None:
+        threads = [threading.Thread(target=mlkit.build_features, args=(bars,)) for bars in pair]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    took = best({"one": lambda: [mlkit.build_features(bars) for bars in pair], "two": together}, 9)
+    say("two symbols: one thread / two threads", f"{took['one'] / took['two']:.2f} x", ">= 1.7 x")
+
+
+PEAK = """
+import json, resource, sys
+sys.path.insert(0, sys.argv[0]) if False else None
+import mlkit, numpy as np
+from runpy import run_path
+bars = run_path({path!r})["tiled"](1_000_000)
+mlkit.build_features(bars.iloc[:700])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+features = mlkit.build_features(bars)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps(dict(grown=(after - before) * 1024.0, input=float(bars.to_numpy().nbytes), output=float(features.to_numpy().nbytes))))
+"""
+
+
+def peak_memory() -> None:
+    """Growth of the resident set while a million bars are computed; the bars themselves are there before."""
+    seen = child(PEAK.format(path=__file__))
+    allowed = seen["input"] + 1.2 * seen["output"]
+    say("1M bars: peak growth / (input + 1.2 output)", f"{seen['grown'] / allowed:.2f}", "<= 1")
+    say("1M bars: peak growth / output", f"{seen['grown'] / seen['output']:.2f}")
+
+
+def cost_exponent() -> None:
+    """Slope of log seconds over log bars, 10,000 to 3,000,000."""
+    sizes = [10_000, 30_000, 100_000, 300_000, MILLION, 3 * MILLION]
+    long = tiled(sizes[-1])
+    tasks: dict[str, Task] = {str(n): lambda n=n: mlkit.build_features(long.iloc[:n]) for n in sizes}
+    took = best(tasks, 4)
+    slope = np.polyfit(np.log(sizes), np.log([took[str(n)] for n in sizes]), 1)[0]
+    say("cost exponent, 10k to 3M bars", f"{slope:.3f}", "about 1")
+
+
+def one_push() -> None:
+    """One bar pushed, and against recomputing the last 500 bars."""
+    bars = tiled(30_000)
+    rows, stream, seconds = bars.to_numpy().tolist(), mlkit.FeatureStream(), []
+    for row in rows:
+        start = time.perf_counter()
+        stream.push(*row)
+        seconds.append(time.perf_counter() - start)
+    tail = bars.iloc[-500:]
+    took = best({"tail": lambda: RIVALS["pandas_ta"](tail)}, 7)
+    median = float(np.median(seconds))
+    say("one push: median", f"{median * 1e6:.1f} us", "< 20 us")
+    say("pandas-ta-classic on a 500-bar tail / one push", f"{took['tail'] / median:.0f} x", ">= 500 x")
+
+
+START = """
+import json, time
+start = time.perf_counter()
+import pandas, numba, mlkit
+from mlkit.features import engine
+bars = mlkit.load_bars("SP500", "1d")
+loaded = time.perf_counter()
+engine.FeatureStream().push(*bars.iloc[0])
+print(json.dumps(dict(imports=loaded - start, first=time.perf_counter() - loaded)))
+"""
+
+
+def start_up() -> None:
+    """First use ever, and first use of a process that finds the compiled kernels."""
+    with tempfile.TemporaryDirectory() as folder:
+        cold = child(START, NUMBA_CACHE_DIR=folder)["first"]
+        warm = min(child(START, NUMBA_CACHE_DIR=folder)["first"] for _ in range(5))
+    say("first use ever: compilation", f"{cold:.1f} s")
+    say("first push of a process, compiled before, beyond imports", f"{warm:.2f} s", "< 0.5 s")
+
+
+def main() -> None:
+    """Print every ratio with its goal."""
+    engine.FeatureStream().push(1.0, 1.0, 1.0, 1.0, 0.0)
+    say("measured", "value", "goal")
+    against_copying(100_000, 25)
+    against_copying(MILLION, 7)
+    against_libraries()
+    against_pandas_ta()
+    two_symbols()
+    peak_memory()
+    cost_exponent()
+    one_push()
+    start_up()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""The pattern CNN: window scaling, shape, causality, files that must be refused, quality on real bars."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from mlkit.errors import BundleError, ConfigError
+from mlkit.features.rules import PATTERNS, STANDARDS, Standard, pattern_flags
+from mlkit.models import pattern_cnn
+from mlkit.models.pattern_cnn import (
+    BATCH,
+    LENGTH,
+    PatternCNN,
+    PatternMeta,
+    PatternModel,
+    load_cnn,
+    pretrained,
+    save_cnn,
+    windows,
+)
+
+Array = NDArray[np.float64]
+
+
+@pytest.fixture(scope="module")
+def ohlcv() -> Array:
+    """1,200 simulated bars on ticks."""
+    rng = np.random.default_rng(3)
+    close = 100.0 + 0.05 * np.round(np.cumsum(rng.normal(size=1200)) * 4)
+    start = np.concatenate(([100.0], close[:-1]))
+    high = np.maximum(start, close) + 0.05 * rng.integers(0, 4, 1200)
+    low = np.minimum(start, close) - 0.05 * rng.integers(0, 4, 1200)
+    return np.stack([start, high, low, close, rng.lognormal(size=1200)], axis=1)
+
+
+@pytest.fixture(scope="module")
+def model() -> PatternModel:
+    """A network with random weights."""
+    torch.manual_seed(5)
+    return PatternModel(PatternCNN().eval(), PatternMeta(standard="classic"))
+
+
+def by_hand(window: Array) -> Array:
+    """One window as the docstring says, price by price."""
+    scale = np.mean([high - low for high, low in window[:, 1:3]])
+    mean_volume = np.mean(window[:, 4])
+    rows = [[*((price - window[-1, 3]) / scale for price in bar[:4]), np.log(1 + bar[4] / mean_volume)]
+            for bar in window]  # fmt: skip
+    return np.array(rows)
+
+
+def test_windows_are_what_the_docstring_says(ohlcv: Array) -> None:
+    x = windows(ohlcv)
+    assert x.shape == (1200 - 19, 20, 5) and x.dtype == np.float32
+    for row in (0, 500, 1180):
+        np.testing.assert_allclose(x[row], by_hand(ohlcv[row : row + 20]), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("price", "volume"), [(-9, 4), (3, -12), (20, 20)])
+def test_windows_do_not_see_price_or_volume_scale(ohlcv: Array, price: int, volume: int) -> None:
+    scaled = ohlcv * np.array([2.0**price] * 4 + [2.0**volume])
+    assert windows(scaled).tobytes() == windows(ohlcv).tobytes()
+
+
+def test_equal_prices_stay_equal_and_a_tick_shows() -> None:
+    """A tick of 0.01 beside a range of 1,000: a thousandth of a per cent decides a comparison."""
+    bars = np.tile([50_000.0, 50_600.0, 49_600.0, 50_100.0, 1.0], (20, 1))
+    bars[1::2, 0] = 50_100.01
+    x = windows(bars)[0]
+    assert (x[0::2, 0] < x[0::2, 3]).all() and (x[1::2, 0] > x[1::2, 3]).all()
+    bars[:, 0] = 50_100.0
+    x = windows(bars)[0]
+    assert (x[:, 0] == x[:, 3]).all()
+
+
+def test_zero_range_zero_volume_and_holes_are_defined(ohlcv: Array, model: PatternModel) -> None:
+    flat = np.full((25, 5), 7.0)
+    flat[:, 4] = 0.0
+    assert (windows(flat) == 0.0).all()
+    assert np.isfinite(model.probabilities(flat)[LENGTH - 1 :]).all()
+
+    silent = ohlcv.copy()
+    silent[:, 4] = 0.0
+    assert (windows(silent)[:, :, 4] == 0.0).all()
+
+    for hole in (np.nan, np.inf):
+        broken = ohlcv[:100].copy()
+        broken[50, 4] = hole
+        expected = np.zeros(100, dtype=bool)
+        expected[: LENGTH - 1] = expected[50 : 50 + LENGTH] = True
+        got = np.isnan(model.probabilities(broken))
+        assert (got == expected[:, None]).all()
+
+
+def test_short_and_misshapen_input(ohlcv: Array, model: PatternModel) -> None:
+    assert windows(ohlcv[:19]).shape == (0, 20, 5)
+    assert model.probabilities(ohlcv[:0]).shape == (0, 15)
+    assert np.isnan(model.probabilities(ohlcv[:19])).all()
+    assert np.isfinite(model.probabilities(ohlcv[:20])[-1]).all()
+    with pytest.raises(ConfigError, match=r"want \(n_bars, 5\).*got \(30, 4\)"):
+        model.probabilities(ohlcv[:30, :4])
+
+
+def test_network_has_the_specified_shape() -> None:
+    net = PatternCNN().eval()
+    convolutions = [[m for m in block.modules() if isinstance(m, torch.nn.Conv1d)] for block in net.blocks]
+    assert [block[-1].out_channels for block in convolutions] == [32, 64, 128]
+    assert {block[0].kernel_size for block in convolutions} == {(3,)}
+    generator = torch.Generator().manual_seed(1)
+    p = net(3.0 * torch.randn(64, 20, 5, generator=generator))
+    assert p.shape == (64, 15)
+    assert ((p >= 0.0) & (p <= 1.0)).all()
+    assert not list(net.stem.parameters())
+
+
+def test_future_bars_change_no_bit(ohlcv: Array, model: PatternModel) -> None:
+    whole = model.probabilities(ohlcv)
+    for n in (20, 333, BATCH + 19, BATCH + 20, 1100):
+        assert model.probabilities(ohlcv[:n]).tobytes() == whole[:n].tobytes()
+    tail = model.probabilities(ohlcv[-20:])[-1]
+    assert tail.tobytes() == whole[-1].tobytes()
+
+
+def test_file_round_trip(tmp_path: Path, ohlcv: Array, model: PatternModel) -> None:
+    path = tmp_path / "cnn.safetensors"
+    save_cnn(path, model)
+    again = load_cnn(path)
+    assert again.probabilities(ohlcv).tobytes() == model.probabilities(ohlcv).tobytes()
+    assert again.meta.model_copy(update={"weights_sha256": ""}) == model.meta
+    first = path.read_bytes()
+    save_cnn(path, again)
+    assert path.read_bytes() == first
+
+
+def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, object]], None]) -> None:
+    """Save the file again with changed tensors and metadata."""
+    data = path.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    meta, tensors = json.loads(header["__metadata__"]["mlkit"]), load_file(path)
+    change(tensors, meta)
+    save_file(tensors, path, metadata={"mlkit": json.dumps(meta)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t, m: t["read_out.bias"].add_(1e-6), "do not match their digest"),
+        (lambda t, m: t.update({"read_out.bias": torch.zeros(14)}), r"want \(15,\), got \(14,\)"),
+        (lambda t, m: t.pop("read_out.bias"), r"read_out.bias: want \(15,\), got None"),
+        (lambda t, m: t.update({"extra": torch.zeros(1)}), r"extra: want None, got \(1,\)"),
+        (lambda t, m: m.update({"sequence_length": 30}), "made for 30 bars, mlkit uses 20"),
+        (lambda t, m: m.update({"patterns": m["patterns"][::-1]}), "patterns are not the 15"),
+        (lambda t, m: m.update({"thresholds": m["thresholds"][:-1]}), "patterns are not the 15"),
+        (lambda t, m: m.update({"standard": "modern"}), "metadata: standard"),
+        (lambda t, m: m.update({"schema_version": 2}), "metadata: schema_version"),
+    ],
+)  # fmt: skip
+def test_altered_weights_are_refused(
+    tmp_path: Path, model: PatternModel, change: Callable[..., None], message: str
+) -> None:
+    path = tmp_path / "cnn.safetensors"
+    save_cnn(path, model)
+    rewrite(path, change)
+    with pytest.raises(BundleError, match=message) as caught:
+        load_cnn(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"not a tensor file at all", b"\x02\0\0\0\0\0\0\0{}"])
+def test_foreign_files_are_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "cnn.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match="not a pattern CNN"):
+        load_cnn(path)
+    with pytest.raises(BundleError, match="cannot be read"):
+        load_cnn(tmp_path / "absent")
+
+
+def test_shipped_weights_are_checked_against_their_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: PatternModel
+) -> None:
+    for suffix in ("json", "safetensors"):
+        source = pattern_cnn.PRETRAINED / f"classic.{suffix}"
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+    monkeypatch.setattr(pattern_cnn, "PRETRAINED", tmp_path)
+    assert pretrained("classic").standard == "classic"
+    save_cnn(tmp_path / "classic.safetensors", model)  # sound, but another model
+    with pytest.raises(BundleError, match="not the file its manifest describes"):
+        pretrained("classic")
+    with pytest.raises(BundleError, match="cannot be read"):
+        pretrained("continuous")
+    with pytest.raises(ConfigError, match="'modern' is unknown"):
+        pretrained("modern")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("standard", STANDARDS)
+def test_shipped_weights_are_small_and_reproducible(standard: Standard) -> None:
+    manifest = json.loads((pattern_cnn.PRETRAINED / f"{standard}.json").read_text())
+    assert manifest["size"] <= 2_000_000
+    assert manifest["command"].startswith("python -m mlkit.operations.pattern_training --profile full")
+    assert pretrained(standard).meta.command == manifest["command"]
+
+
+def macro_f1(standard: Standard, bars: pd.DataFrame) -> float:
+    """Mean F1 over patterns with at least 100 hits."""
+    model, data = pretrained(standard), bars.to_numpy()
+    o, h, low, c = np.ascontiguousarray(data[:, :4].T)
+    truth = pattern_flags(o, h, low, c, standard)[LENGTH - 1 :] != 0
+    hit = model.probabilities(data)[LENGTH - 1 :] >= model.thresholds
+    f1 = 2.0 * (hit & truth).sum(axis=0) / np.maximum(hit.sum(axis=0) + truth.sum(axis=0), 1)
+    enough = truth.sum(axis=0) >= 100
+    assert enough.sum() >= 7
+    return float(f1[enough].mean())
+
+
+@pytest.mark.parametrize("standard", STANDARDS)
+def test_shipped_weights_agree_with_the_rules_on_real_bars(
+    sp500: pd.DataFrame, nasdaq: pd.DataFrame, standard: Standard
+) -> None:
+    """Measured: 0.982 and 0.966 under both standards; no weight or threshold was fitted to real bars."""
+    assert macro_f1(standard, sp500) > 0.972
+    assert macro_f1(standard, nasdaq) > 0.956
+
+
+def test_patterns_are_in_the_order_of_the_rules() -> None:
+    assert pretrained("classic").meta.patterns == PATTERNS

@@ -1,0 +1,140 @@
+"""The array forest: scikit-learn's answers, and damaged arrays refused."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.ensemble import RandomForestRegressor
+
+from mlkit.errors import BundleError
+from mlkit.models.random_forest import RandomForest
+
+rng = np.random.default_rng(5)
+X = rng.normal(size=(800, 12)).astype(np.float32)
+Y = np.sin(X[:, 0]) + 0.5 * X[:, 3] + rng.normal(0, 0.5, 800)
+
+
+@pytest.fixture(scope="module")
+def model() -> RandomForestRegressor:
+    return RandomForestRegressor(n_estimators=20, max_depth=7, random_state=1, max_features=0.5).fit(X[:600], Y[:600])
+
+
+@pytest.fixture(scope="module")
+def forest(model: RandomForestRegressor) -> RandomForest:
+    return RandomForest.from_sklearn(model)
+
+
+def test_predicts_what_sklearn_predicts(model: RandomForestRegressor, forest: RandomForest) -> None:
+    ours, theirs = forest.predict(X), model.predict(X)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+    assert ours.std() > 0.1
+
+
+def test_compares_float32_features_with_float64_thresholds() -> None:
+    """A threshold is a midpoint: between neighbouring floats, rounding it would send one the wrong way."""
+    for start in (1000.0, np.nextafter(np.float32(1000), np.float32(1001))):
+        x = np.array([[start], [np.nextafter(np.float32(start), np.float32(1001))]], dtype=np.float32)
+        oracle = RandomForestRegressor(n_estimators=1, bootstrap=False).fit(x, [0.0, 1.0])
+        assert RandomForest.from_sklearn(oracle).predict(x).tolist() == oracle.predict(x).tolist() == [0.0, 1.0]
+
+
+def test_a_row_never_depends_on_its_company(forest: RandomForest) -> None:
+    whole = forest.predict(X)
+    assert np.array_equal(forest.predict(X[17:18]), whole[17:18])
+    assert np.array_equal(forest.predict(X[::3]), whole[::3])
+    assert forest.predict(X[:0]).shape == (0,)
+
+
+def test_round_trip_is_bit_equal_and_bytes_are_reproducible(forest: RandomForest) -> None:
+    data = forest.to_bytes()
+    again = RandomForest.from_bytes(data)
+    assert np.array_equal(again.predict(X), forest.predict(X))
+    assert again.to_bytes() == data
+    assert again.n_features == 12
+    assert again.importance.sum() == pytest.approx(1.0)
+
+
+def test_a_tree_of_one_leaf() -> None:
+    oracle = RandomForestRegressor(n_estimators=3, random_state=0).fit(X[:50], np.full(50, 2.5))
+    forest = RandomForest.from_bytes(RandomForest.from_sklearn(oracle).to_bytes())
+    assert forest.predict(X[:4]).tolist() == [2.5] * 4
+
+
+def packed(forest: RandomForest, **changed: Any) -> bytes:
+    with np.load(io.BytesIO(forest.to_bytes())) as stored:
+        arrays = {name: stored[name].copy() for name in stored.files}
+    for name, change in changed.items():
+        arrays[name] = change(arrays[name])
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: a for name, a in arrays.items() if a is not None})
+    return buffer.getvalue()
+
+
+def put(index: int, value: float) -> Any:
+    def change(array: np.ndarray) -> np.ndarray:
+        array[index] = value
+        return array
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"left": put(0, 0)}, "a child is not a later node"),  # a loop: the walk would never end
+        ({"right": put(0, 10**6)}, "a child is not a later node"),
+        ({"left": put(0, -7)}, "a child is not a later node"),
+        ({"right": put(0, -1)}, "a child is not a later node"),  # half a leaf
+        ({"feature": put(0, 12)}, "a feature that does not exist"),
+        ({"feature": put(0, -2)}, "a feature that does not exist"),
+        ({"threshold": put(0, np.nan)}, "not finite"),
+        ({"value": put(3, np.inf)}, "not finite"),
+        ({"offsets": put(0, 1)}, "offsets do not cover"),
+        ({"offsets": put(-1, 9)}, "offsets do not cover"),
+        ({"offsets": put(1, 0)}, "offsets do not cover"),
+        ({"value": lambda a: a[:-1]}, "differ in length"),
+        ({"value": lambda a: a.astype(np.float32)}, "array value must be a vector of float64"),
+        ({"feature": lambda a: a[:, None]}, "array feature must be a vector of int32"),
+        ({"left": lambda a: None}, "expected the arrays"),
+        ({"extra": lambda a: a}, "expected the arrays"),
+    ],
+)
+def test_arrays_that_are_no_forest(forest: RandomForest, changed: dict[str, Any], message: str) -> None:
+    if "extra" in changed:
+        buffer = io.BytesIO()
+        with np.load(io.BytesIO(forest.to_bytes())) as stored:
+            np.savez(buffer, extra=np.zeros(1), **stored)
+        data = buffer.getvalue()
+    else:
+        data = packed(forest, **changed)
+    with pytest.raises(BundleError, match=message):
+        RandomForest.from_bytes(data, "rf_5.npz")
+
+
+def test_a_pickle_is_never_loaded(forest: RandomForest) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return (pytest.fail, ("the pickle was loaded",))
+
+    buffer = io.BytesIO()
+    np.savez(buffer, feature=np.array([Bomb()], dtype=object))
+    with pytest.raises(BundleError, match=r"rf_5.npz: not a forest file"):
+        RandomForest.from_bytes(buffer.getvalue(), "rf_5.npz")
+
+
+@pytest.mark.parametrize("cut", [0, 10, 200, -30])
+def test_truncated_files(forest: RandomForest, cut: int) -> None:
+    with pytest.raises(BundleError, match="not a forest file"):
+        RandomForest.from_bytes(forest.to_bytes()[:cut])
+
+
+def test_flipped_bits_never_crash(forest: RandomForest) -> None:
+    data = forest.to_bytes()
+    for position in np.random.default_rng(0).integers(0, len(data), 60):
+        damaged = bytearray(data)
+        damaged[position] ^= 0x10
+        try:
+            RandomForest.from_bytes(bytes(damaged)).predict(X[:5])
+        except BundleError as error:
+            assert "\n" not in str(error)

@@ -1,0 +1,134 @@
+"""Training the pattern CNN: labels by the rules, reproducible, resumable."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+
+from mlkit.errors import BundleError, ConfigError
+from mlkit.features.rules import PATTERNS, STANDARDS, pattern_flags
+from mlkit.market.simulate import pattern_factory
+from mlkit.models.pattern_cnn import LENGTH, save_cnn
+from mlkit.operations.pattern_calibration import best_f1, logistic, platt
+from mlkit.operations.pattern_samples import mutate, natural_windows, training_windows, window_labels
+from mlkit.operations.pattern_training import Profile, main, train_patterns
+
+TINY = Profile(epochs=3, windows=1_024, pool=2, valid=2_000, calibration=2_000, batch=64, ema=0.9)
+
+
+@pytest.fixture(scope="module")
+def raw() -> np.ndarray:
+    """500 windows of simulated bars, (500, 20, 5)."""
+    bars = pattern_factory(519, seed=11).to_numpy()
+    return np.stack([bars[i : i + LENGTH] for i in range(500)])
+
+
+def test_a_window_alone_is_labelled_as_its_last_bar_in_the_series(raw: np.ndarray) -> None:
+    bars = pattern_factory(519, seed=11).to_numpy()
+    o, h, low, c = np.ascontiguousarray(bars[:, :4].T)
+    whole = np.concatenate([pattern_flags(o, h, low, c, s)[LENGTH - 1 :] != 0 for s in STANDARDS], axis=1)
+    alone = window_labels(raw)
+    assert alone.shape == (500, 30)
+    assert (alone != whole).mean() < 1e-3  # a tie with a mean may fall either way by rounding
+    assert whole[:, :15].any(axis=0).sum() >= 10
+
+
+def test_near_misses_are_valid_bars_with_other_labels(raw: np.ndarray) -> None:
+    near = mutate(raw, np.random.default_rng(5))
+    o, h, low, c = (near[:, :, i] for i in range(4))
+    assert np.isfinite(near).all()
+    assert (h >= np.maximum(o, c)).all() and (low <= np.minimum(o, c)).all()
+    changed = (window_labels(near) != window_labels(raw)).any(axis=1)
+    assert 0.2 < changed.mean() < 0.9
+
+
+def test_training_windows_hold_every_pattern_often() -> None:
+    x, y = training_windows((3, 0), 6_000)
+    assert x.shape == (6_000, LENGTH, 5) and x.dtype == np.float32 and np.isfinite(x).all()
+    assert y.mean(axis=0).min() > 0.005
+    again = training_windows((3, 0), 6_000)
+    assert again[0].tobytes() == x.tobytes() and (again[1] == y).all()
+    assert training_windows((3, 1), 6_000)[0].tobytes() != x.tobytes()
+    _, natural = natural_windows((3, 0), 6_000)
+    assert natural[:, :15].mean() < y[:, :15].mean()
+
+
+def test_best_f1_is_the_best_of_all_thresholds() -> None:
+    rng = np.random.default_rng(1)
+    p = np.round(rng.random(300), 2)  # with ties
+    y = rng.random(300) < p**2
+    score, threshold = best_f1(p, y)
+    assert score == pytest.approx(f1_score(y, p >= threshold))
+    assert score == pytest.approx(max(f1_score(y, p >= cut) for cut in np.unique(p)))
+    none, half = best_f1(p, np.zeros(300, dtype=bool))
+    assert np.isnan(none) and half == 0.5
+
+
+def test_platt_is_a_logistic_regression() -> None:
+    rng = np.random.default_rng(2)
+    z = rng.normal(scale=3.0, size=5_000)
+    y = rng.random(5_000) < logistic(0.6 * z - 1.0)
+    oracle = LogisticRegression(C=np.inf, tol=1e-8).fit(z[:, None], y)
+    assert platt(z, y) == pytest.approx((oracle.coef_[0, 0], oracle.intercept_[0]), abs=0.01)
+    assert platt(z, np.zeros(5_000, dtype=bool))[1] < -3.0  # no positives: finite, and unlikely
+
+
+def train(path: Path | None = None, **kwargs: object) -> tuple[bytes, pd.DataFrame]:
+    """Bytes of the trained weight file, and the history."""
+    model, history = train_patterns(seed=3, profile=TINY, checkpoint=path, **kwargs)  # type: ignore[arg-type]
+    out = (path.parent if path else Path.cwd()) / "weights.safetensors"
+    save_cnn(out, model)
+    return out.read_bytes(), history
+
+
+def test_training_learns_repeats_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    straight, history = train(tmp_path / "a" / "run.safetensors")
+    assert list(history.columns) == ["epoch", "train_loss", "valid_loss", "valid_macro_f1"]
+    assert history["epoch"].tolist() == [0, 1, 2]
+    assert history["train_loss"].iloc[-1] < 0.8 * history["train_loss"].iloc[0]
+    assert torch.equal(torch.get_rng_state(), before)  # the caller's randomness is left alone
+    assert not torch.are_deterministic_algorithms_enabled()
+
+    class Stop(Exception):
+        pass
+
+    def interrupt(row: dict[str, float]) -> None:
+        if row["epoch"] == 1:
+            raise Stop
+
+    torch.manual_seed(99)
+    path = tmp_path / "b" / "run.safetensors"
+    with pytest.raises(Stop):
+        train(path, progress=interrupt)
+    resumed, again = train(path)
+    assert resumed == straight
+    pd.testing.assert_frame_equal(again, history)
+
+    with pytest.raises(ConfigError, match="checkpoint of another run"):
+        train_patterns(seed=4, profile=TINY, checkpoint=path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(BundleError, match="damaged checkpoint"):
+        train_patterns(seed=3, profile=TINY, checkpoint=path)
+
+
+def test_main_writes_weights_that_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlkit.models import pattern_cnn
+
+    main(["--profile", "tiny", "--seed", "1", "--threads", "1", "--out", str(tmp_path)])
+    monkeypatch.setattr(pattern_cnn, "PRETRAINED", tmp_path)
+    for standard in STANDARDS:
+        model = pattern_cnn.pretrained(standard)
+        assert model.standard == standard and model.thresholds.shape == (len(PATTERNS),)
+        assert ((model.thresholds > 0.0) & (model.thresholds < 1.0)).all()
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(ConfigError, match="'modern' is unknown"):
+        train_patterns(standard="modern")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="profile: 'huge' is unknown"):
+        train_patterns(profile="huge")
