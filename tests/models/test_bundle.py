@@ -77,7 +77,8 @@ def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], None], *, sig
 def test_round_trip_predicts_the_same_bits(price: PricePredictor, X: np.ndarray, stored: Path) -> None:
     bundle = b.ModelBundle.open(stored)
     assert bundle.price is not None
-    ours, theirs = price.predict(X, np.full((N, len(HORIZONS)), 0.001)), bundle.price.predict(X, np.full(N, 0.001))
+    scale = np.full((N, len(HORIZONS)), 0.001)
+    ours, theirs = price.predict(X, scale), bundle.price.predict(X, scale)
     assert np.array_equal(ours.log_return, theirs.log_return)
     assert np.array_equal(ours.p_up, theirs.p_up)
     assert np.array_equal(ours.hi90, theirs.hi90)

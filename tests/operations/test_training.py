@@ -1,0 +1,117 @@
+"""Training sees nothing of what it is scored on, finds a planted edge, denies one where there is none."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import mlkit
+from mlkit.errors import BarsError
+from mlkit.features.garch import fit_garch
+from mlkit.market.simulate import null_market, planted_edge
+from mlkit.operations import training
+from mlkit.operations.training import FORECAST_COLUMNS, score, walk_forward
+
+HORIZONS = (1, 5)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> mlkit.Settings:
+    folder = tmp_path_factory.mktemp("models")
+    return mlkit.Settings(prediction_horizons=HORIZONS, model_storage_path=folder, cost_bps=0.1)
+
+
+@pytest.fixture(scope="module")
+def bars(sp500: pd.DataFrame) -> pd.DataFrame:
+    return sp500.iloc[-2600:]
+
+
+@pytest.fixture(scope="module")
+def forecasts(bars: pd.DataFrame, settings: mlkit.Settings) -> pd.DataFrame:
+    return walk_forward(bars, settings, n_splits=2)
+
+
+def with_another_future(bars: pd.DataFrame, start: pd.Timestamp) -> pd.DataFrame:
+    """The same bars up to ``start``, and a shuffled, three times larger market from there on."""
+    other = bars.copy()
+    rows = np.flatnonzero(bars.index >= start)
+    other.iloc[rows] = bars.iloc[np.random.default_rng(0).permutation(rows)].to_numpy() * [3, 3, 3, 3, 0.5]
+    return other
+
+
+def same_past(a: pd.DataFrame, b: pd.DataFrame, start: pd.Timestamp) -> bool:
+    columns = [*FORECAST_COLUMNS, "xgboost", "lightgbm", "random_forest", "low90", "high90"]
+    return a.loc[a["timestamp"] < start, columns].equals(b.loc[b["timestamp"] < start, columns])
+
+
+def test_bars_after_a_test_block_change_nothing_in_it(
+    bars: pd.DataFrame, forecasts: pd.DataFrame, settings: mlkit.Settings
+) -> None:
+    second = forecasts.loc[forecasts["fold"] == 1, "timestamp"].min()
+    poisoned = walk_forward(with_another_future(bars, second), settings, n_splits=2)
+    assert same_past(forecasts, poisoned, second)
+    assert not forecasts.equals(poisoned)
+
+
+def test_the_poison_finds_a_fit_on_all_bars(
+    bars: pd.DataFrame, forecasts: pd.DataFrame, settings: mlkit.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted leak: GARCH fitted on the whole history instead of the training bars."""
+    second = forecasts.loc[forecasts["fold"] == 1, "timestamp"].min()
+    leaky = []
+    for history in (bars, with_another_future(bars, second)):
+        everything = fit_garch(history)
+        monkeypatch.setattr(training, "fit_garch", lambda _, found=everything: found)
+        leaky.append(walk_forward(history, settings, n_splits=2))
+    assert not same_past(leaky[0], leaky[1], second)
+
+
+def test_forecasts_are_one_row_a_test_bar_and_horizon(bars: pd.DataFrame, forecasts: pd.DataFrame) -> None:
+    assert not forecasts.duplicated(["timestamp", "horizon"]).any()
+    assert set(forecasts["horizon"]) == set(HORIZONS)
+    outcome = forecasts[forecasts["horizon"] == 5].set_index("timestamp")["outcome"]
+    close = np.log(bars["close"])
+    pd.testing.assert_series_equal(
+        outcome, (close.shift(-5) - close).loc[outcome.index], check_names=False, check_freq=False
+    )
+    opens = np.log(bars["open"])
+    earned = forecasts[forecasts["horizon"] == 5].set_index("timestamp")["earned"]
+    expected = (opens.shift(-6) - opens.shift(-1)).loc[earned.index]
+    pd.testing.assert_series_equal(earned, expected, check_names=False, check_freq=False)
+
+
+def test_a_planted_edge_is_found_and_a_null_market_denied(settings: mlkit.Settings) -> None:
+    markets = {"edge": planted_edge(6000, seed=5, strength=0.3), "no edge": null_market(4000, seed=5)}
+    found = {
+        truth: score(walk_forward(market, settings, n_splits=1), settings).loc[1] for truth, market in markets.items()
+    }
+    assert {truth: row["verdict"] for truth, row in found.items()} == {"edge": "edge", "no edge": "no edge"}
+    assert found["edge"]["r2"] > 0.02
+    assert found["no edge"]["r2"] > -0.001
+
+
+def test_train_publishes_a_bundle_that_says_what_it_is_worth(
+    bars: pd.DataFrame, forecasts: pd.DataFrame, settings: mlkit.Settings
+) -> None:
+    bundle = mlkit.train(bars, settings, forecasts=forecasts)
+    assert (settings.models / "SP500-1d" / "CURRENT").read_text().strip() == bundle.id
+    assert bundle.manifest.training_span.bars == len(bars)
+    assert bundle.manifest.horizons == HORIZONS
+    expected = score(forecasts, settings)
+    for horizon in HORIZONS:
+        measured = bundle.manifest.metrics[str(horizon)]
+        assert isinstance(measured, dict)
+        assert measured["verdict"] == expected.loc[horizon, "verdict"]
+        assert measured["coverage_90"] == expected.loc[horizon, "coverage_90"]
+    insight = mlkit.Predictor(bundle, settings).insight(bars)
+    assert insight.model_status.models_loaded
+    assert list(insight.price_predictions) == ["1", "5"]
+    again = mlkit.train(bars, settings, forecasts=forecasts)
+    assert again.id == bundle.id
+
+
+def test_too_few_bars_say_how_many_are_missing(sp500: pd.DataFrame, settings: mlkit.Settings, tmp_path: Path) -> None:
+    with pytest.raises(BarsError, match=r"SP500 1d: need 1810 bars to train and evaluate, have 1500"):
+        mlkit.train(sp500.iloc[:1500], settings)
+    assert not list(tmp_path.iterdir())
