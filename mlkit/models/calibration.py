@@ -99,9 +99,14 @@ def fit_calibration(z: FloatVector, y: FloatVector, horizon: int) -> HorizonCali
     )
 
 
+def least_rows(horizon: int) -> int:
+    """Held-out rows that the calibration of a horizon takes: enough of them must be independent outcomes."""
+    return max(MIN_ROWS, math.ceil(MIN_OUTCOMES * horizon / 1.5))
+
+
 def demand_rows(rows: int, horizon: int) -> None:
     """ConfigError unless that many held-out rows can calibrate the horizon."""
-    least = max(MIN_ROWS, math.ceil(MIN_OUTCOMES * horizon / 1.5))
+    least = least_rows(horizon)
     if rows < least:
         raise ConfigError(
             f"calibration of horizon {horizon}: {rows} held-out rows, it takes {least};"

@@ -3,6 +3,7 @@
 The notebooks and ``mlkit train`` call the same three functions: `prepare`, `walk_forward` and `train`.
 """
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from mlkit.inference.predictor import market_standard
 from mlkit.labels import forward_returns
 from mlkit.market.bars import fingerprint, validate_bars
 from mlkit.models.base import EnsembleSettings, Float32Matrix, FloatMatrix, FloatVector, IntMatrix, Progress
+from mlkit.models.calibration import least_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,9 +39,8 @@ if TYPE_CHECKING:
     from mlkit.models.bundle import ModelBundle
     from mlkit.models.price_predictor import PricePredictor
 
-MIN_ROWS = 300  # warm and labelled bars that a training needs
+MIN_TEST = 200  # bars of out-of-sample evaluation
 SPLITS = {"smoke": 3, "full": 5}
-INTERVALS = ((0.8, "lo80", "hi80"), (0.9, "lo90", "hi90"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,15 +115,31 @@ def fit_price(
     )
 
 
-def _require(bars: "pd.DataFrame", horizons: tuple[int, ...]) -> None:
-    """The first fold trains on half of the bars; enough of them must be warm and labelled."""
-    need = 2 * (WARM_UP + max(horizons) + MIN_ROWS)
+def folds(
+    bars: "pd.DataFrame", settings: Settings, *, n_splits: int | None = None
+) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """(train rows, test rows) of every walk-forward fold, purged by label end time.
+
+    Raises BarsError when there are too few bars: "need N, have M".
+    """
+    splitter = WalkForward(n_splits=n_splits or SPLITS[settings.profile], min_train=_first_train(bars, settings))
+    return list(splitter.split(forward_returns(bars, settings.prediction_horizons)))
+
+
+def _first_train(bars: "pd.DataFrame", settings: Settings) -> int:
+    """Bars before the first test block: half of them, or as many as the calibration of the longest horizon takes."""
+    longest = max(settings.prediction_horizons)
+    calibration = ensemble_settings(settings).fractions[2]
+    learn = math.ceil(least_rows(longest) / calibration) + 2 * longest
+    least = WARM_UP + learn + longest
+    need = least + MIN_TEST + longest
     if len(bars) < need:
         raise BarsError(
             f"{bars.attrs['symbol']} {bars.attrs['timeframe']}: need {need} bars to train and evaluate, have "
-            f"{len(bars)} (half of them train first: {WARM_UP} warm-up, {max(horizons)} for the longest label, "
-            f"{MIN_ROWS} to learn from); load a longer history"
+            f"{len(bars)} ({WARM_UP} warm-up, {learn} to learn from, {MIN_TEST} to test, the rest for labels of "
+            f"{longest} bars); load a longer history"
         )
+    return max(len(bars) // 2, least)
 
 
 def walk_forward(
@@ -147,13 +164,11 @@ def walk_forward(
 
     settings = settings or Settings()
     horizons = settings.prediction_horizons
-    _require(bars, horizons)
-    splitter = WalkForward(n_splits=n_splits or SPLITS[settings.profile], min_train=len(bars) // 2)
-    folds = list(splitter.split(forward_returns(bars, horizons)))
+    splits = folds(bars, settings, n_splits=n_splits)
     parts = []
-    for fold, (train_rows, test_rows) in enumerate(folds):
+    for fold, (train_rows, test_rows) in enumerate(splits):
         data = prepare(bars, horizons, fit_garch(bars.iloc[: train_rows[-1] + 1]))
-        model = fit_price(data, train_rows, settings, progress=_prefixed(progress, f"fold {fold + 1}/{len(folds)}"))
+        model = fit_price(data, train_rows, settings, progress=_prefixed(progress, f"fold {fold + 1}/{len(splits)}"))
         parts.append(_scored(data, model, train_rows, test_rows, fold))
     return pd.concat(parts, ignore_index=True)
 

@@ -112,6 +112,7 @@ def test_train_publishes_a_bundle_that_says_what_it_is_worth(
 
 
 def test_too_few_bars_say_how_many_are_missing(sp500: pd.DataFrame, settings: mlkit.Settings, tmp_path: Path) -> None:
-    with pytest.raises(BarsError, match=r"SP500 1d: need 1810 bars to train and evaluate, have 1500"):
-        mlkit.train(sp500.iloc[:1500], settings)
+    with pytest.raises(BarsError, match=r"SP500 1d: need 1087 bars to train and evaluate, have 1000"):
+        mlkit.train(sp500.iloc[:1000], settings)
+    assert len(walk_forward(sp500.iloc[:1087], settings, n_splits=1)) > 0  # and the number is right
     assert not list(tmp_path.iterdir())
