@@ -25,10 +25,14 @@ Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
 
 
+#: The modules that hold kernels, or constants that kernels are compiled with.
+SOURCES = ("catalogue", "engine", "kernel", "market", "pattern", "rolling", "rules", "state", "technical")
+
+
 def _sources_stamp() -> tuple[str, int]:
     """Digest of every kernel source; numba itself checks only the file of the function that it loads."""
     folder = Path(__file__).parent
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py"))))
+    digest = hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in SOURCES))
     return digest.hexdigest(), 0
 
 
