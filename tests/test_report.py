@@ -28,6 +28,7 @@ DRAWN = "import numpy as np\nrng = np.random.default_rng(seed)\nfrom mlkit.repor
 INSIGHT = """
 class Face:
     def model_dump(self, *, mode): return {"symbol": symbol, "draw": float(rng.normal())}
+    def model_copy(self, *, update): return self
     def _repr_html_(self): return "<div class='card'>CARD</div>"
     def __str__(self): return "SP500 in a few lines"
 show_insight(Face())
@@ -280,9 +281,13 @@ def test_ctrl_c_leaves_no_half_report_and_no_kernel(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     code = f"import os, time\nopen({str(pid_file)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)"
     write_notebook(tmp_path / "nb/00_first.ipynb", new_code_cell(code))
-    threading.Thread(target=press_ctrl_c_when, args=(lambda: pid_file.exists() and pid_file.read_text(),)).start()
-    with pytest.raises(KeyboardInterrupt):
-        run_report(notebooks=tmp_path / "nb", reports=tmp_path / "reports", progress=False)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        threading.Thread(target=press_ctrl_c_when, args=(lambda: pid_file.exists() and pid_file.read_text(),)).start()
+        with pytest.raises(KeyboardInterrupt):
+            run_report(notebooks=tmp_path / "nb", reports=tmp_path / "reports", progress=False)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert list((tmp_path / "reports").iterdir()) == []
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid_file.read_text()), 0)

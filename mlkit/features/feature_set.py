@@ -106,6 +106,8 @@ class FeatureSet:
             self._unchecked[0].check(bars).require()
             self._unchecked.pop(0)
         catalogue = build_features(bars, garch=garch)
+        if not self._own:
+            return catalogue
         own = [pd.DataFrame(_columns(one, bars), index=bars.index, columns=list(one.names)) for one in self._own]
         frame = pd.concat([catalogue, *own], axis=1)
         frame.attrs.update(bars.attrs)

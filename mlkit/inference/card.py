@@ -36,8 +36,8 @@ def render_card(insight: Insight) -> str:
 
 
 def format_price(value: float, *, plain: bool = False) -> str:
-    """A quoted price with all of its digits, 9 significant ones at most."""
-    digits = len(f"{value:.9g}".split("e")[0].replace(".", "").strip("0"))
+    """A quoted price with all of its digits, 7 significant ones at most."""
+    digits = len(f"{value:.7g}".split("e")[0].replace(".", "").strip("0"))
     return format_prices(value, significant=max(1, digits), plain=plain)
 
 

@@ -34,6 +34,7 @@ from mlkit.market.bars import COLUMNS, check_symbol, timeframe_delta, validate_b
 from mlkit.market.sources import load_bars
 
 if TYPE_CHECKING:
+    from mlkit.features.feature_set import FeatureSet
     from mlkit.models.bundle import ModelBundle
     from mlkit.models.pattern_cnn import PatternModel
     from mlkit.models.price_predictor import PricePredictor
@@ -73,6 +74,8 @@ class Predictor:
         Confidence threshold and trading cost of the signals; ``Settings()`` by default.
     cnn : PatternModel, optional
         A pattern CNN to use instead of the bundle's or the shipped one.
+    features : FeatureSet, optional
+        What the bundle was trained with, where that held own features.
 
     Models are loaded when first needed and kept. An optional package that is missing gives the same
     answers with empty parts and a reason, and one warning in the log; a damaged bundle is a BundleError.
@@ -86,8 +89,10 @@ class Predictor:
         settings: Settings | None = None,
         *,
         cnn: "PatternModel | None" = None,
+        features: "FeatureSet | None" = None,
     ) -> None:
         self._bundle = bundle
+        self._features = features
         self._settings = settings or Settings()
         self._given_cnn = cnn
         self._cnns: dict[Standard, tuple[PatternModel | None, str]] = {}
@@ -245,18 +250,20 @@ class Predictor:
 
     def _inputs(self, bars: pd.DataFrame) -> tuple[npt.NDArray[np.float32], Float64Array]:
         """Feature rows in the bundle's order, float32 (n_bars, n_features), and the spread expected per horizon."""
-        from mlkit.features.engine import DEFAULT_GARCH, WARM_UP, build_features, volatility_scale
+        from mlkit.features.engine import DEFAULT_GARCH, volatility_scale
+        from mlkit.features.feature_set import FeatureSet
 
         assert self._bundle is not None
-        _require(bars, WARM_UP + 1, "the price forecast")
+        features = self._features or FeatureSet()
+        _require(bars, features.warm_up + 1, "the price forecast")
         garch = self._bundle.manifest.garch or DEFAULT_GARCH
-        frame = build_features(bars, garch=garch)
+        frame = features.build(bars, garch=garch)
         names = list(self._bundle.manifest.feature_names)
         unknown = [name for name in names if name not in frame.columns]
         if unknown:
             raise BundleError(
                 f"bundle {self._bundle.path}: its feature {unknown[0]!r} is not one of this version "
-                f"({len(unknown)} of {len(names)} unknown); train again"
+                f"({len(unknown)} of {len(names)} unknown); pass Predictor(features=...) as in training, or train again"
             )
         return frame[names].to_numpy(dtype=np.float32), volatility_scale(frame, self._bundle.manifest.horizons, garch)
 

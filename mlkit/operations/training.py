@@ -25,7 +25,8 @@ from mlkit.evaluation.metrics import (
 )
 from mlkit.evaluation.significance import verdict_table
 from mlkit.evaluation.splits import WalkForward, label_end_positions
-from mlkit.features.engine import FEATURE_NAMES, WARM_UP, build_features, volatility_scale
+from mlkit.features.engine import volatility_scale
+from mlkit.features.feature_set import FeatureSet
 from mlkit.features.garch import fit_garch
 from mlkit.inference.predictor import market_standard
 from mlkit.labels import forward_returns
@@ -53,7 +54,7 @@ class TrainingSet:
     Y: FloatMatrix  # (n, H) forward log returns, NaN where the future does not exist
     end: IntMatrix  # (n, H) bar at whose close a label is known, -1 where there is none
     earned: FloatMatrix  # (n, H) log return from the open of t + 1 to the open of t + 1 + h: what a trader gets
-    labels: "pd.DataFrame"  # the frame that splits are made from
+    warm_up: int  # rows at the start without every feature
 
 
 def ensemble_settings(settings: Settings) -> EnsembleSettings:
@@ -67,7 +68,12 @@ def ensemble_settings(settings: Settings) -> EnsembleSettings:
     )
 
 
-def prepare(bars: "pd.DataFrame", horizons: tuple[int, ...], garch: tuple[float, float, float]) -> TrainingSet:
+def prepare(
+    bars: "pd.DataFrame",
+    horizons: tuple[int, ...],
+    garch: tuple[float, float, float],
+    features: FeatureSet | None = None,
+) -> TrainingSet:
     """Features and labels of a history as arrays.
 
     Parameters
@@ -75,11 +81,13 @@ def prepare(bars: "pd.DataFrame", horizons: tuple[int, ...], garch: tuple[float,
     bars : DataFrame (n_bars, 5)
     horizons : bars ahead
     garch : GARCH parameters, fitted on bars before any that will be scored
+    features : the catalogue, and own features if any; the catalogue by default
     """
     import pandas as pd
 
     bars = validate_bars(bars)
-    features = build_features(bars, garch=garch)
+    features = features or FeatureSet()
+    table = features.build(bars, garch=garch)
     labels = forward_returns(bars, horizons)
     opens = np.log(bars["open"].to_numpy())
     earned = np.full((len(bars), len(horizons)), np.nan)
@@ -87,12 +95,12 @@ def prepare(bars: "pd.DataFrame", horizons: tuple[int, ...], garch: tuple[float,
         earned[: len(bars) - h - 1, j] = opens[h + 1 :] - opens[1 : len(bars) - h]
     return TrainingSet(
         index=pd.DatetimeIndex(bars.index),
-        X=features.to_numpy(),
-        scale=volatility_scale(features, horizons, garch),
+        X=table.to_numpy(),
+        scale=volatility_scale(table, horizons, garch),
         Y=labels["log_return"].to_numpy(dtype=np.float64),
         end=label_end_positions(labels),
         earned=earned,
-        labels=labels,
+        warm_up=features.warm_up,
     )
 
 
@@ -102,7 +110,7 @@ def fit_price(
     """The price ensemble fitted on the warm ones of ``rows``, consecutive positions of bars; nothing is copied."""
     from mlkit.models.price_predictor import PricePredictor
 
-    span = slice(max(int(rows[0]), WARM_UP), int(rows[-1]) + 1)
+    span = slice(max(int(rows[0]), data.warm_up), int(rows[-1]) + 1)
     return PricePredictor.fit(
         data.X[span],
         data.Y[span],
@@ -116,27 +124,30 @@ def fit_price(
 
 
 def folds(
-    bars: "pd.DataFrame", settings: Settings, *, n_splits: int | None = None
+    bars: "pd.DataFrame", settings: Settings, *, n_splits: int | None = None, features: FeatureSet | None = None
 ) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
     """(train rows, test rows) of every walk-forward fold, purged by label end time.
 
     Raises BarsError when there are too few bars: "need N, have M".
     """
-    splitter = WalkForward(n_splits=n_splits or SPLITS[settings.profile], min_train=_first_train(bars, settings))
+    warm_up = (features or FeatureSet()).warm_up
+    splitter = WalkForward(
+        n_splits=n_splits or SPLITS[settings.profile], min_train=_first_train(bars, settings, warm_up)
+    )
     return list(splitter.split(forward_returns(bars, settings.prediction_horizons)))
 
 
-def _first_train(bars: "pd.DataFrame", settings: Settings) -> int:
+def _first_train(bars: "pd.DataFrame", settings: Settings, warm_up: int) -> int:
     """Bars before the first test block: half of them, or as many as the calibration of the longest horizon takes."""
     longest = max(settings.prediction_horizons)
     calibration = ensemble_settings(settings).fractions[2]
     learn = math.ceil(least_rows(longest) / calibration) + 2 * longest
-    least = WARM_UP + learn + longest
+    least = warm_up + learn + longest
     need = least + MIN_TEST + longest
     if len(bars) < need:
         raise BarsError(
             f"{bars.attrs['symbol']} {bars.attrs['timeframe']}: need {need} bars to train and evaluate, have "
-            f"{len(bars)} ({WARM_UP} warm-up, {learn} to learn from, {MIN_TEST} to test, the rest for labels of "
+            f"{len(bars)} ({warm_up} warm-up, {learn} to learn from, {MIN_TEST} to test, the rest for labels of "
             f"{longest} bars); load a longer history"
         )
     return max(len(bars) // 2, least)
@@ -147,6 +158,7 @@ def walk_forward(
     settings: Settings | None = None,
     *,
     n_splits: int | None = None,
+    features: FeatureSet | None = None,
     progress: Progress | None = None,
 ) -> "pd.DataFrame":
     """Out-of-sample forecasts of every test bar, from models that saw nothing of it.
@@ -164,10 +176,10 @@ def walk_forward(
 
     settings = settings or Settings()
     horizons = settings.prediction_horizons
-    splits = folds(bars, settings, n_splits=n_splits)
+    splits = folds(bars, settings, n_splits=n_splits, features=features)
     parts = []
     for fold, (train_rows, test_rows) in enumerate(splits):
-        data = prepare(bars, horizons, fit_garch(bars.iloc[: train_rows[-1] + 1]))
+        data = prepare(bars, horizons, fit_garch(bars.iloc[: train_rows[-1] + 1]), features)
         model = fit_price(data, train_rows, settings, progress=_prefixed(progress, f"fold {fold + 1}/{len(splits)}"))
         parts.append(_scored(data, model, train_rows, test_rows, fold))
     return pd.concat(parts, ignore_index=True)
@@ -277,6 +289,7 @@ def train(
     bars: "pd.DataFrame",
     settings: Settings | None = None,
     *,
+    features: FeatureSet | None = None,
     forecasts: "pd.DataFrame | None" = None,
     progress: Progress | None = None,
 ) -> "ModelBundle":
@@ -288,6 +301,8 @@ def train(
         The training history; the newest ones only train, their outcome is not known yet.
     settings : Settings
         Profile, seed, horizons, weights, threads, storage path.
+    features : FeatureSet
+        Own features beside the catalogue; the predictor of the bundle must be given the same.
     forecasts : DataFrame
         Of `walk_forward` on the same bars and settings, when it was computed already.
     progress : callable(stage, done, total)
@@ -307,15 +322,15 @@ def train(
     settings = settings or Settings()
     bars = validate_bars(bars)
     if forecasts is None:
-        forecasts = walk_forward(bars, settings, progress=progress)
+        forecasts = walk_forward(bars, settings, features=features, progress=progress)
     scores = score(forecasts, settings)
     garch = fit_garch(bars)
-    data = prepare(bars, settings.prediction_horizons, garch)
+    data = prepare(bars, settings.prediction_horizons, garch, features)
     rows = np.flatnonzero((data.end >= 0).all(axis=1))
     model = fit_price(data, rows, settings, progress=_prefixed(progress, "final fit"))
     bundle = write_bundle(
         settings.models / f"{bars.attrs['symbol']}-{bars.attrs['timeframe']}",
-        _manifest(bars, settings, garch, scores),
+        _manifest(bars, settings, garch, scores) | {"feature_names": (features or FeatureSet()).names},
         price=model,
         cnn_file=PRETRAINED / f"{market_standard(bars)}.safetensors",
     )
@@ -331,7 +346,6 @@ def _manifest(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "symbol": bars.attrs["symbol"],
         "timeframe": bars.attrs["timeframe"],
-        "feature_names": list(FEATURE_NAMES),
         "horizons": list(settings.prediction_horizons),
         "training_span": {"start": first, "end": last, "bars": len(bars)},
         "garch": list(garch),

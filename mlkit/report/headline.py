@@ -23,6 +23,8 @@ class SupportsInsight(Protocol):
 
     def model_dump(self, *, mode: str) -> dict[str, Any]: ...
 
+    def model_copy(self, *, update: Mapping[str, Any]) -> "SupportsInsight": ...
+
     def _repr_html_(self) -> str: ...
 
 
@@ -48,9 +50,22 @@ def headline(title: str | None = None, /, *, digits: int = 4, **numbers: Any) ->
 
 
 def show_insight(insight: SupportsInsight) -> None:
-    """Show an insight as its card and hand its JSON to the report; the last one shown is the report's."""
-    payload = insight.model_dump(mode="json")
-    _display({INSIGHT_MIME: payload, "text/html": insight._repr_html_(), "text/plain": str(insight)})
+    """Show an insight as its card and hand its JSON to the report; the last one shown is the report's.
+
+    Numbers are kept to 8 significant digits and the bundle's name is left out: both would differ between
+    processors in the last bits of a model, and a notebook or report must say the same on all of them.
+    """
+    shown = insight.model_copy(update={"bundle": None})
+    payload = _rounded_json(shown.model_dump(mode="json"))
+    _display({INSIGHT_MIME: payload, "text/html": shown._repr_html_(), "text/plain": str(shown)})
+
+
+def _rounded_json(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.8g}") + 0.0  # + 0.0: no -0.0
+    if isinstance(value, dict):
+        return {key: _rounded_json(item) for key, item in value.items()}
+    return [_rounded_json(item) for item in value] if isinstance(value, list) else value
 
 
 def collect_headlines(notebooks: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import mlkit
-from mlkit.errors import BarsError
+from mlkit.errors import BarsError, BundleError
 from mlkit.features.garch import fit_garch
 from mlkit.market.simulate import null_market, planted_edge
 from mlkit.operations import training
@@ -109,6 +109,21 @@ def test_train_publishes_a_bundle_that_says_what_it_is_worth(
     assert list(insight.price_predictions) == ["1", "5"]
     again = mlkit.train(bars, settings, forecasts=forecasts)
     assert again.id == bundle.id
+
+
+def test_own_features_reach_the_models_and_the_predictor(bars: pd.DataFrame, settings: mlkit.Settings) -> None:
+    @mlkit.feature(lookback=20)
+    def overnight_share(b: pd.DataFrame) -> pd.Series:
+        overnight = np.log(b["open"] / b["close"].shift()).abs().rolling(20).sum()
+        return overnight / (overnight + np.log(b["close"] / b["open"]).abs().rolling(20).sum())
+
+    own = mlkit.FeatureSet(own=[overnight_share], bars=bars)
+    few = settings.model_copy(update={"prediction_horizons": (1,)})
+    bundle = mlkit.train(bars, few, features=own)
+    assert bundle.manifest.feature_names == own.names
+    assert mlkit.Predictor(bundle, few, features=own).insight(bars).price_predictions["1"].prediction
+    with pytest.raises(BundleError, match=r"'overnight_share' is not one of this version .* pass Predictor"):
+        mlkit.Predictor(bundle, few).insight(bars)
 
 
 def test_too_few_bars_say_how_many_are_missing(sp500: pd.DataFrame, settings: mlkit.Settings, tmp_path: Path) -> None:
