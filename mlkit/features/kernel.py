@@ -11,6 +11,7 @@ are, and which numbers to work on four at a time. That more than doubles the spe
 import hashlib
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -96,6 +97,7 @@ def local(_, length, like):  # type: ignore[no-untyped-def]
 
 
 LANES = 4  # numbers worked on at a time by the intrinsics below
+TINY = 1e-300  # a divisor up to here is none
 
 
 def _lanes(context: Any, builder: Any, kind: Any, array: Any, start: Any) -> Any:
@@ -124,6 +126,112 @@ def put(_, row, start, values):  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return types.void(row, types.intp, values), build
+
+
+def _by_lanes(formula: Callable[..., Any], context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """The tuple that ``formula`` makes of tuples of one length, `LANES` numbers at a time."""
+    columns = [cgutils.unpack_tuple(builder, argument) for argument in arguments]
+    results: list[Any] = []
+    for k in range(0, len(columns[0]), LANES):
+        size = min(LANES, len(columns[0]) - k)
+        done = formula(builder, *(_pack(builder, numbers[k : k + size]) for numbers in columns))
+        results += [builder.extract_element(done, ir.IntType(32)(lane)) for lane in range(size)]
+    return context.make_tuple(builder, signature.return_type, results)
+
+
+def _pack(builder: Any, numbers: Any) -> Any:
+    """Up to `LANES` float64 as one vector; lanes to spare hold 1, which is safe to divide by."""
+    vector = ir.Constant(ir.VectorType(ir.DoubleType(), LANES), [1.0] * LANES)
+    for lane, number in enumerate(numbers):
+        vector = builder.insert_element(vector, number, ir.IntType(32)(lane))
+    return vector
+
+
+@intrinsic
+def inverses(_, numbers):  # type: ignore[no-untyped-def]
+    """``1 / b`` of each number of a tuple, and 0 where b is not above `TINY`.
+
+    A processor divides, and takes roots of, four numbers in the time of one; compilers do not pair up divisions
+    by themselves. So a formula sheet inverts its divisors in one go.
+    """
+
+    def inverse(builder, b):  # type: ignore[no-untyped-def]
+        tiny, zero, one = (ir.Constant(b.type, [number] * LANES) for number in (TINY, 0.0, 1.0))
+        some = builder.fcmp_ordered(">", b, tiny)
+        return builder.fdiv(builder.select(some, one, zero), builder.select(some, b, one))
+
+    return numbers(numbers), partial(_by_lanes, inverse)
+
+
+@intrinsic
+def quotients(_, tops, bottoms):  # type: ignore[no-untyped-def]
+    """``a / b`` of each pair of two tuples; every b is known to be above 0."""
+    return tops(tops, bottoms), partial(_by_lanes, lambda builder, a, b: builder.fdiv(a, b))
+
+
+@intrinsic
+def shares(_, tops, bottoms):  # type: ignore[no-untyped-def]
+    """``(a - b) / b`` of each pair of two tuples; every b is known to be above 0."""
+    return tops(tops, bottoms), partial(_by_lanes, lambda builder, a, b: builder.fdiv(builder.fsub(a, b), b))
+
+
+@intrinsic
+def roots(_, numbers):  # type: ignore[no-untyped-def]
+    """Square root of each number of a tuple, none below 0."""
+
+    def root(builder, numbers):  # type: ignore[no-untyped-def]
+        kind = ir.FunctionType(numbers.type, [numbers.type])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.sqrt.v{LANES}f64"), [numbers])
+
+    return numbers(numbers), partial(_by_lanes, root)
+
+
+@intrinsic
+def put_relative(_, row, start, bar, base, per_base):  # type: ignore[no-untyped-def]
+    """``row[start : start + 4] = (bar[:4] - base) * per_base`` for a row of float32."""
+
+    def build(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        four = builder.load(_lanes(context, builder, signature.args[2], arguments[2], ir.IntType(64)(0)), align=8)
+        base, per_base = (_pack(builder, [number] * LANES) for number in arguments[3:])
+        relative = builder.fmul(builder.fsub(four, base), per_base)
+        rounded = builder.fptrunc(relative, ir.VectorType(ir.FloatType(), LANES))
+        builder.store(rounded, _lanes(context, builder, signature.args[0], arguments[0], arguments[1]), align=4)
+        return context.get_dummy_value()
+
+    return types.void(row, types.intp, bar, types.float64, types.float64), build
+
+
+@intrinsic(prefer_literal=True)
+def sum_distances(_, vector, start, count, centre):  # type: ignore[no-untyped-def]
+    """Sum of ``abs(vector[start : start + count] - centre)`` for a constant count, at least `LANES`.
+
+    Each lane adds up its own numbers; one sum over all would wait for each addition before the next.
+    """
+
+    def build(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        kind = ir.VectorType(ir.DoubleType(), LANES)
+        function = ir.FunctionType(kind, [kind])
+        absolute = cgutils.get_or_insert_function(builder.module, function, f"llvm.fabs.v{LANES}f64")
+        centre, whole = _pack(builder, [arguments[3]] * LANES), count.literal_value // LANES * LANES
+        total = ir.Constant(kind, [0.0] * LANES)
+        for k in range(0, count.literal_value, LANES):
+            # A last stretch that is not full is read as a full one that ends with the window: what it repeats
+            # of the stretch before counts 0.
+            at = builder.add(arguments[1], ir.IntType(64)(min(k, count.literal_value - LANES)))
+            four = builder.load(_lanes(context, builder, signature.args[0], arguments[0], at), align=8)
+            distance = builder.call(absolute, [builder.fsub(four, centre)])
+            fresh = [float(lane >= LANES - (count.literal_value - k)) for lane in range(LANES)]
+            total = builder.fadd(total, distance if k < whole else builder.fmul(distance, ir.Constant(kind, fresh)))
+        low, high = (_sum_of_two(builder, total, lane) for lane in (0, 2))
+        return builder.fadd(low, high)
+
+    return types.float64(vector, types.intp, count, types.float64), build
+
+
+def _sum_of_two(builder: Any, vector: Any, lane: int) -> Any:
+    """Sum of a lane and the next."""
+    first, second = (builder.extract_element(vector, ir.IntType(32)(k)) for k in (lane, lane + 1))
+    return builder.fadd(first, second)
 
 
 def _four(formula: Callable[..., Any]) -> Any:

@@ -1,6 +1,6 @@
 """The pattern family: candles in their rolling window, multi-candle sequences and the rule flags."""
 
-from mlkit.features.kernel import kernel
+from mlkit.features.kernel import inverses, kernel
 from mlkit.features.rules import Flags
 from mlkit.features.state import (
     ABS_BODY,
@@ -16,41 +16,42 @@ from mlkit.features.state import (
     X20,
     Bar,
     State,
-    inverse,
-    ratio,
 )  # fmt: skip
-from mlkit.features.technical import Columns
+from mlkit.features.technical import Columns, Shared
 
 
 @kernel
-def candle(s: State, b: Bar) -> Columns:
+def candle(s: State, b: Bar, x: Shared) -> Columns:
     """Place and proportions of the newest candle, and its sequence with the ones before."""
     span, body, body1 = b.high - b.low, abs(b.close - b.open), abs(b.close1 - b.open1)
     lowest, wide = s.lowest[X20], s.highest[X20] - s.lowest[X20]
-    per_wide, per_span, per_range = inverse(wide), inverse(span), inverse(s.total[W10, RANGE] * 0.1)
     top, bottom = max(b.open, b.close), min(b.open, b.close)
     top1, bottom1 = max(b.open1, b.close1), min(b.open1, b.close1)
+    per_wide, per_range, per_body, per_bodies, per_union, per_range5 = inverses((
+        wide, s.total[W10, RANGE] * 0.1, s.total[W10, ABS_BODY], body + body1,
+        max(top, top1) - min(bottom, bottom1), s.total[W5, RANGE],
+    ))  # fmt: skip
     two, three = (b.t - 1) & (RING - 1), (b.t - 2) & (RING - 1)
     return (
         (b.open - lowest) * per_wide if wide > 0.0 else 0.5,
         (b.high - lowest) * per_wide if wide > 0.0 else 0.5,
         (b.low - lowest) * per_wide if wide > 0.0 else 0.5,
         (b.close - lowest) * per_wide if wide > 0.0 else 0.5,
-        body * per_span,
-        (b.high - top) * per_span,
-        (bottom - b.low) * per_span,
+        body * x.per_span,
+        (b.high - top) * x.per_span,
+        (bottom - b.low) * x.per_span,
         1.0 if b.close > b.open else (-1.0 if b.close < b.open else 0.0),
         s.clock[RUN_LENGTH],
-        ratio(10.0 * body, s.total[W10, ABS_BODY]),
+        10.0 * body * per_body,
         span * per_range,
-        ratio(body - body1, body + body1),
-        max(0.0, ratio(min(top, top1) - max(bottom, bottom1), max(top, top1) - min(bottom, bottom1))),
+        (body - body1) * per_bodies,
+        max(0.0, (min(top, top1) - max(bottom, bottom1)) * per_union),
         1.0 if (b.high <= b.high1) & (b.low >= b.low1) else 0.0,
         1.0 if (b.high >= b.high1) & (b.low <= b.low1) else 0.0,
         (b.open - b.close1) * per_range,
         (b.close - s.ring[two, R_OPEN]) * per_range,
         (b.close - s.ring[three, R_OPEN]) * per_range,
-        ratio(s.total[W5, BODY], s.total[W5, RANGE]),
+        s.total[W5, BODY] * per_range5,
         s.total[W5, HIGHER_HIGH] * 0.2,
         s.total[W5, HIGHER_LOW] * 0.2,
     )

@@ -29,11 +29,11 @@ def roll_sums(block: Vector, k: int, first: int, quantity: Vector, total: Vector
     if k == 0:
         for j in range(n):
             prefix[j] = 0.0
-    for j in range(n):
-        newest[j] = quantity[first + j]
     for j in range(0, n, LANES):
-        add_four(prefix, j, prefix, j, newest, j)
+        add_four(prefix, j, prefix, j, quantity, first + j)
         add_four(total, first + j, prefix, j, suffix, j)
+    for j in range(n):  # last, for what was just written is slow to read
+        newest[j] = quantity[first + j]
     if k == w - 1:
         for i in range(w - 2, -1, -1):
             for j in range(0, n, LANES):

@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from mlkit.features.kernel import LANES, approach_four, kernel, view
+from mlkit.features.kernel import LANES, TINY, approach_four, kernel, quotients, view
 from mlkit.features.rolling import roll_extremes, roll_sums, roll_trend
 from mlkit.features.rules import RULE_SIZES, Flags, RuleState, rules_step
 
@@ -28,7 +28,7 @@ N_QUANTITIES = 36
 WINDOWS = (5, 10, 14, 20, 50, 100, 200)  # lengths of the rolling sums, bars
 W5, W10, W14, W20, W50, W100, W200 = range(7)
 _STRETCHES = (  # first and last quantity that a window sums
-    (HIGHER_HIGH, RETURN2), (BODY, ABS_BODY), (TYPICAL, DOWN_MOVE), (VOLUME, TYPICAL),
+    (HIGHER_HIGH, RETURN2), (HIGHER_HIGH, ABS_BODY), (TYPICAL, DOWN_MOVE), (VOLUME, TYPICAL),
     (BODY, BULK_VOLUME), (VOLUME, CLOSE_VOLUME), (VOLUME, RETURN2),
 )
 FIRST = tuple(first for first, _ in _STRETCHES)
@@ -57,7 +57,6 @@ EMA_WEIGHTS = np.array(
 
 BARS_SEEN, RUN_LENGTH, GARCH_VARIANCE = range(3)  # columns of the clock
 OMEGA, ALPHA, BETA = range(3)  # GARCH(1,1); a negative omega means "target the 200-bar variance"
-TINY = 1e-300  # a divisor up to here is none
 HALF_CORWIN = 0.5 / (3.0 - 2.0 * math.sqrt(2.0))
 
 
@@ -67,6 +66,7 @@ class Parts(NamedTuple, Generic[Part]):
     clock: Part  # [3]: bars seen, signed run of candles, GARCH variance of the next bar
     garch: Part  # [3]: omega, alpha, beta
     ring: Part  # [RING, 9]
+    typical: Part  # [2 RING]: typical prices twice over, so that the newest 64 lie in one stretch
     average: Part  # [22]
     weight: Part  # [22], of the newest value in each average
     newest: Part  # [22], what each average moves to
@@ -93,14 +93,16 @@ class Parts(NamedTuple, Generic[Part]):
 
 State = Parts[Vector]
 SHAPES: Parts[tuple[int, ...]] = Parts._make(
-    [(3,), (3,), (RING, 9), *[(len(EMA_WEIGHTS),)] * 3, (N_QUANTITIES,), (len(WINDOWS), N_QUANTITIES)]
+    [(3,), (3,), (RING, 9), (2 * RING,), *[(len(EMA_WEIGHTS),)] * 3, (N_QUANTITIES,), (len(WINDOWS), N_QUANTITIES)]
     + [(w + 2, width) for w, width in zip(WINDOWS, WIDTHS, strict=True)]
     + [(len(EXTREMES),), (len(EXTREMES),), *((w + 2, 2) for w in EXTREMES)]
     + [(len(TRENDS), 4), *((w + 3, 3) for w in TRENDS), (3,), (sum(RULE_SIZES),)]
 )
-AT: Parts[int] = Parts._make(int(at) for at in np.cumsum([0, *(math.prod(shape) for shape in SHAPES)])[:-1])
+_LINE = 8  # float64 in a line of the processor's cache; a part that starts with a line is quickest to reach
+_ENDS = np.cumsum([0, *(-(-math.prod(shape) // _LINE) * _LINE for shape in SHAPES)])
+AT: Parts[int] = Parts._make(int(at) for at in _ENDS[:-1])
 RULES_AT = tuple(AT.rules + int(at) for at in np.cumsum([0, *RULE_SIZES[:2]]))
-STATE_SIZE = sum(math.prod(shape) for shape in SHAPES)
+STATE_SIZE = int(_ENDS[-1])
 
 
 @kernel
@@ -116,6 +118,7 @@ def view_state(vector: Vector) -> State:
         view(x, AT.clock, SHAPES.clock),
         view(x, AT.garch, SHAPES.garch),
         view(x, AT.ring, SHAPES.ring),
+        view(x, AT.typical, SHAPES.typical),
         view(x, AT.average, SHAPES.average),
         view(x, AT.weight, SHAPES.weight),
         view(x, AT.newest, SHAPES.newest),
@@ -143,7 +146,9 @@ def view_state(vector: Vector) -> State:
 
 def new_state(garch: tuple[float, float, float]) -> Vector:
     """State vector before the first bar, float64 (`STATE_SIZE`,); ``garch`` is omega, alpha, beta."""
-    vector = np.zeros(STATE_SIZE)
+    memory = np.zeros(STATE_SIZE + _LINE)
+    start = -memory.ctypes.data // 8 % _LINE
+    vector = memory[start : start + STATE_SIZE]
     vector[AT.garch : AT.garch + 3] = garch
     for at, shape in (
         (AT.extreme14, SHAPES.extreme14),
@@ -200,8 +205,9 @@ def advance(o: float, h: float, low: float, c: float, v: float, s: State, flags:
     close1, r1, typical1 = before[R_CLOSE], before[R_RETURN], before[R_TYPICAL]
     typical = (h + low + c) * (1.0 / 3.0)
     # The log of a quotient keeps the digits of a small move that a difference of logs would lose.
-    to_high, to_low, to_close1 = math.log(h / c), math.log(low / c), math.log(close1 / c)
-    to_open, r = to_close1 if o == close1 else math.log(o / c), 0.0 - to_close1
+    high_c, low_c, close1_c, open_c = quotients((h, low, close1, o), (c, c, c, c))
+    to_high, to_low, to_close1 = math.log(high_c), math.log(low_c), math.log(close1_c)
+    to_open, r = to_close1 if o == close1 else math.log(open_c), 0.0 - to_close1
     bar = Bar(
         t, o, h, low, c, v,
         before[R_OPEN], before[R_HIGH], before[R_LOW], close1, before[R_VOLUME],
@@ -214,10 +220,12 @@ def advance(o: float, h: float, low: float, c: float, v: float, s: State, flags:
     s.quantity[CORWIN_SCHULTZ] = spread
     now[R_OPEN], now[R_HIGH], now[R_LOW], now[R_CLOSE], now[R_VOLUME] = o, h, low, c, v
     now[R_RETURN], now[R_TYPICAL], now[R_TO_HIGH], now[R_TO_LOW] = r, typical, to_high, to_low
+    s.typical[t & (RING - 1)] = s.typical[(t & (RING - 1)) + RING] = typical
+    # The rules come here so that the quantities have reached the cache before they are read four at a time.
+    rules_step(o, h, low, c, s.rules, flags)
     _roll(t, h, low, c, s)
     _average(bar, s)
     _count(bar, s)
-    rules_step(o, h, low, c, s.rules, flags)
     s.clock[BARS_SEEN] = t + 1
     return bar
 
