@@ -319,7 +319,7 @@ def train(
     from mlkit.models.bundle import publish, write_bundle
     from mlkit.models.pattern_cnn import PRETRAINED
 
-    settings = settings or Settings()
+    settings, features = settings or Settings(), features or FeatureSet()
     bars = validate_bars(bars)
     if forecasts is None:
         forecasts = walk_forward(bars, settings, features=features, progress=progress)
@@ -330,7 +330,7 @@ def train(
     model = fit_price(data, rows, settings, progress=_prefixed(progress, "final fit"))
     bundle = write_bundle(
         settings.models / f"{bars.attrs['symbol']}-{bars.attrs['timeframe']}",
-        _manifest(bars, settings, garch, scores) | {"feature_names": (features or FeatureSet()).names},
+        _manifest(bars, settings, features, garch, scores),
         price=model,
         cnn_file=PRETRAINED / f"{market_standard(bars)}.safetensors",
     )
@@ -339,13 +339,18 @@ def train(
 
 
 def _manifest(
-    bars: "pd.DataFrame", settings: Settings, garch: tuple[float, float, float], scores: "pd.DataFrame"
+    bars: "pd.DataFrame",
+    settings: Settings,
+    features: FeatureSet,
+    garch: tuple[float, float, float],
+    scores: "pd.DataFrame",
 ) -> dict[str, Any]:
     first, last = bars.index[0].isoformat(), bars.index[-1].isoformat()
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "symbol": bars.attrs["symbol"],
         "timeframe": bars.attrs["timeframe"],
+        "feature_names": list(features.names),
         "horizons": list(settings.prediction_horizons),
         "training_span": {"start": first, "end": last, "bars": len(bars)},
         "garch": list(garch),
