@@ -1,0 +1,82 @@
+"""The command ``mlkit``: arguments in, one call into the library, a few lines out.
+
+Each module of this folder holds a group of commands and adds them in its ``register``. Exit codes: 0 done; 2 bad
+input or a task that cannot be done, with one line on standard error; 130 interrupted. Only the chosen command
+imports what it needs.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from mlkit.cli import data, inference, models, report
+from mlkit.cli.arguments import Arguments
+from mlkit.errors import ConfigError, MlkitError
+
+GROUPS = (data, models, inference, report)  # in the order of --help
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; ``argv`` defaults to the process's arguments. Returns the exit code."""
+    try:
+        arguments = _parser().parse_args(argv)
+        run: Callable[[Arguments], None] = arguments.run
+        run(arguments)
+        sys.stdout.flush()
+    except SystemExit as stop:  # --help and --version
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of standard output went away, such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (MlkitError, OSError, ModuleNotFoundError) as error:
+        print(f"mlkit: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _one_line(error: Exception) -> str:
+    """What went wrong, in one line; an ImportError of our own making is a bug and is raised again."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, ModuleNotFoundError):
+        if (error.name or "mlkit").split(".")[0] == "mlkit":
+            raise error
+        return f"{error.name} is not installed: pip install 'mlkit[train,lab]'"
+    return " ".join(str(error).split())
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are ours: one line, no usage block."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="mlkit", description="Honest machine-learning research on market bars.", allow_abbrev=False)
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    def command(name: str, run: Callable[[Arguments], None] | None, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        if run is not None:  # else its actions bring theirs
+            sub.set_defaults(run=run)
+        return sub
+
+    for group in GROUPS:
+        group.register(command)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version; importlib.metadata is read only when asked."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from mlkit import __version__
+
+        print(f"mlkit {__version__}")
+        parser.exit()

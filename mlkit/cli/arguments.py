@@ -1,0 +1,72 @@
+"""What the commands share: options, values checked before anything runs, and the settings."""
+
+import argparse
+from typing import Any, Protocol
+
+from mlkit.errors import ConfigError
+
+Arguments = argparse.Namespace
+
+
+class AddCommand(Protocol):
+    """Adds a command ``name`` that calls ``run`` (None where its actions do) and returns its parser."""
+
+    def __call__(self, name: str, run: Any, text: str) -> argparse.ArgumentParser: ...
+
+
+def market_arguments(parser: argparse.ArgumentParser, symbol: str | None = None, timeframe: str | None = None) -> None:
+    parser.add_argument(
+        "--symbol", type=symbol_value, default=symbol, required=symbol is None, help="such as SP500 or BTCUSDT"
+    )
+    parser.add_argument(
+        "--timeframe", type=timeframe_value, default=timeframe, required=timeframe is None, help="such as 1d or 1m"
+    )
+
+
+def run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--profile", choices=("smoke", "full"), default=None, help="smoke: seconds; full: the whole thing"
+    )
+    parser.add_argument(
+        "--seed", type=seed_value, default=None, help="a whole number; everything random follows from it"
+    )
+
+
+def symbol_value(text: str) -> str:
+    from mlkit.market.bars import check_symbol
+
+    return check_symbol(text)
+
+
+def timeframe_value(text: str) -> str:
+    from mlkit.market.times import timeframe_delta
+
+    timeframe_delta(text)
+    return text
+
+
+def seed_value(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ConfigError(f"seed {text!r} is not a whole number of 0 or more")
+    return int(text)
+
+
+def parameter_value(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise ConfigError(f"parameter {text!r} is not name=value, such as -p horizon=5")
+    return name, value
+
+
+def settings_from(**changes: Any) -> Any:
+    """Settings of the environment with the options given; their faults in one line."""
+    from pydantic import ValidationError
+
+    from mlkit.config import Settings
+
+    try:
+        return Settings(**{name: value for name, value in changes.items() if value is not None})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = ".".join(map(str, fault["loc"]))
+        raise ConfigError(f"setting MLKIT_{name.upper()}={fault['input']!r}: {fault['msg']}") from None

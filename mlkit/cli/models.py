@@ -1,0 +1,81 @@
+"""Commands over models: train, bundle."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from mlkit.cli.arguments import AddCommand, Arguments, run_options, settings_from, symbol_value, timeframe_value
+from mlkit.errors import ConfigError
+
+
+def register(command: AddCommand) -> None:
+    """Add the commands of this module."""
+    _train_arguments(command("train", _train, "train the models of a market and publish them"))
+    bundle = command("bundle", None, "look after model bundles")
+    action = bundle.add_subparsers(dest="action", required=True, metavar="action")
+    sub = action.add_parser("verify", help="check every file of a bundle against its manifest", allow_abbrev=False)
+    sub.add_argument("folder", type=Path, help="a bundle, or a folder that holds CURRENT")
+    sub.set_defaults(run=_bundle_verify)
+
+
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--symbol", type=symbol_value, help="such as SP500 or BTCUSDT")
+    parser.add_argument("--timeframe", type=timeframe_value, help="such as 1d or 1m")
+    run_options(parser)
+    parser.add_argument("--only", choices=("patterns",), help="patterns: the pattern CNN, from simulated bars alone")
+    parser.add_argument("--standard", choices=("classic", "continuous"), help="of the pattern CNN; classic by default")
+
+
+def _train(arguments: Arguments) -> None:
+    settings = settings_from(profile=arguments.profile, seed=arguments.seed)
+    if arguments.only:
+        _train_patterns(arguments, settings)
+        return
+    if arguments.standard:
+        raise ConfigError("--standard goes with --only patterns; the models of a market choose theirs")
+    for name in ("symbol", "timeframe"):
+        if getattr(arguments, name) is None:
+            raise ConfigError(f"train needs --{name}, such as mlkit train --symbol SP500 --timeframe 1d")
+    from mlkit.market.sources import load_bars
+    from mlkit.operations.training import train
+
+    bars = load_bars(arguments.symbol, arguments.timeframe, settings=settings)
+    bundle = train(bars, settings, progress=_tell)
+    verdicts = [f"{h}: {_verdict(bundle.manifest.metrics.get(str(h)))}" for h in bundle.manifest.horizons]
+    print(f"{bundle.path}\nout of sample, bars ahead: {', '.join(verdicts)}")
+
+
+def _tell(stage: str, done: int, total: int) -> None:
+    """Progress of a training, one line a stage on standard error."""
+    print(f"{done}/{total} {stage}", file=sys.stderr, flush=True)
+
+
+def _verdict(measured: Any) -> str:
+    return str(measured.get("verdict") or "not measured") if isinstance(measured, dict) else "not measured"
+
+
+def _train_patterns(arguments: Arguments, settings: Any) -> None:
+    if arguments.symbol or arguments.timeframe:
+        raise ConfigError("--only patterns learns from simulated bars; leave --symbol and --timeframe out")
+    from mlkit.models.pattern_cnn import save_cnn
+    from mlkit.operations.pattern_training import train_patterns
+
+    def tell(row: dict[str, float]) -> None:
+        score = f"macro F1 {row['valid_macro_f1']:.3f}"
+        print(f"epoch {int(row['epoch']) + 1}: {score}", file=sys.stderr, flush=True)
+
+    standard: Any = arguments.standard or "classic"
+    model, _ = train_patterns(standard=standard, seed=settings.seed, profile=settings.profile, progress=tell)
+    path = settings.models / f"patterns-{standard}.safetensors"
+    save_cnn(path, model)
+    print(path)
+
+
+def _bundle_verify(arguments: Arguments) -> None:
+    from mlkit.models.bundle import ModelBundle
+
+    bundle = ModelBundle.open(arguments.folder)
+    manifest = bundle.manifest
+    market = f"{manifest.symbol} {manifest.timeframe}"
+    print(f"{bundle.path}: whole, {len(manifest.files)} files of {market} match their digests")
