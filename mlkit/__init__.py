@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlkit.config import Settings as Settings
+    from mlkit.evaluation.splits import CombinatorialPurged as CombinatorialPurged
     from mlkit.evaluation.splits import WalkForward as WalkForward
     from mlkit.features.catalogue import feature_catalogue as feature_catalogue
     from mlkit.features.engine import FeatureStream as FeatureStream
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from mlkit.operations.training import train as train
 
 _PUBLIC = {
+    "CombinatorialPurged": "mlkit.evaluation.splits",
     "FeatureSet": "mlkit.features.feature_set",
     "FeatureStream": "mlkit.features.engine",
     "Insight": "mlkit.inference.insight",

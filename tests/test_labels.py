@@ -1,14 +1,26 @@
 """Forward returns against pandas and hand-written times; pattern labels against the rules."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mlkit.errors import BarsError, ConfigError
 from mlkit.features.rules import RELAXATIONS, WARM_UP, pattern_flags
-from mlkit.labels import PATTERNS, base_rates, forward_returns, pattern_directions, pattern_labels
+from mlkit.labels import (
+    PATTERNS,
+    base_rates,
+    earned_returns,
+    forward_returns,
+    gap_tolerance,
+    never_closes,
+    pattern_directions,
+    pattern_labels,
+    unbroken_runs,
+)
 
 
 def daily_bars(days: list[str], closes: list[float]) -> pd.DataFrame:
@@ -93,7 +105,112 @@ def test_too_few_bars() -> None:
         forward_returns(WEEK)
 
 
-@pytest.mark.parametrize("label", [forward_returns, pattern_labels, pattern_directions, base_rates])
+def hourly_bars(opens: Sequence[int] | np.ndarray, seed: int = 0) -> pd.DataFrame:
+    """Bars that open that many hours after a Monday, 2024-01-01."""
+    index = pd.DatetimeIndex(
+        pd.Timestamp("2024-01-01", tz="UTC") + pd.to_timedelta(np.asarray(opens), unit="h"), name="timestamp"
+    )
+    rng = np.random.default_rng(seed)
+    close = np.exp(rng.normal(0, 0.01, len(index)).cumsum())
+    first = close * np.exp(rng.normal(0, 0.001, len(index)))
+    data = {"open": first, "high": np.maximum(first, close), "low": np.minimum(first, close), "close": close}
+    bars = pd.DataFrame({**data, "volume": 1.0}, index=index)
+    bars.attrs = {"symbol": "TEST", "timeframe": "1h"}
+    return bars
+
+
+def test_an_outage_of_a_market_that_never_closes_by_hand() -> None:
+    hours = [h for h in range(24 * 7) if h not in (50, 100, 101)]  # one hour missing, then two
+    bars = hourly_bars(hours)
+    assert never_closes(bars) and gap_tolerance(bars) == pd.Timedelta(hours=1)
+    labels, earned = forward_returns(bars, (1, 3)), earned_returns(bars, (1, 3))
+    before = hours.index(99)
+    assert np.flatnonzero(labels["log_return"][1].isna()).tolist() == [before, len(bars) - 1]
+    assert np.flatnonzero(labels["log_return"][3].isna()).tolist() == [
+        before - 2,
+        before - 1,
+        before,
+        *range(len(bars) - 3, len(bars)),
+    ]
+    assert labels["end_time"].isna().to_numpy().tolist() == labels["log_return"].isna().to_numpy().tolist()
+    assert np.flatnonzero(earned[1].isna()).tolist() == [before - 1, before, len(bars) - 2, len(bars) - 1]
+    assert unbroken_runs(bars).tolist() == [0] * (before + 1) + [1] * (len(bars) - before - 1)
+    crossed = forward_returns(bars, (1,), max_gap=None)["log_return"][1]
+    assert crossed.iloc[before] == np.log(bars["close"].iloc[before + 1] / bars["close"].iloc[before])
+    assert forward_returns(bars, (1,), max_gap="2h")["log_return"][1].notna().iloc[before]
+    assert forward_returns(bars, (1,), max_gap=pd.Timedelta(0))["log_return"][1].isna().sum() == 3
+
+
+def test_nights_weekends_and_holidays_of_sessions_are_no_outage(sp500: pd.DataFrame) -> None:
+    """New York was closed from 2001-09-11 to 2001-09-16; a session market may."""
+    assert not never_closes(sp500) and gap_tolerance(sp500) == pd.Timedelta(days=7)
+    assert unbroken_runs(sp500).max() == 0
+    assert forward_returns(sp500, (1,))["log_return"][1].notna().loc["2001-09-10"]
+    without_august = sp500.drop(sp500.loc["2001-08-06":"2001-08-24"].index)
+    assert unbroken_runs(without_august).max() == 1
+    assert np.isnan(forward_returns(without_august, (1,))["log_return"][1].loc["2001-08-03"])
+
+
+def test_markets_that_never_close() -> None:
+    nights = [24 * day + hour for day in range(14) for hour in range(13, 20) if day % 7 < 5]
+    weeks = [h for h in range(24 * 14) if h % 168 < 120 or h % 168 > 165]  # pauses from Saturday to Sunday evening
+    assert not never_closes(hourly_bars(nights)) and not never_closes(hourly_bars(weeks))
+    assert never_closes(hourly_bars([h for h in range(24 * 14) if h % 40]))
+    assert never_closes(hourly_bars(range(30)))
+    assert never_closes(hourly_bars([h for h in range(72) if h not in (20, 21)]))  # no Saturday to tell
+    assert not never_closes(hourly_bars([h for h in nights if h < 72]))
+    assert not never_closes(WEEK)
+
+
+def test_real_outages(real_bars: Callable[[str], pd.DataFrame]) -> None:
+    assert unbroken_runs(real_bars("BTCUSDT-1h")).max() == 8  # of 15 gaps, 7 are one hour
+    assert unbroken_runs(real_bars("UNITTEST_BTC-1m")).max() == 0  # minutes without a trade
+    assert unbroken_runs(real_bars("EURUSD-1h")).max() == 0
+    assert unbroken_runs(real_bars("SPY-1m")).max() == 1  # two spells ten years apart
+    assert unbroken_runs(real_bars("AAPL-1h")).max() == 0
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    steps=st.lists(st.sampled_from([1, 1, 1, 1, 2, 3, 30]), min_size=12, max_size=120),
+    horizons=st.sets(st.integers(1, 8), min_size=1, max_size=3),
+    tolerance=st.integers(0, 30),
+)
+def test_labels_are_exactly_those_that_cross_no_long_gap(steps: list[int], horizons: set[int], tolerance: int) -> None:
+    """The oracle walks every bar of every label."""
+    bars = hourly_bars(np.cumsum(steps))
+    hours = np.cumsum(steps)
+    gap = pd.Timedelta(hours=tolerance)
+
+    def unbroken(first: int, last: int) -> bool:
+        return last < len(bars) and all(hours[k + 1] - hours[k] - 1 <= tolerance for k in range(first, last))
+
+    longest = max(horizons)
+    if not any(unbroken(t, t + longest) for t in range(len(bars))):
+        with pytest.raises(BarsError, match=f"horizon {longest} needs {longest + 1} bars"):
+            forward_returns(bars, horizons, max_gap=gap)
+        return
+    labels, earned = forward_returns(bars, horizons, max_gap=gap), earned_returns(bars, horizons, max_gap=gap)
+    plain = forward_returns(bars, horizons, max_gap=None)
+    for h in horizons:
+        known = [unbroken(t, t + h) for t in range(len(bars))]
+        assert labels["log_return"][h].notna().tolist() == labels["end_time"][h].notna().tolist() == known
+        pd.testing.assert_frame_equal(labels.loc[known], plain.loc[known].where(labels.loc[known].notna()))
+        tradable = [unbroken(t, t + 1 + h) for t in range(len(bars))]
+        assert earned[h].notna().tolist() == tradable
+        ahead = np.log(bars["open"].shift(-h - 1) / bars["open"].shift(-1)).to_numpy()
+        np.testing.assert_allclose(earned[h][tradable], ahead[tradable], rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("max_gap", ["soon", -pd.Timedelta(hours=1), pd.NaT, "-2h"])
+def test_a_tolerance_that_is_refused(max_gap: object) -> None:
+    with pytest.raises(ConfigError, match="max_gap must be 'auto', None or a length of time"):
+        forward_returns(WEEK, (1,), max_gap=max_gap)
+
+
+@pytest.mark.parametrize(
+    "label", [forward_returns, earned_returns, gap_tolerance, pattern_labels, pattern_directions, base_rates]
+)
 def test_bars_are_checked_at_the_door(label: Callable[[pd.DataFrame], pd.DataFrame], sp500: pd.DataFrame) -> None:
     with pytest.raises(BarsError):
         label(sp500.iloc[::-1])

@@ -1,7 +1,9 @@
 """Chronological splits, purged by the time at which a label becomes known."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
+from itertools import combinations
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -61,13 +63,9 @@ class WalkForward:
     expanding: bool = True
 
     def __post_init__(self) -> None:
-        for name, value, least in (
-            ("n_splits", self.n_splits, 1),
-            ("embargo", self.embargo, 0),
-            ("min_train", 1 if self.min_train is None else self.min_train, 1),
-        ):
-            if value < least:
-                raise ConfigError(f"WalkForward: {name} must be at least {least}, got {value}")
+        _demand(self, "n_splits", self.n_splits, 1)
+        _demand(self, "embargo", self.embargo, 0)
+        _demand(self, "min_train", 1 if self.min_train is None else self.min_train, 1)
 
     def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[IntArray, IntArray]]:
         """Yield ``(train, test)`` row positions, int64, sorted.
@@ -85,7 +83,7 @@ class WalkForward:
         ConfigError
             No label end times among the arguments, too few labelled rows, or nothing left after the purge.
         """
-        end = _find_ends(X, y, groups)
+        end = _find_ends(self, X, y, groups)
         last = end.max(axis=1)
         rows = np.flatnonzero((end >= 0).all(axis=1))
         min_train, size = self._layout(len(rows))
@@ -115,6 +113,107 @@ class WalkForward:
                 f" {least} rows with every label, got {n_rows}; pass more bars or ask for fewer splits"
             )
         return min_train, size
+
+
+@dataclass(frozen=True)
+class CombinatorialPurged:
+    """Combinatorial purged cross-validation: every choice of test groups, and whole paths out of them.
+
+    The labelled rows are cut into ``n_groups`` contiguous groups; each split tests on ``n_test_groups`` of
+    them and trains on the rest. Every row is tested by ``n_paths`` splits, so that the splits join into
+    ``n_paths`` forecasts of the whole history instead of one: a distribution of the result, not a number.
+
+    Parameters
+    ----------
+    n_groups, n_test_groups
+        N and k, ``1 <= k < N``; there are C(N, k) splits and C(N - 1, k - 1) paths.
+    embargo
+        Bars left out on both sides of a test group, on top of the purge.
+
+    Execution timing and look-ahead
+    -------------------------------
+    Row t's label covers bars t to ``end``. A train row is kept only if its interval, to the latest end over
+    **all** horizons, lies wholly before or wholly after the interval of every test group, ``embargo`` bars
+    apart: ``end < first - embargo`` or ``t > last_end + embargo``. Models do train on the future here. It
+    tells how stable a result is; what it would have earned is for ``WalkForward`` to say.
+
+    Eight bars with horizon 1: rows 0..6 have a label. With ``CombinatorialPurged(n_groups=3, n_test_groups=1)``
+    the groups are 0-2, 3-4 and 5-6; the split that tests rows 3-4 (bars 3 to 5) trains on rows 0, 1 and 6.
+
+    References
+    ----------
+    López de Prado, *Advances in Financial Machine Learning* (2018), ch. 12.
+    """
+
+    n_groups: int = 6
+    n_test_groups: int = 2
+    _: KW_ONLY
+    embargo: int = 0
+
+    def __post_init__(self) -> None:
+        _demand(self, "n_groups", self.n_groups, 2)
+        _demand(self, "n_test_groups", self.n_test_groups, 1)
+        _demand(self, "embargo", self.embargo, 0)
+        if self.n_test_groups >= self.n_groups:
+            raise ConfigError(
+                f"CombinatorialPurged: n_test_groups must be below n_groups ({self.n_groups}), got {self.n_test_groups}"
+            )
+
+    @property
+    def n_paths(self) -> int:
+        """Whole histories that the splits join into."""
+        return comb(self.n_groups - 1, self.n_test_groups - 1)
+
+    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[IntArray, IntArray]]:
+        """Yield ``(train, test)`` row positions, int64, sorted; arguments and errors as ``WalkForward.split``."""
+        end = _find_ends(self, X, y, groups)
+        last, blocks = end.max(axis=1), self.groups(end)
+        rows = np.concatenate(blocks)
+        for chosen in combinations(range(self.n_groups), self.n_test_groups):
+            test = np.concatenate([blocks[g] for g in chosen])
+            apart = ~np.isin(rows, test)
+            for block in (blocks[g] for g in chosen):
+                before = last[rows] < block[0] - self.embargo
+                apart &= before | (rows > last[block].max() + self.embargo)
+            if not apart.any():
+                raise ConfigError(
+                    f"CombinatorialPurged: no training row is left beside test groups {chosen} once labels that"
+                    f" overlap them (embargo {self.embargo}) are purged; pass more bars or ask for fewer groups"
+                )
+            yield rows[apart], test
+
+    def groups(self, end: IntArray) -> list[IntArray]:
+        """The labelled rows of each group, from label end positions (n, H)."""
+        rows = np.flatnonzero((np.asarray(end).reshape(len(end), -1) >= 0).all(axis=1))
+        if len(rows) < self.n_groups:
+            raise ConfigError(
+                f"CombinatorialPurged: {self.n_groups} groups need as many rows with every label, got {len(rows)};"
+                " pass more bars"
+            )
+        return np.array_split(rows, self.n_groups)
+
+    def paths(self) -> IntArray:
+        """Which split tests each group on each path, (n_paths, n_groups); splits are counted as they are yielded."""
+        tested: list[list[int]] = [[] for _ in range(self.n_groups)]
+        for number, chosen in enumerate(combinations(range(self.n_groups), self.n_test_groups)):
+            for group in chosen:
+                tested[group].append(number)
+        return np.array(tested, dtype=np.int64).T
+
+    def join(self, forecasts: Sequence[Any], end: IntArray) -> npt.NDArray[np.float64]:
+        """Paths of forecasts, (n_paths, n), from one array a split, rows as its ``test``; NaN without a label."""
+        blocks, paths = self.groups(end), self.paths()
+        joined = np.full((self.n_paths, len(end)), np.nan)
+        splits = list(combinations(range(self.n_groups), self.n_test_groups))
+        for path, row in zip(joined, paths, strict=True):
+            for group, number in enumerate(row):
+                start = sum(len(blocks[g]) for g in splits[number] if g < group)
+                path[blocks[group]] = np.asarray(forecasts[number])[start : start + len(blocks[group])]
+        return joined
+
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
+        """Number of splits, C(n_groups, n_test_groups); the arguments are there for scikit-learn."""
+        return comb(self.n_groups, self.n_test_groups)
 
 
 def label_end_positions(labels: pd.DataFrame) -> IntArray:
@@ -189,17 +288,23 @@ def inner_split(
     return fit, valid, calibration
 
 
-def _find_ends(X: Any, y: Any, groups: Any) -> IntArray:
+def _demand(splitter: object, name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{type(splitter).__name__}: {name} must be at least {least}, got {value}")
+
+
+def _find_ends(splitter: object, X: Any, y: Any, groups: Any) -> IntArray:
     """Label end positions from whichever argument carries them."""
     for labels in (X, y):
         if isinstance(labels, pd.DataFrame) and "end_time" in labels.columns.get_level_values(0):
             return label_end_positions(labels)
+    where = f"{type(splitter).__name__}.split"
     if groups is None:
         raise ConfigError(
-            "WalkForward.split: no label end times, so labels that overlap the test block cannot be purged;"
+            f"{where}: no label end times, so labels that overlap the test block cannot be purged;"
             " pass the forward_returns frame, or groups=label_end_positions(frame)"
         )
     end = np.asarray(groups)
     if not np.issubdtype(end.dtype, np.integer):
-        raise ConfigError(f"WalkForward.split: groups must be integer label end positions, got {end.dtype}")
+        raise ConfigError(f"{where}: groups must be integer label end positions, got {end.dtype}")
     return end.astype(np.int64, copy=False).reshape(len(end), -1)

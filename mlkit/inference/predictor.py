@@ -30,6 +30,7 @@ from mlkit.inference.signals import (
     pattern_signals,
     price_signals,
 )
+from mlkit.labels import never_closes
 from mlkit.market.bars import COLUMNS, check_symbol, timeframe_delta, validate_bars
 from mlkit.market.sources import load_bars
 
@@ -48,18 +49,9 @@ _log = logging.getLogger("mlkit")
 def market_standard(bars: pd.DataFrame) -> Standard:
     """Which definition of the patterns fits a market: "continuous" where it trades without closes.
 
-    That is: more than one bar in twenty opens on a Saturday (UTC), or no two bars are further apart than one
-    timeframe, so that no close separates any of them. Weekly bars tell neither and count as "classic".
-    The rule reads open times only, never a price.
+    That is `mlkit.labels.never_closes`, which reads open times only, never a price.
     """
-    index = bars.index
-    assert isinstance(index, pd.DatetimeIndex)
-    step = timeframe_delta(bars.attrs["timeframe"])
-    if step >= pd.Timedelta(weeks=1):
-        return "classic"
-    saturdays = float((index.day_of_week == 5).mean())
-    unbroken = len(index) > 1 and bool((index[1:] - index[:-1] == step).all())
-    return "continuous" if saturdays > 0.05 or unbroken else "classic"
+    return "continuous" if never_closes(bars) else "classic"
 
 
 class Predictor:

@@ -29,7 +29,7 @@ from mlkit.features.engine import volatility_scale
 from mlkit.features.feature_set import FeatureSet
 from mlkit.features.garch import fit_garch
 from mlkit.inference.predictor import market_standard
-from mlkit.labels import forward_returns
+from mlkit.labels import earned_returns, forward_returns
 from mlkit.market.bars import fingerprint, validate_bars
 from mlkit.models.base import EnsembleSettings, Float32Matrix, FloatMatrix, FloatVector, IntMatrix, Progress
 from mlkit.models.calibration import least_rows
@@ -89,17 +89,13 @@ def prepare(
     features = features or FeatureSet()
     table = features.build(bars, garch=garch)
     labels = forward_returns(bars, horizons)
-    opens = np.log(bars["open"].to_numpy())
-    earned = np.full((len(bars), len(horizons)), np.nan)
-    for j, h in enumerate(horizons):
-        earned[: len(bars) - h - 1, j] = opens[h + 1 :] - opens[1 : len(bars) - h]
     return TrainingSet(
         index=pd.DatetimeIndex(bars.index),
         X=table.to_numpy(),
         scale=volatility_scale(table, horizons, garch),
         Y=labels["log_return"].to_numpy(dtype=np.float64),
         end=label_end_positions(labels),
-        earned=earned,
+        earned=earned_returns(bars, horizons).to_numpy(),
         warm_up=features.warm_up,
     )
 
@@ -107,14 +103,20 @@ def prepare(
 def fit_price(
     data: TrainingSet, rows: npt.NDArray[np.int64], settings: Settings, *, progress: Progress | None = None
 ) -> "PricePredictor":
-    """The price ensemble fitted on the warm ones of ``rows``, consecutive positions of bars; nothing is copied."""
+    """The price ensemble fitted on the warm ones of ``rows``, positions of bars in time order, and on no other row.
+
+    The feature matrix is not copied where the rows are consecutive; an outage or a test block between them
+    leaves a hole that is not learned from.
+    """
     from mlkit.models.price_predictor import PricePredictor
 
     span = slice(max(int(rows[0]), data.warm_up), int(rows[-1]) + 1)
+    end = np.full_like(data.end, -1)
+    end[rows] = data.end[rows]
     return PricePredictor.fit(
         data.X[span],
         data.Y[span],
-        data.end[span],
+        end[span],
         data.scale[span],
         horizons=settings.prediction_horizons,
         settings=ensemble_settings(settings),

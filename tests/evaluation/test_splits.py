@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.dummy import DummyRegressor
-from sklearn.model_selection import TimeSeriesSplit, cross_val_score
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV, KFold, TimeSeriesSplit, cross_val_score
 
 from mlkit.errors import ConfigError
-from mlkit.evaluation.splits import WalkForward, inner_split, label_end_positions
+from mlkit.evaluation.splits import CombinatorialPurged, WalkForward, inner_split, label_end_positions
 
 
 def label_frame(n: int, horizons: tuple[int, ...], *, unit: str = "ns") -> pd.DataFrame:
@@ -78,32 +79,115 @@ def test_end_positions_where_rows_were_dropped() -> None:
     assert label_end_positions(Y)[:, 0].tolist() == [1, 2, 4, -1, -1]
 
 
-@settings(max_examples=60, deadline=None)
+def uneven_ends(n: int, seed: int) -> np.ndarray:
+    """Label end positions of uneven reach, some missing, as outages leave them."""
+    rng = np.random.default_rng(seed)
+    end = np.arange(n)[:, None] + rng.integers(1, 8, size=(n, 2))
+    end[rng.random((n, 2)) < 0.05] = -1
+    end[end >= n] = -1
+    return end
+
+
+def touches(end: np.ndarray, train: np.ndarray, test: np.ndarray, embargo: int = 0) -> np.ndarray:
+    """Whether the bars that a train label covers come within ``embargo`` bars of those of a contiguous test block."""
+    first, last = test.min(), end[test].max()
+    return (end[train].max(axis=1) >= first - embargo) & (train <= last + embargo)
+
+
+@settings(max_examples=100, deadline=None)
 @given(
     n=st.integers(30, 200),
     n_splits=st.integers(1, 6),
     embargo=st.integers(0, 5),
     expanding=st.booleans(),
+    min_train=st.none() | st.integers(1, 60),
     seed=st.integers(0, 10_000),
 )
-def test_no_train_label_overlaps_a_test_label(n: int, n_splits: int, embargo: int, expanding: bool, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    end = np.arange(n)[:, None] + rng.integers(1, 8, size=(n, 2))  # labels of uneven length
-    end[rng.random((n, 2)) < 0.05] = -1
-    end[end >= n] = -1
-    folds = WalkForward(n_splits=n_splits, embargo=embargo, expanding=expanding)
+def test_no_train_label_overlaps_a_test_label(
+    n: int, n_splits: int, embargo: int, expanding: bool, min_train: int | None, seed: int
+) -> None:
+    end = uneven_ends(n, seed)
+    folds = WalkForward(n_splits=n_splits, embargo=embargo, expanding=expanding, min_train=min_train)
     try:
         parts = list(folds.split(np.zeros((n, 1)), groups=end))
     except ConfigError:
         return
+    labelled = np.flatnonzero((end >= 0).all(axis=1))
     assert len(parts) == folds.get_n_splits()
     tested = np.concatenate([test for _, test in parts])
-    assert np.all(np.diff(tested) > 0)
+    assert tested.tolist() == labelled[-len(tested) :].tolist()  # every row to the last labelled one, once
+    first_train = len(labelled) // (n_splits + 1) if min_train is None else min_train
     for train, test in parts:
         held = set(range(test.min(), end[test].max() + 1))  # bars that a test label covers
         assert not any(held & set(range(t, end[t].max() + 1)) for t in train)
         assert end[train].max() + embargo < test.min()
-        assert (end[np.concatenate([train, test])] >= 0).all()
+        past = labelled[labelled < test.min()]
+        window = past if expanding else past[-first_train:]
+        lost = np.setdiff1d(window, train)
+        assert set(train) <= set(window)
+        assert touches(end, lost, test, embargo).all()  # nothing else is lost
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    n=st.integers(30, 160),
+    shape=st.sampled_from([(2, 1), (3, 1), (4, 2), (5, 3), (6, 2), (6, 5)]),
+    embargo=st.integers(0, 5),
+    seed=st.integers(0, 10_000),
+)
+def test_no_combinatorial_train_label_overlaps_a_test_label(
+    n: int, shape: tuple[int, int], embargo: int, seed: int
+) -> None:
+    end, splitter = uneven_ends(n, seed), CombinatorialPurged(*shape, embargo=embargo)
+    try:
+        parts = list(splitter.split(np.zeros((n, 1)), groups=end))
+    except ConfigError as error:
+        assert "no training row is left" in str(error)
+        return
+    labelled = np.flatnonzero((end >= 0).all(axis=1))
+    blocks = splitter.groups(end)
+    assert np.concatenate(blocks).tolist() == labelled.tolist()
+    assert len(parts) == splitter.get_n_splits()
+    for train, test in parts:
+        inside = [block for block in blocks if block[0] in test]
+        assert test.tolist() == np.concatenate(inside).tolist() and len(inside) == shape[1]
+        near = np.any([touches(end, labelled, block, embargo) for block in inside], axis=0)
+        assert train.tolist() == labelled[~near].tolist()  # nothing that overlaps, and all that does not
+        held = {bar for block in inside for bar in range(block[0], end[block].max() + 1)}
+        assert not any(held & set(range(t, end[t].max() + 1)) for t in train)
+    counts = np.bincount(np.concatenate([test for _, test in parts]), minlength=n)
+    assert set(counts[labelled]) == {splitter.n_paths} and counts.sum() == splitter.n_paths * len(labelled)
+
+
+def test_combinatorial_worked_example_of_the_docstring() -> None:
+    parts = as_lists(CombinatorialPurged(3, 1).split(label_frame(8, (1,))))
+    assert parts == [([4, 5, 6], [0, 1, 2]), ([0, 1, 6], [3, 4]), ([0, 1, 2, 3], [5, 6])]
+
+
+def test_paths_are_those_of_the_book() -> None:
+    """López de Prado (2018), figure 12.1: 6 groups, 2 of them tested, 15 splits, 5 paths."""
+    splitter = CombinatorialPurged(6, 2)
+    assert (splitter.get_n_splits(), splitter.n_paths) == (15, 5)
+    assert splitter.paths().tolist() == [
+        [0, 0, 1, 2, 3, 4],
+        [1, 5, 5, 6, 7, 8],
+        [2, 6, 9, 9, 10, 11],
+        [3, 7, 10, 12, 12, 13],
+        [4, 8, 11, 13, 14, 14],
+    ]
+
+
+def test_joined_paths_cover_every_labelled_row_once() -> None:
+    end = uneven_ends(90, 3)
+    splitter = CombinatorialPurged(5, 2)
+    tests = [test for _, test in splitter.split(np.zeros(90), groups=end)]
+    joined = splitter.join([1000.0 * number + test for number, test in enumerate(tests)], end)
+    labelled = (end >= 0).all(axis=1)
+    assert np.isnan(joined[:, ~labelled]).all()
+    assert (joined[:, labelled] % 1000 == np.flatnonzero(labelled)).all()
+    blocks = splitter.groups(end)
+    made_by = [[int(path[block[0]] // 1000) for block in blocks] for path in joined]
+    assert made_by == splitter.paths().tolist()
 
 
 def test_a_leaky_split_breaks_the_law() -> None:
@@ -111,6 +195,8 @@ def test_a_leaky_split_breaks_the_law() -> None:
     end = np.arange(60) + 5
     train, test = next(TimeSeriesSplit(n_splits=3).split(np.zeros((60, 1))))
     assert end[train].max() >= test.min()
+    train, test = next(KFold(n_splits=3).split(np.zeros((60, 1))))
+    assert touches(end[:, None], train, test).any()
 
 
 def test_sklearn_takes_it_as_cv() -> None:
@@ -124,7 +210,38 @@ def test_sklearn_takes_it_as_cv() -> None:
     assert as_lists(cv.split(X, Y)) == as_lists(cv.split(Y))
 
 
+@pytest.mark.parametrize("cv", [WalkForward(n_splits=3), WalkForward(3, expanding=False), CombinatorialPurged(4, 2)])
+def test_sklearn_searches_over_it(cv: WalkForward | CombinatorialPurged) -> None:
+    """Grid search scores each candidate on exactly the pairs that the splitter yields."""
+    rng = np.random.default_rng(0)
+    X, noise = rng.normal(size=(120, 3)), rng.normal(size=120)
+    y, end = X @ [1.0, 0.5, 0.0] + noise, label_end_positions(label_frame(120, (1, 5)))
+    search = GridSearchCV(Ridge(), {"alpha": [0.1, 10.0]}, cv=cv, scoring="r2").fit(X, y, groups=end)
+    assert search.n_splits_ == cv.get_n_splits()
+    for j, (train, test) in enumerate(cv.split(X, y, end)):
+        by_hand = Ridge(alpha=10.0).fit(X[train], y[train]).score(X[test], y[test])
+        assert search.cv_results_[f"split{j}_test_score"][1] == pytest.approx(by_hand, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((1, 1), "n_groups must be at least 2"), ((4, 0), "n_test_groups must be"), ((4, 4), r"below n_groups \(4\)")],
+)
+def test_combinations_that_are_refused(shape: tuple[int, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        CombinatorialPurged(*shape)
+
+
+def test_combinations_of_too_few_rows_are_refused() -> None:
+    with pytest.raises(ConfigError, match="6 groups need as many rows with every label, got 3"):
+        next(CombinatorialPurged().split(label_frame(4, (1,))))
+    with pytest.raises(ConfigError, match=r"no training row is left beside test groups \(0,\)"):
+        next(CombinatorialPurged(2, 1).split(label_frame(60, (40,))))
+
+
 def test_what_cannot_be_purged_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"CombinatorialPurged\.split: no label end times"):
+        next(CombinatorialPurged().split(np.zeros((50, 2))))
     with pytest.raises(ConfigError, match="no label end times"):
         next(WalkForward().split(np.zeros((50, 2))))
     with pytest.raises(ConfigError, match="integer label end positions, got float64"):

@@ -1,5 +1,6 @@
 """Training sees nothing of what it is scored on, finds a planted edge, denies one where there is none."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +132,28 @@ def test_too_few_bars_say_how_many_are_missing(sp500: pd.DataFrame, settings: ml
         mlkit.train(sp500.iloc[:1000], settings)
     assert len(walk_forward(sp500.iloc[:1087], settings, n_splits=1)) > 0  # and the number is right
     assert not list(tmp_path.iterdir())
+
+
+def test_a_fit_learns_from_its_rows_only(bars: pd.DataFrame, settings: mlkit.Settings) -> None:
+    """A hole in the rows, a test block of combinatorial splits, is not learned from."""
+    garch = fit_garch(bars)
+    data = training.prepare(bars, HORIZONS, garch)
+    rows = np.concatenate([np.arange(300, 1200), np.arange(1400, 2500)])
+    scrambled = replace(data, Y=data.Y.copy())
+    scrambled.Y[1200:1400] = np.random.default_rng(0).normal(0, 1, (200, len(HORIZONS)))
+    honest, poisoned = (training.fit_price(d, rows, settings).to_bytes() for d in (data, scrambled))
+    assert honest == poisoned
+    everything = training.fit_price(scrambled, np.arange(300, 2500), settings).to_bytes()
+    assert everything != training.fit_price(data, np.arange(300, 2500), settings).to_bytes()
+
+
+def test_no_label_and_no_trade_across_an_outage(settings: mlkit.Settings) -> None:
+    market = null_market(2600, seed=3)
+    broken = market.drop(market.index[2000:2100])  # 100 minutes of a market that never closes
+    assert not np.isfinite(training.prepare(broken, HORIZONS, fit_garch(broken)).earned[1999 - 5 : 2000, 1]).any()
+    forecasts = walk_forward(broken, settings, n_splits=1)
+    known = forecasts.groupby("horizon")["outcome"].count()
+    assert (known == len(forecasts) / len(HORIZONS)).all()
+    before = broken.index[2000 - 5 : 2000]  # their five bars ahead lie beyond the outage
+    assert not forecasts["timestamp"].isin(before).any()
+    assert forecasts["timestamp"].isin(broken.index[2000 - 6 : 2000 - 5]).any()
