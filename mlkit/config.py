@@ -6,8 +6,10 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_WRITE = 1 << 24  # bytes of one write call
 
 
 def project_root() -> Path:
@@ -33,7 +35,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MLKIT_", frozen=True, extra="forbid", protected_namespaces=())
 
     model_storage_path: Path = Path("data/models")
-    training_data_path: Path = Path("data/bars")
+    training_data_path: Path | str = Path("data/bars")  # or the URL of an object store, such as s3://bucket/bars
     pattern_sequence_length: int = 20  # bars in one CNN window
     pattern_num_classes: int = 15
     prediction_horizons: tuple[int, ...] = (1, 5, 15, 60)  # bars ahead
@@ -52,10 +54,17 @@ class Settings(BaseSettings):
         """Absolute folder of the model bundles."""
         return project_root() / self.model_storage_path
 
+    @field_validator("training_data_path")
+    @classmethod
+    def _path_or_url(cls, value: Path | str) -> Path | str:
+        """Text with ``://`` stays a URL; a Path would swallow one of its slashes."""
+        return value if isinstance(value, str) and "://" in value else Path(value)
+
     @property
-    def lake(self) -> Path:
-        """Absolute folder of the bar files."""
-        return project_root() / self.training_data_path
+    def lake(self) -> Path | str:
+        """Absolute folder of the bar files, or their URL."""
+        place = self.training_data_path
+        return place if isinstance(place, str) else project_root() / place
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -63,16 +72,24 @@ def write_atomic(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
+        try:
+            write_all(handle, data)
+            os.fchmod(handle, 0o644)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
+
+
+def write_all(handle: int, data: bytes) -> None:
+    """Write every byte to an open file; a short write is continued."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(handle, rest[:_WRITE]) :]
 
 
 def fsync_folder(folder: Path) -> None:

@@ -13,6 +13,10 @@ class BarsError(MlkitError):
     """Bars that break the contract, or too few of them."""
 
 
+class LakeError(MlkitError):
+    """A bar lake that is damaged, held by another writer, or on a disk that refuses."""
+
+
 class BundleError(MlkitError):
     """A model directory that is damaged, foreign or of another schema."""
 

@@ -27,7 +27,7 @@ def _import(arguments: Arguments) -> None:
         print(report)
     else:
         bars = read_bars(arguments.file, **names)
-    path = save_bars(bars, settings_from())
+    path = save_bars(bars, settings_from()).folder
     span = " to ".join(f"{time:%Y-%m-%d %H:%M}" for time in (bars.index[0], bars.index[-1]))
     print(f"{len(bars):,} bars, {span} UTC, saved as {path}")
 

@@ -45,6 +45,7 @@ def _status(arguments: Arguments) -> None:
 def _state(settings: Any) -> dict[str, Any]:
     """What is here, without loading a model or importing an optional package."""
     from importlib.util import find_spec
+    from urllib.parse import unquote
 
     import mlkit
     from mlkit.market.sources import available
@@ -57,7 +58,7 @@ def _state(settings: Any) -> dict[str, Any]:
         "bars": [" ".join(market) for market in available(settings)],
         "models": str(settings.models),
         "bundles": {
-            current.parent.name: current.read_text(encoding="ascii", errors="replace").strip()
+            unquote(current.parent.name): current.read_text(encoding="ascii", errors="replace").strip()
             for current in sorted(settings.models.glob("*/CURRENT"))
         },
         "pattern_cnn": sorted(path.stem for path in shipped),

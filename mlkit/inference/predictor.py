@@ -31,8 +31,9 @@ from mlkit.inference.signals import (
     price_signals,
 )
 from mlkit.labels import never_closes
-from mlkit.market.bars import COLUMNS, check_symbol, timeframe_delta, validate_bars
+from mlkit.market.bars import COLUMNS, timeframe_delta, validate_bars
 from mlkit.market.sources import load_bars
+from mlkit.market.symbols import symbol_folder
 
 if TYPE_CHECKING:
     from mlkit.features.feature_set import FeatureSet
@@ -338,8 +339,9 @@ def _labelled(frame: pd.DataFrame, bars: pd.DataFrame) -> pd.DataFrame:
 def insights(symbol: str, timeframe: str = "1m", settings: Settings | None = None) -> Insight:
     """The insight of the latest bar that `load_bars` knows, by the current bundle of its market.
 
-    The bundle is the one that ``CURRENT`` names in ``<model_storage_path>/<symbol>-<timeframe>``; without it
-    the shipped pattern CNN answers alone, and the price part says how to train.
+    The bundle is the one that ``CURRENT`` names in ``<model_storage_path>/<symbol>-<timeframe>``, with the symbol
+    as `symbol_folder` writes it; without it the shipped pattern CNN answers alone, and the price part says how to
+    train.
 
     Raises ConfigError for a symbol or timeframe without bars; else as `Predictor.insight`.
     """
@@ -350,7 +352,7 @@ def insights(symbol: str, timeframe: str = "1m", settings: Settings | None = Non
 
 def current_bundle(symbol: str, timeframe: str, settings: Settings) -> "ModelBundle | None":
     """The published bundle of a market, or None where nothing was trained; BundleError when damaged."""
-    folder = settings.models / f"{check_symbol(symbol)}-{timeframe}"
+    folder = settings.models / f"{symbol_folder(symbol)}-{timeframe}"
     if not (folder / "CURRENT").exists():
         return None
     from mlkit.models.bundle import ModelBundle

@@ -1,14 +1,14 @@
 """The Bars contract: a pandas DataFrame checked once at each public door; inner code trusts it."""
 
 import hashlib
-import re
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from mlkit.errors import BarsError, ConfigError
+from mlkit.errors import BarsError
+from mlkit.market.symbols import check_symbol as check_symbol
 from mlkit.market.times import TIMEFRAMES as TIMEFRAMES
 from mlkit.market.times import Int64Array, floor_times, timeframe_ns
 from mlkit.market.times import timeframe_delta as timeframe_delta
@@ -21,21 +21,6 @@ PRICES = COLUMNS[:4]
 TIME_NAMES = ("timestamp", "date", "time", "datetime", "open time", "open_time", "opentime")
 
 _BLOCK = 1 << 15
-_SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", re.ASCII)
-
-
-def check_symbol(symbol: str) -> str:
-    """Return ``symbol`` if it is safe as a label and as a folder name.
-
-    1 to 32 ASCII letters, digits, ``.``, ``_`` or ``-``, the first a letter or digit, no ``..``;
-    ConfigError otherwise.
-    """
-    if not isinstance(symbol, str) or not _SYMBOL.fullmatch(symbol) or ".." in symbol:
-        raise ConfigError(
-            f"symbol {symbol!r} is not accepted; use 1 to 32 of A-Z a-z 0-9 . _ - starting with a letter "
-            "or digit and without '..', such as BTCUSDT"
-        )
-    return symbol
 
 
 def validate_bars(frame: pd.DataFrame, *, symbol: str | None = None, timeframe: str | None = None) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 """Where bars come from: the two built-in series, CSV and Parquet files, and the local lake."""
 
 import gzip
-import io
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from mlkit.config import Settings, write_atomic
+from mlkit.config import Settings
 from mlkit.errors import BarsError, ConfigError, DependencyError
 from mlkit.market.bars import (
     COLUMNS,
@@ -19,11 +18,11 @@ from mlkit.market.bars import (
     Float64Array,
     check_symbol,
     listing,
-    ohlcv_arrays,
-    open_times,
     timeframe_delta,
     validate_bars,
 )
+from mlkit.market.commits import Commit
+from mlkit.market.store import BarStore
 from mlkit.market.times import RowError, first_fault, parse_times
 
 BUILT_IN = {
@@ -61,18 +60,17 @@ def load_bars(
     if start is not None and stop is not None and start >= stop:
         raise ConfigError(f"since ({start}) must be before until ({stop})")
     if check_symbol(symbol) in BUILT_IN and timeframe == "1d":
-        bars = _built_in(symbol)
+        whole = _built_in(symbol)
+        bars = whole if start is None else whole.loc[whole.index >= start]
+        bars = bars if stop is None else bars.loc[bars.index < stop]
     else:
-        bars = _from_lake(symbol, timeframe, settings)
-    keep = np.ones(len(bars), dtype=bool)
-    if start is not None:
-        keep &= bars.index >= start
-    if stop is not None:
-        keep &= bars.index < stop
-    if not keep.any():
-        span = f"{bars.index[0]} to {bars.index[-1]}"
+        store = _lake_with(symbol, timeframe, settings)
+        bars = store.read(symbol, timeframe, start, stop)
+        whole = store.read(symbol, timeframe) if bars.empty else bars
+    if bars.empty:
+        span = f"{whole.index[0]} to {whole.index[-1]}"
         raise BarsError(f"{symbol} {timeframe}: no bars in [{start}, {stop}); there are bars from {span}")
-    return bars if keep.all() else bars.loc[keep]
+    return bars
 
 
 def read_bars(path: str | Path, *, symbol: str, timeframe: str, tz: str | None = "UTC") -> pd.DataFrame:
@@ -112,36 +110,28 @@ def read_bars(path: str | Path, *, symbol: str, timeframe: str, tz: str | None =
         raise BarsError(str(error) if str(error).startswith(f"{path}") else f"{path}: {error}") from None
 
 
-def save_bars(bars: pd.DataFrame, settings: Settings | None = None) -> Path:
-    """Write bars into the lake as ``symbol=<S>/timeframe=<tf>/bars.parquet``, replacing what was there.
+def save_bars(bars: pd.DataFrame, settings: Settings | None = None) -> Commit:
+    """Make a market of the lake exactly these bars: what was there under its name is replaced.
 
-    Atomic: a reader sees the old file or the new one. Returns the path. Raises BarsError for bars that are
-    not valid, ConfigError for the name of a built-in series or a folder that holds other Parquet files.
+    Atomic: a reader sees the old bars or the new ones. Returns what changed, see `Commit`. Raises BarsError for
+    bars that are not valid, ConfigError for the name of a built-in series, LakeError for a disk that refuses.
+    To add bars to those that are there, use `mlkit.market.store.BarStore.append`.
     """
     bars = validate_bars(bars)
     symbol, timeframe = bars.attrs["symbol"], bars.attrs["timeframe"]
+    check_free(symbol, timeframe)
+    return BarStore((settings or Settings()).lake).replace(bars)
+
+
+def check_free(symbol: str, timeframe: str) -> None:
+    """ConfigError where the name is that of a built-in series, which the lake's bars would never be read for."""
     if symbol in BUILT_IN and timeframe == "1d":
         raise ConfigError(f"{symbol} {timeframe} is built in; save the bars under another symbol")
-    path = _folder(symbol, timeframe, settings or Settings()) / "bars.parquet"
-    others = [file.name for file in sorted(path.parent.glob("*.parquet")) if file != path]
-    if others:
-        raise ConfigError(f"{path.parent} also holds {listing(others)}; move them away before saving")
-    times = pa.array(open_times(bars)).cast(pa.timestamp("ns", tz="UTC"))
-    table = pa.table({"timestamp": times} | dict(zip(COLUMNS, ohlcv_arrays(bars), strict=True)))
-    buffer = io.BytesIO()
-    pa.parquet.write_table(table, buffer, compression="zstd")
-    write_atomic(path, buffer.getvalue())
-    return path
 
 
 def available(settings: Settings | None = None) -> list[tuple[str, str]]:
     """Every (symbol, timeframe) that ``load_bars`` can load: the built-in series, then the lake's, sorted."""
-    lake = (settings or Settings()).lake
-    stored = {
-        (file.parent.parent.name.removeprefix("symbol="), file.parent.name.removeprefix("timeframe="))
-        for file in lake.glob("symbol=*/timeframe=*/*.parquet")
-    }
-    return [(symbol, "1d") for symbol in BUILT_IN] + sorted(stored)
+    return [(symbol, "1d") for symbol in BUILT_IN] + BarStore((settings or Settings()).lake).markets()
 
 
 def _moment(name: str, value: str | pd.Timestamp | None) -> pd.Timestamp | None:
@@ -165,20 +155,16 @@ def _built_in(symbol: str) -> pd.DataFrame:
     return validate_bars(frame, symbol=symbol, timeframe="1d")
 
 
-def _folder(symbol: str, timeframe: str, settings: Settings) -> Path:
-    return settings.lake / f"symbol={symbol}" / f"timeframe={timeframe}"
-
-
-def _from_lake(symbol: str, timeframe: str, settings: Settings) -> pd.DataFrame:
-    files = sorted(_folder(symbol, timeframe, settings).glob("*.parquet"))
-    if not files:
+def _lake_with(symbol: str, timeframe: str, settings: Settings) -> BarStore:
+    """The lake, if it has this market; ConfigError naming those that there are."""
+    store = BarStore(settings.lake)
+    if not store.has_bars(symbol, timeframe):
         names = listing([f"{name} {tf}" for name, tf in available(settings)], 20)
         raise ConfigError(
             f"no bars {symbol} {timeframe}; there are {names}; import a file with "
             f'mlkit.save_bars(mlkit.read_bars("file.csv", symbol="{symbol}", timeframe="{timeframe}"))'
         )
-    parts = [read_bars(file, symbol=symbol, timeframe=timeframe) for file in files]
-    return parts[0] if len(parts) == 1 else validate_bars(pd.concat(parts), symbol=symbol, timeframe=timeframe)
+    return store
 
 
 # --- files to frames ------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from mlkit.features.garch import fit_garch
 from mlkit.inference.predictor import market_standard
 from mlkit.labels import earned_returns, forward_returns
 from mlkit.market.bars import fingerprint, validate_bars
+from mlkit.market.symbols import symbol_folder
 from mlkit.models.base import EnsembleSettings, Float32Matrix, FloatMatrix, FloatVector, IntMatrix, Progress
 from mlkit.models.calibration import least_rows
 
@@ -331,7 +332,7 @@ def train(
     rows = np.flatnonzero((data.end >= 0).all(axis=1))
     model = fit_price(data, rows, settings, progress=_prefixed(progress, "final fit"))
     bundle = write_bundle(
-        settings.models / f"{bars.attrs['symbol']}-{bars.attrs['timeframe']}",
+        settings.models / f"{symbol_folder(bars.attrs['symbol'])}-{bars.attrs['timeframe']}",
         _manifest(bars, settings, features, garch, scores),
         price=model,
         cnn_file=PRETRAINED / f"{market_standard(bars)}.safetensors",

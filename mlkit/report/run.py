@@ -14,6 +14,7 @@ from mlkit.config import Settings, fsync_folder, project_root, write_atomic
 from mlkit.errors import ConfigError, DependencyError, ReportError
 from mlkit.market.bars import check_symbol, fingerprint, timeframe_delta
 from mlkit.market.sources import load_bars
+from mlkit.market.symbols import symbol_folder
 from mlkit.report.headline import collect_insight
 from mlkit.report.parameters import convert_parameters
 from mlkit.report.receipt import (
@@ -44,7 +45,7 @@ class _Plan:
 
     @property
     def run(self) -> str:
-        return f"{self.inputs['symbol']}-{self.inputs['timeframe']}"
+        return f"{symbol_folder(self.inputs['symbol'])}-{self.inputs['timeframe']}"
 
 
 def run_report(

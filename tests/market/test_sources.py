@@ -2,7 +2,6 @@
 
 import gzip
 import importlib.util
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,8 +87,8 @@ def test_a_span_that_makes_no_sense_is_refused(since: str | None, until: str | N
 
 
 def test_saved_bars_are_loaded_bit_for_bit(lake: Settings) -> None:
-    path = save_bars(BARS, lake)
-    assert path == lake.lake / "symbol=BTCUSDT" / "timeframe=1m" / "bars.parquet"
+    commit = save_bars(BARS, lake)
+    assert commit.folder == str(lake.lake / "symbol=BTCUSDT" / "timeframe=1m")
     loaded = load_bars("BTCUSDT", "1m", settings=lake)
     pd.testing.assert_frame_equal(loaded, BARS)
     assert loaded.attrs == BARS.attrs
@@ -97,28 +96,10 @@ def test_saved_bars_are_loaded_bit_for_bit(lake: Settings) -> None:
     assert available(lake) == [("SP500", "1d"), ("NASDAQ", "1d"), ("BTCUSDT", "1m")]
 
 
-def test_several_files_of_a_folder_are_one_series(lake: Settings) -> None:
-    path = save_bars(BARS, lake)
-    BARS.iloc[:20].reset_index().to_parquet(path.parent / "2024-01.parquet")
-    BARS.iloc[20:].reset_index().to_parquet(path.parent / "2024-02.parquet")
-    path.unlink()
-    pd.testing.assert_frame_equal(load_bars("BTCUSDT", "1m", settings=lake), BARS)
-    with pytest.raises(ConfigError, match=r"also holds 2024-01.parquet, 2024-02.parquet; move"):
-        save_bars(BARS, lake)
-
-
-def test_a_failed_save_leaves_the_old_file(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = save_bars(BARS, lake)
-    before = path.read_bytes()
-
-    def fail(*_: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        save_bars(BARS.iloc[:10], lake)
-    assert path.read_bytes() == before
-    assert [file.name for file in path.parent.iterdir()] == ["bars.parquet"]
+def test_a_save_replaces_what_was_there(lake: Settings) -> None:
+    save_bars(BARS, lake)
+    save_bars(BARS.iloc[10:20], lake)
+    pd.testing.assert_frame_equal(load_bars("BTCUSDT", "1m", settings=lake), BARS.iloc[10:20])
 
 
 def test_only_valid_bars_of_a_free_name_are_saved(lake: Settings) -> None:
