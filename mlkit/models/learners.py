@@ -2,19 +2,21 @@
 
 Each learner's memory is what its files hold: ``fit`` ends by reading back its own bytes, so a stored model
 predicts the same bits as the one that was trained. Feature matrices and binned data are shared by all
-horizons and never copied. Everything predicts on one thread: a row costs microseconds, waking threads costs
-more, and a server may ask from many.
+horizons and never copied. The libraries only train: the trees in the files are read and walked by
+:mod:`mlkit.models.trees`, to the libraries' own bits, on one thread.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 
 from mlkit.errors import BundleError
-from mlkit.models.base import EnsembleSettings, Float32Matrix, FloatMatrix
+from mlkit.models.base import EnsembleSettings, Float32Matrix, FloatMatrix, FloatVector
 from mlkit.models.random_forest import RandomForest
+from mlkit.models.tree_files import read_lightgbm, read_xgboost
+from mlkit.models.trees import TreeArrays, Trees
 
 Tick = Callable[[int], None]  # told the index of the horizon just fitted
 
@@ -68,19 +70,66 @@ class Learner(Protocol):
 
     @classmethod
     def from_bytes(cls, files: Mapping[str, bytes], horizons: tuple[int, ...], n_features: int) -> Self:
-        """Rebuild from :meth:`to_bytes`; pass verified bytes only, the libraries do not check."""
+        """Rebuild from :meth:`to_bytes`; BundleError if a file is not such a model, KeyError if one is missing."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
-class XGBoostLearner:
+class _TreeLearner:
+    """What the three have in common once they are trained: files, and the trees in them."""
+
+    name: ClassVar[str]
+    file: ClassVar[str]  # name of a horizon's file
+    horizons: tuple[int, ...]
+    files: dict[str, bytes]
+    trees: Trees  # one model a horizon
+    gains: FloatMatrix  # (H, F)
+    rounds: tuple[int, ...]
+
+    def predict(self, X: Float32Matrix) -> FloatMatrix:
+        """See :class:`Learner`."""
+        return self.trees.predict(X)
+
+    def gain(self) -> FloatMatrix:
+        """See :class:`Learner`."""
+        total = self.gains.sum(axis=1, keepdims=True)
+        shares: FloatMatrix = np.divide(self.gains, total, out=np.zeros_like(self.gains), where=total > 0)
+        return shares
+
+    def to_bytes(self) -> dict[str, bytes]:
+        """See :class:`Learner`."""
+        return dict(self.files)
+
+    @classmethod
+    def from_bytes(cls, files: Mapping[str, bytes], horizons: tuple[int, ...], n_features: int) -> Self:
+        """See :class:`Learner`."""
+        names = [cls.file.format(horizon) for horizon in horizons]
+        held = {name: bytes(files[name]) for name in names}
+        models, gains = zip(*(cls._read(held[name], name) for name in names), strict=True)
+        for name, model in zip(names, models, strict=True):
+            if model.n_features != n_features:
+                raise BundleError(
+                    f"{name}: the model takes {model.n_features} features, the bundle {n_features}; train it again"
+                )
+        trees = cls._join(models, names)
+        return cls(horizons, held, trees, np.array(gains), tuple(len(model.offsets) - 1 for model in models))
+
+    @classmethod
+    def _read(cls, data: bytes, name: str) -> tuple[TreeArrays, FloatVector]:
+        """Trees of one file, and the loss that each feature removed, (F,)."""
+        raise NotImplementedError
+
+    @classmethod
+    def _join(cls, models: Sequence[TreeArrays], names: Sequence[str]) -> Trees:
+        return Trees.join(models, names)
+
+
+@dataclass(frozen=True, eq=False)
+class XGBoostLearner(_TreeLearner):
     """XGBoost's native API: histogram trees on data binned once."""
 
     name: ClassVar[str] = "xgboost"
-    horizons: tuple[int, ...]
-    n_features: int
-    boosters: tuple[Any, ...]
-    rounds: tuple[int, ...]
+    file: ClassVar[str] = "xgb_{}.ubj"
 
     @classmethod
     def fit(cls, parts: Parts, horizons: tuple[int, ...], settings: EnsembleSettings, seed: int, tick: Tick) -> Self:
@@ -122,47 +171,22 @@ class XGBoostLearner:
             tick(j)
         return cls.from_bytes(files, horizons, parts.fit.X.shape[1])
 
-    def predict(self, X: Float32Matrix) -> FloatMatrix:
-        """See :class:`Learner`."""
-        return np.column_stack([b.inplace_predict(X) for b in self.boosters]).astype(np.float64)
-
-    def gain(self) -> FloatMatrix:
-        """See :class:`Learner`."""
-        total = np.zeros((len(self.horizons), self.n_features))
-        for row, booster in zip(total, self.boosters, strict=True):
-            for feature, gain in booster.get_score(importance_type="total_gain").items():
-                row[int(feature[1:])] = gain
-        return _shares(total)
-
-    def to_bytes(self) -> dict[str, bytes]:
-        """See :class:`Learner`."""
-        pairs = zip(self.horizons, self.boosters, strict=True)
-        return {f"xgb_{horizon}.ubj": bytes(booster.save_raw("ubj")) for horizon, booster in pairs}
+    @classmethod
+    def _read(cls, data: bytes, name: str) -> tuple[TreeArrays, FloatVector]:
+        model, gain = read_xgboost(data, name)
+        return model, _by_feature(model, gain)
 
     @classmethod
-    def from_bytes(cls, files: Mapping[str, bytes], horizons: tuple[int, ...], n_features: int) -> Self:
-        """See :class:`Learner`."""
-        import xgboost
-
-        boosters = []
-        for horizon in horizons:
-            booster = xgboost.Booster({"nthread": 1}, model_file=bytearray(files[f"xgb_{horizon}.ubj"]))
-            _demand_width(f"xgb_{horizon}.ubj", booster.num_features(), n_features)
-            boosters.append(booster)
-        rounds = tuple(b.num_boosted_rounds() for b in boosters)
-        return cls(horizons, n_features, tuple(boosters), rounds)
+    def _join(cls, models: Sequence[TreeArrays], names: Sequence[str]) -> Trees:
+        return Trees.join(models, names, single=True)
 
 
 @dataclass(frozen=True, eq=False)
-class LightGBMLearner:
+class LightGBMLearner(_TreeLearner):
     """LightGBM's native API in its deterministic mode."""
 
     name: ClassVar[str] = "lightgbm"
-    horizons: tuple[int, ...]
-    n_features: int
-    texts: tuple[str, ...]
-    boosters: tuple[Any, ...]
-    rounds: tuple[int, ...]
+    file: ClassVar[str] = "lgb_{}.txt"
 
     @classmethod
     def fit(cls, parts: Parts, horizons: tuple[int, ...], settings: EnsembleSettings, seed: int, tick: Tick) -> Self:
@@ -205,40 +229,18 @@ class LightGBMLearner:
             tick(j)
         return cls.from_bytes(files, horizons, parts.fit.X.shape[1])
 
-    def predict(self, X: Float32Matrix) -> FloatMatrix:
-        """See :class:`Learner`."""
-        return np.column_stack([b.predict(X, num_threads=1) for b in self.boosters])
-
-    def gain(self) -> FloatMatrix:
-        """See :class:`Learner`."""
-        return _shares(np.array([b.feature_importance("gain") for b in self.boosters], dtype=np.float64))
-
-    def to_bytes(self) -> dict[str, bytes]:
-        """See :class:`Learner`."""
-        pairs = zip(self.horizons, self.texts, strict=True)
-        return {f"lgb_{horizon}.txt": text.encode() for horizon, text in pairs}
-
     @classmethod
-    def from_bytes(cls, files: Mapping[str, bytes], horizons: tuple[int, ...], n_features: int) -> Self:
-        """See :class:`Learner`."""
-        import lightgbm
-
-        texts = tuple(files[f"lgb_{horizon}.txt"].decode() for horizon in horizons)
-        boosters = tuple(lightgbm.Booster(model_str=text) for text in texts)
-        for horizon, booster in zip(horizons, boosters, strict=True):
-            _demand_width(f"lgb_{horizon}.txt", booster.num_feature(), n_features)
-        rounds = tuple(b.num_trees() for b in boosters)
-        return cls(horizons, n_features, texts, boosters, rounds)
+    def _read(cls, data: bytes, name: str) -> tuple[TreeArrays, FloatVector]:
+        model, gain = read_lightgbm(data, name)
+        return model, _by_feature(model, gain)
 
 
 @dataclass(frozen=True, eq=False)
-class RandomForestLearner:
+class RandomForestLearner(_TreeLearner):
     """Scikit-learn's forest, kept as arrays; it needs no early stopping, so it also sees those rows."""
 
     name: ClassVar[str] = "random_forest"
-    horizons: tuple[int, ...]
-    forests: tuple[RandomForest, ...]
-    rounds: tuple[int, ...]
+    file: ClassVar[str] = "rf_{}.npz"
 
     @classmethod
     def fit(cls, parts: Parts, horizons: tuple[int, ...], settings: EnsembleSettings, seed: int, tick: Tick) -> Self:
@@ -260,27 +262,14 @@ class RandomForestLearner:
             tick(j)
         return cls.from_bytes(files, horizons, parts.fit.X.shape[1])
 
-    def predict(self, X: Float32Matrix) -> FloatMatrix:
-        """See :class:`Learner`."""
-        return np.column_stack([forest.predict(X) for forest in self.forests])
-
-    def gain(self) -> FloatMatrix:
-        """See :class:`Learner`."""
-        return _shares(np.array([forest.importance for forest in self.forests]))
-
-    def to_bytes(self) -> dict[str, bytes]:
-        """See :class:`Learner`."""
-        pairs = zip(self.horizons, self.forests, strict=True)
-        return {f"rf_{horizon}.npz": forest.to_bytes() for horizon, forest in pairs}
+    @classmethod
+    def _read(cls, data: bytes, name: str) -> tuple[TreeArrays, FloatVector]:
+        forest = RandomForest.from_bytes(data, name)
+        return forest.arrays, forest.importance
 
     @classmethod
-    def from_bytes(cls, files: Mapping[str, bytes], horizons: tuple[int, ...], n_features: int) -> Self:
-        """See :class:`Learner`."""
-        names = [f"rf_{horizon}.npz" for horizon in horizons]
-        forests = tuple(RandomForest.from_bytes(files[name], name) for name in names)
-        for name, forest in zip(names, forests, strict=True):
-            _demand_width(name, forest.n_features, n_features)
-        return cls(horizons, forests, tuple(len(f.offsets) - 1 for f in forests))
+    def _join(cls, models: Sequence[TreeArrays], names: Sequence[str]) -> Trees:
+        return Trees.join(models, names, mean=True)
 
 
 LEARNERS: dict[str, type[Learner]] = {
@@ -288,12 +277,7 @@ LEARNERS: dict[str, type[Learner]] = {
 }
 
 
-def _shares(gain: FloatMatrix) -> FloatMatrix:
-    total = gain.sum(axis=1, keepdims=True)
-    shares: FloatMatrix = np.divide(gain, total, out=np.zeros_like(gain), where=total > 0)
-    return shares
-
-
-def _demand_width(name: str, found: int, expected: int) -> None:
-    if found != expected:
-        raise BundleError(f"{name}: the model takes {found} features, the bundle {expected}; train it again")
+def _by_feature(model: TreeArrays, gain: FloatVector) -> FloatVector:
+    """Gain of each feature, (F,), from that of each node."""
+    inner = model.inner
+    return np.bincount(model.feature[inner], weights=gain[inner], minlength=model.n_features).astype(np.float64)

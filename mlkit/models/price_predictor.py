@@ -181,14 +181,12 @@ class PricePredictor:
 
     @classmethod
     def from_bytes(cls, files: Mapping[str, bytes]) -> Self:
-        """Rebuild from :meth:`to_bytes`; pass verified bytes only, the libraries crash on hostile ones.
+        """Rebuild from :meth:`to_bytes`; none of the libraries is needed.
 
         Raises
         ------
         BundleError
-            A file is missing or does not fit the others.
-        DependencyError
-            The ensemble holds a library that is not installed.
+            A file is missing, damaged or does not fit the others.
         """
         try:
             described = json.loads(files[CALIBRATION_FILE])
@@ -203,8 +201,6 @@ class PricePredictor:
             raise BundleError(f"{CALIBRATION_FILE}: horizons or weights contradict each other; train again")
         learners = {}
         for name in weights:
-            if not _installed(name):
-                raise DependencyError(f"this model needs {_MODULES[name]}: pip install 'mlkit[train]'")
             try:
                 learners[name] = LEARNERS[name].from_bytes(files, horizons, n_features)
             except KeyError as error:

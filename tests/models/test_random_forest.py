@@ -1,6 +1,7 @@
 """The array forest: scikit-learn's answers, and damaged arrays refused."""
 
 import io
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -82,19 +83,26 @@ def put(index: int, value: float) -> Any:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"left": put(0, 0)}, "a child is not a later node"),  # a loop: the walk would never end
-        ({"right": put(0, 10**6)}, "a child is not a later node"),
-        ({"left": put(0, -7)}, "a child is not a later node"),
-        ({"right": put(0, -1)}, "a child is not a later node"),  # half a leaf
+        ({"left": put(0, 0)}, "a child is not a node of its own tree"),  # a loop: the walk would never end
+        ({"right": put(0, 10**6)}, "a child is not a node of its own tree"),
+        ({"left": put(0, -7)}, "a child is not a node of its own tree"),
+        ({"right": put(0, -1)}, "a child is not a node of its own tree"),  # half a leaf
+        ({"right": lambda a: np.where(np.arange(len(a)) == 1, 1, a)}, "a node is the child of two"),  # its own
+        ({"left": put(0, 2)}, "a node is nobody's child"),
+        ({"left": put(1, -1), "right": put(1, -1)}, "a node is nobody's child"),
         ({"feature": put(0, 12)}, "a feature that does not exist"),
         ({"feature": put(0, -2)}, "a feature that does not exist"),
         ({"threshold": put(0, np.nan)}, "not finite"),
         ({"value": put(3, np.inf)}, "not finite"),
+        ({"importance": put(0, -1.0)}, "finite and not negative"),
+        ({"importance": lambda a: a[:0]}, "finite and not negative"),
         ({"offsets": put(0, 1)}, "offsets do not cover"),
         ({"offsets": put(-1, 9)}, "offsets do not cover"),
         ({"offsets": put(1, 0)}, "offsets do not cover"),
+        ({"offsets": lambda a: a[:1]}, "without trees"),
         ({"value": lambda a: a[:-1]}, "differ in length"),
         ({"value": lambda a: a.astype(np.float32)}, "array value must be a vector of float64"),
+        ({"value": lambda a: a.astype(">f8")}, "array value must be a vector of float64"),
         ({"feature": lambda a: a[:, None]}, "array feature must be a vector of int32"),
         ({"left": lambda a: None}, "expected the arrays"),
         ({"extra": lambda a: a}, "expected the arrays"),
@@ -119,8 +127,38 @@ def test_a_pickle_is_never_loaded(forest: RandomForest) -> None:
 
     buffer = io.BytesIO()
     np.savez(buffer, feature=np.array([Bomb()], dtype=object))
-    with pytest.raises(BundleError, match=r"rf_5.npz: not a forest file"):
+    with pytest.raises(BundleError, match=r"rf_5.npz: expected the arrays"):
         RandomForest.from_bytes(buffer.getvalue(), "rf_5.npz")
+    bomb = packed(forest, feature=lambda a: np.array([Bomb()] * len(a), dtype=object))
+    with pytest.raises(BundleError, match=r"rf_5.npz: array feature must be a vector of int32"):
+        RandomForest.from_bytes(bomb, "rf_5.npz")
+
+
+def test_sizes_are_checked_before_memory_is_asked_for(forest: RandomForest, monkeypatch: Any) -> None:
+    """A header that claims 2**40 numbers, and a megabyte of zeros packed into a kilobyte."""
+    with np.load(io.BytesIO(forest.to_bytes())) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    npy = io.BytesIO()
+    np.save(npy, arrays["value"])
+    shape = f"({len(arrays['value'])},), }}"
+    claims = npy.getvalue().replace(shape.encode() + b" " * 9, b"(1099511627776,), }".ljust(len(shape) + 9), 1)
+    assert claims != npy.getvalue()
+    with pytest.raises(BundleError, match="array value must be a vector"):
+        RandomForest.from_bytes(zipped(forest, "value.npy", claims))
+    monkeypatch.setattr("mlkit.models.random_forest._UNPACKED_LIMIT", 2**20)
+    assert RandomForest.from_bytes(forest.to_bytes()).n_features == 12
+    with pytest.raises(BundleError, match="unpacks to more than 1048576 bytes"):
+        RandomForest.from_bytes(zipped(forest, "value.npy", bytes(2**20)))
+
+
+def zipped(forest: RandomForest, name: str, content: bytes) -> bytes:
+    """The forest's file with one member replaced."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(forest.to_bytes())) as old, zipfile.ZipFile(buffer, "w") as new:
+        for entry in old.infolist():
+            data = content if entry.filename == name else old.read(entry)
+            new.writestr(entry.filename, data, compress_type=zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("cut", [0, 10, 200, -30])
