@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlkit.config import Settings as Settings
+    from mlkit.evaluation.guard import FinalSpan as FinalSpan
+    from mlkit.evaluation.ledger import Ledger as Ledger
     from mlkit.evaluation.splits import CombinatorialPurged as CombinatorialPurged
     from mlkit.evaluation.splits import WalkForward as WalkForward
     from mlkit.features.catalogue import feature_catalogue as feature_catalogue
@@ -32,9 +34,11 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "CombinatorialPurged": "mlkit.evaluation.splits",
+    "FinalSpan": "mlkit.evaluation.guard",
     "FeatureSet": "mlkit.features.feature_set",
     "FeatureStream": "mlkit.features.engine",
     "Insight": "mlkit.inference.insight",
+    "Ledger": "mlkit.evaluation.ledger",
     "ModelBundle": "mlkit.models.bundle",
     "Predictor": "mlkit.inference.predictor",
     "Settings": "mlkit.config",

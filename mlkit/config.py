@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MLKIT_", frozen=True, extra="forbid", protected_namespaces=())
 
     model_storage_path: Path = Path("data/models")
+    ledger_path: Path = Path("data/ledger.jsonl")  # every fit is written here
     training_data_path: Path | str = Path("data/bars")  # or the URL of an object store, such as s3://bucket/bars
     pattern_sequence_length: int = 20  # bars in one CNN window
     pattern_num_classes: int = 15
@@ -59,6 +60,11 @@ class Settings(BaseSettings):
     def _path_or_url(cls, value: Path | str) -> Path | str:
         """Text with ``://`` stays a URL; a Path would swallow one of its slashes."""
         return value if isinstance(value, str) and "://" in value else Path(value)
+
+    @property
+    def ledger(self) -> Path:
+        """Absolute file of the trial ledger."""
+        return project_root() / self.ledger_path
 
     @property
     def lake(self) -> Path | str:

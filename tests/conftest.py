@@ -1,12 +1,21 @@
 """Bars for every test: the built-in real ones, and files beside the checkout when they are there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 SHARED = Path(__file__).parents[1] / "../shared/data/ohlcv"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ledger_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Fits of the tests are no trials of the project: they are written to a ledger of their own."""
+    path = tmp_path_factory.mktemp("ledger") / "ledger.jsonl"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLKIT_LEDGER_PATH", str(path))
+        yield path
 
 
 @pytest.fixture(scope="session")

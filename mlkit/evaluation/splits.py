@@ -184,7 +184,7 @@ class CombinatorialPurged:
 
     def groups(self, end: IntArray) -> list[IntArray]:
         """The labelled rows of each group, from label end positions (n, H)."""
-        rows = np.flatnonzero((np.asarray(end).reshape(len(end), -1) >= 0).all(axis=1))
+        rows = np.flatnonzero((_two_dimensional(end) >= 0).all(axis=1))
         if len(rows) < self.n_groups:
             raise ConfigError(
                 f"CombinatorialPurged: {self.n_groups} groups need as many rows with every label, got {len(rows)};"
@@ -269,7 +269,7 @@ def inner_split(
     """
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
         raise ConfigError(f"inner_split: fractions must be three positive shares of 1, got {fractions}")
-    end = np.asarray(end, dtype=np.int64).reshape(len(end), -1)
+    end = _two_dimensional(end)
     where = np.arange(len(end)) if positions is None else np.asarray(positions, dtype=np.int64)
     rows = np.flatnonzero((end >= 0).all(axis=1))
     if np.any(np.diff(where[rows]) <= 0):
@@ -307,4 +307,10 @@ def _find_ends(splitter: object, X: Any, y: Any, groups: Any) -> IntArray:
     end = np.asarray(groups)
     if not np.issubdtype(end.dtype, np.integer):
         raise ConfigError(f"{where}: groups must be integer label end positions, got {end.dtype}")
-    return end.astype(np.int64, copy=False).reshape(len(end), -1)
+    return _two_dimensional(end)
+
+
+def _two_dimensional(end: npt.NDArray[Any]) -> IntArray:
+    """Label end positions with one column a horizon, also where there is only one, or no row."""
+    end = np.asarray(end, dtype=np.int64)
+    return end[:, None] if end.ndim == 1 else end

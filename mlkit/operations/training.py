@@ -4,7 +4,8 @@ The notebooks and ``mlkit train`` call the same three functions: `prepare`, `wal
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +14,7 @@ import numpy.typing as npt
 
 from mlkit.config import Settings
 from mlkit.errors import BarsError
-from mlkit.evaluation.metrics import (
-    brier_skill,
-    coverage,
-    expected_calibration_error,
-    hit_rate,
-    hit_rate_baseline,
-    interval_score,
-    r2_no_change,
-    rank_ic,
-)
-from mlkit.evaluation.significance import verdict_table
+from mlkit.evaluation.ledger import Ledger, Source
 from mlkit.evaluation.splits import WalkForward, label_end_positions
 from mlkit.features.engine import volatility_scale
 from mlkit.features.feature_set import FeatureSet
@@ -32,8 +23,10 @@ from mlkit.inference.predictor import market_standard
 from mlkit.labels import earned_returns, forward_returns
 from mlkit.market.bars import fingerprint, validate_bars
 from mlkit.market.symbols import symbol_folder
-from mlkit.models.base import EnsembleSettings, Float32Matrix, FloatMatrix, FloatVector, IntMatrix, Progress
+from mlkit.models.base import EnsembleSettings, Float32Matrix, FloatMatrix, IntMatrix, Progress
 from mlkit.models.calibration import least_rows
+from mlkit.operations.scoring import score as score
+from mlkit.operations.trials import configuration, feature_digest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,6 +49,8 @@ class TrainingSet:
     end: IntMatrix  # (n, H) bar at whose close a label is known, -1 where there is none
     earned: FloatMatrix  # (n, H) log return from the open of t + 1 to the open of t + 1 + h: what a trader gets
     warm_up: int  # rows at the start without every feature
+    sources: tuple[Source, ...]  # which data these are, for the trial ledger
+    features: str  # digest of the feature definitions
 
 
 def ensemble_settings(settings: Settings) -> EnsembleSettings:
@@ -98,32 +93,44 @@ def prepare(
         end=label_end_positions(labels),
         earned=earned_returns(bars, horizons).to_numpy(),
         warm_up=features.warm_up,
+        sources=(Source.of(bars),),
+        features=feature_digest(features),
     )
 
 
 def fit_price(
-    data: TrainingSet, rows: npt.NDArray[np.int64], settings: Settings, *, progress: Progress | None = None
+    data: TrainingSet,
+    rows: npt.NDArray[np.int64],
+    settings: Settings,
+    *,
+    design: Mapping[str, Any] | None = None,
+    purpose: str = "price",
+    progress: Progress | None = None,
 ) -> "PricePredictor":
     """The price ensemble fitted on the warm ones of ``rows``, positions of bars in time order, and on no other row.
 
     The feature matrix is not copied where the rows are consecutive; an outage or a test block between them
-    leaves a hole that is not learned from.
+    leaves a hole that is not learned from. The fit is written to the trial ledger before it begins: ``design`` is
+    what else was chosen for it, such as the number of folds, and ``purpose`` the question that it is tried on.
     """
     from mlkit.models.price_predictor import PricePredictor
 
+    ensemble = ensemble_settings(settings)
     span = slice(max(int(rows[0]), data.warm_up), int(rows[-1]) + 1)
     end = np.full_like(data.end, -1)
     end[rows] = data.end[rows]
-    return PricePredictor.fit(
-        data.X[span],
-        data.Y[span],
-        end[span],
-        data.scale[span],
-        horizons=settings.prediction_horizons,
-        settings=ensemble_settings(settings),
-        seed=settings.seed,
-        progress=progress,
-    )
+    tried = configuration(settings, ensemble, data.features, design)
+    with Ledger.of(settings).trial(data.sources, tried, purpose=purpose):
+        return PricePredictor.fit(
+            data.X[span],
+            data.Y[span],
+            end[span],
+            data.scale[span],
+            horizons=settings.prediction_horizons,
+            settings=ensemble,
+            seed=settings.seed,
+            progress=progress,
+        )
 
 
 def folds(
@@ -171,21 +178,26 @@ def walk_forward(
 
     Returns
     -------
-    DataFrame, one row a test bar and horizon: timestamp, horizon, fold, log_return, p_up, std, lo80, hi80, lo90,
-    hi90 (the forecast, log returns), xgboost, lightgbm, random_forest (members), outcome (realised log return),
-    earned (from the next open), low80, high80, low90, high90 (quantiles of the training labels: the naive intervals).
+    DataFrame, one row a test bar and horizon: timestamp, bar (its position), horizon, fold, log_return, p_up, std,
+    lo80, hi80, lo90, hi90 (the forecast, log returns), xgboost, lightgbm, random_forest (members), outcome (realised
+    log return), earned (from the next open), low80, high80, low90, high90 (quantiles of the training labels: the
+    naive intervals). ``attrs["sources"]`` names the data, so that `score` can ask the trial ledger about them.
     """
     import pandas as pd
 
     settings = settings or Settings()
     horizons = settings.prediction_horizons
     splits = folds(bars, settings, n_splits=n_splits, features=features)
-    parts = []
+    design = {} if n_splits is None else {"n_splits": n_splits}
+    parts: list[pd.DataFrame] = []
     for fold, (train_rows, test_rows) in enumerate(splits):
         data = prepare(bars, horizons, fit_garch(bars.iloc[: train_rows[-1] + 1]), features)
-        model = fit_price(data, train_rows, settings, progress=_prefixed(progress, f"fold {fold + 1}/{len(splits)}"))
+        told = _prefixed(progress, f"fold {fold + 1}/{len(splits)}")
+        model = fit_price(data, train_rows, settings, design=design, progress=told)
         parts.append(_scored(data, model, train_rows, test_rows, fold))
-    return pd.concat(parts, ignore_index=True)
+    forecasts = pd.concat(parts, ignore_index=True)
+    forecasts.attrs = {"sources": [asdict(source) for source in data.sources]}
+    return forecasts
 
 
 def _prefixed(progress: Progress | None, prefix: str) -> Progress | None:
@@ -215,6 +227,7 @@ def _scored(
         quantiles = np.nanquantile(past[:, j], [0.1, 0.9, 0.05, 0.95])
         columns: dict[str, Any] = {
             "timestamp": data.index[test_rows],
+            "bar": test_rows,
             "horizon": horizon,
             "fold": fold,
             **{name: getattr(forecast, name)[:, j] for name in FORECAST_COLUMNS},
@@ -228,64 +241,6 @@ def _scored(
 
 
 FORECAST_COLUMNS = ("log_return", "p_up", "std", "lo80", "hi80", "lo90", "hi90")
-
-
-def score(forecasts: "pd.DataFrame", settings: Settings | None = None, *, trials: int = 1) -> "pd.DataFrame":
-    """What out-of-sample forecasts are worth, per horizon, beside the naive forecast.
-
-    Parameters
-    ----------
-    forecasts : DataFrame from `walk_forward`
-    trials : number of configurations that were tried; widens the verdict's intervals
-
-    Returns
-    -------
-    DataFrame indexed by horizon: rows, r2 (against no change), rank_ic, hit_rate and hit_rate_naive (always the
-    more frequent direction), brier_skill (against one half), ece, coverage_80, coverage_90, interval_ratio (90 %
-    interval score over that of the training quantiles; under 1 is better), net_bps, lower_bps, verdict, reason.
-    """
-    import pandas as pd
-
-    settings = settings or Settings()
-    forecasts = forecasts.sort_values(["timestamp", "horizon"])
-    wide = {name: forecasts.pivot(index="timestamp", columns="horizon", values=name) for name in _WIDE}
-    horizons = [int(h) for h in wide["outcome"].columns]
-    judged = verdict_table(
-        wide["outcome"].to_numpy(),
-        wide["log_return"].to_numpy(),
-        horizons,
-        earned=wide["earned"].to_numpy(),
-        cost_bps=settings.cost_bps,
-        trials=trials,
-        seed=settings.seed,
-    )
-    rows = {h: _metrics({name: table[h].to_numpy() for name, table in wide.items()}) for h in horizons}
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    table.index.name = "horizon"
-    table["net_bps"], table["lower_bps"] = judged["mean_bps"], judged["lower_bps"]
-    table["verdict"], table["reason"] = judged["verdict"], judged["reason"]
-    return table
-
-
-_WIDE = ("outcome", "earned", "log_return", "p_up", "lo80", "hi80", "lo90", "hi90", "low90", "high90")
-
-
-def _metrics(of: dict[str, FloatVector]) -> dict[str, float]:
-    y, pred = of["outcome"], of["log_return"]
-    rise = np.where(y == 0.0, 0.5, (y > 0.0).astype(np.float64))
-    ours = interval_score(y, of["lo90"], of["hi90"], 0.9)
-    return {
-        "rows": int(np.isfinite(y).sum()),
-        "r2": r2_no_change(y, pred),
-        "rank_ic": rank_ic(y, pred),
-        "hit_rate": hit_rate(y, np.where(of["p_up"] >= 0.5, 1.0, -1.0)),
-        "hit_rate_naive": hit_rate_baseline(y),
-        "brier_skill": brier_skill(rise, of["p_up"]),
-        "ece": expected_calibration_error(rise, of["p_up"]),
-        "coverage_80": coverage(y, of["lo80"], of["hi80"]),
-        "coverage_90": coverage(y, of["lo90"], of["hi90"]),
-        "interval_ratio": ours / interval_score(y, of["low90"], of["high90"], 0.9),
-    }
 
 
 def train(
@@ -330,7 +285,8 @@ def train(
     garch = fit_garch(bars)
     data = prepare(bars, settings.prediction_horizons, garch, features)
     rows = np.flatnonzero((data.end >= 0).all(axis=1))
-    model = fit_price(data, rows, settings, progress=_prefixed(progress, "final fit"))
+    told = _prefixed(progress, "final fit")
+    model = fit_price(data, rows, settings, purpose="publish", progress=told)  # judged above: no trial of its own
     bundle = write_bundle(
         settings.models / f"{symbol_folder(bars.attrs['symbol'])}-{bars.attrs['timeframe']}",
         _manifest(bars, settings, features, garch, scores),
@@ -339,6 +295,9 @@ def train(
     )
     publish(bundle)
     return bundle
+
+
+_FOLDERS = {"model_storage_path", "training_data_path", "ledger_path"}  # say nothing about the model
 
 
 def _manifest(
@@ -359,6 +318,6 @@ def _manifest(
         "garch": list(garch),
         "data_sha256": fingerprint(bars),
         "seed": settings.seed,
-        "settings": settings.model_dump(mode="json", exclude={"model_storage_path", "training_data_path"}),
+        "settings": settings.model_dump(mode="json", exclude=_FOLDERS),
         "metrics": {str(horizon): row for horizon, row in scores.to_dict("index").items()},
     }

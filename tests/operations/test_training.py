@@ -8,11 +8,13 @@ import pandas as pd
 import pytest
 
 import mlkit
-from mlkit.errors import BarsError, BundleError
+from mlkit.errors import BarsError, BundleError, ConfigError
+from mlkit.evaluation.ledger import Ledger, Source
 from mlkit.features.garch import fit_garch
 from mlkit.market.simulate import null_market, planted_edge
 from mlkit.operations import training
 from mlkit.operations.training import FORECAST_COLUMNS, score, walk_forward
+from mlkit.operations.trials import feature_digest
 
 HORIZONS = (1, 5)
 
@@ -157,3 +159,58 @@ def test_no_label_and_no_trade_across_an_outage(settings: mlkit.Settings) -> Non
     before = broken.index[2000 - 5 : 2000]  # their five bars ahead lie beyond the outage
     assert not forecasts["timestamp"].isin(before).any()
     assert forecasts["timestamp"].isin(broken.index[2000 - 6 : 2000 - 5]).any()
+
+
+def test_every_fit_is_in_the_ledger_and_the_score_counts_them(
+    bars: pd.DataFrame, settings: mlkit.Settings, tmp_path: Path
+) -> None:
+    mine = settings.model_copy(update={"ledger_path": tmp_path / "ledger.jsonl", "prediction_horizons": (1,)})
+    ledger, sources = Ledger.of(mine), [Source.of(bars)]
+    forecasts = walk_forward(bars, mine, n_splits=2)
+    assert len(ledger.entries()) == 4  # two fits, each its start and end
+    assert ledger.trials(sources) == score(forecasts, mine)["trials"][1] == 1
+    walk_forward(bars, mine, n_splits=2)
+    walk_forward(bars, mine.model_copy(update={"n_threads": 1}), n_splits=2)
+    assert ledger.trials(sources) == 1  # the same again, on another number of threads
+    other = mine.model_copy(update={"seed": 8})
+    walk_forward(bars, other, n_splits=2)
+    walk_forward(bars, mine, n_splits=1)
+    data = training.prepare(bars, (1,), fit_garch(bars))
+    with pytest.raises(ConfigError):
+        training.fit_price(data, np.arange(400, 450), mine.model_copy(update={"seed": 9}))  # too few rows
+    assert ledger.table(sources)["failed"].sum() == 1
+    found, alone = score(forecasts, mine), score(forecasts, mine, trials=1)
+    assert found["trials"][1] == 4 == ledger.trials(sources)
+    assert found["lower_bps"][1] < alone["lower_bps"][1] or np.isnan(alone["lower_bps"][1])
+    with pytest.raises(ConfigError, match="do not say which data they are of"):
+        score(without_attrs(forecasts), mine)
+
+
+def without_attrs(frame: pd.DataFrame) -> pd.DataFrame:
+    bare = frame.copy()
+    bare.attrs = {}
+    return bare
+
+
+def test_an_own_feature_is_known_by_what_it_does(bars: pd.DataFrame) -> None:
+    def made(days: int) -> mlkit.FeatureSet:
+        @mlkit.feature(lookback=20, name="pace")
+        def pace(b: pd.DataFrame) -> pd.Series:
+            return b["close"].pct_change(days)
+
+        return mlkit.FeatureSet(own=[pace])
+
+    def other(b: pd.DataFrame) -> pd.Series:
+        return b["close"].pct_change(10)
+
+    renamed = mlkit.FeatureSet(own=[mlkit.feature(lookback=20, name="pace")(other)])
+    assert feature_digest(made(5)) == feature_digest(made(5))
+    assert len({feature_digest(s) for s in (made(5), made(10), renamed, mlkit.FeatureSet())}) == 4
+
+
+def test_forecasts_keep_their_source_in_a_file(
+    forecasts: pd.DataFrame, settings: mlkit.Settings, tmp_path: Path
+) -> None:
+    forecasts.to_parquet(tmp_path / "forecasts.parquet")
+    again = pd.read_parquet(tmp_path / "forecasts.parquet")
+    pd.testing.assert_frame_equal(score(again, settings), score(forecasts, settings))

@@ -1,0 +1,88 @@
+"""What out-of-sample forecasts are worth, per horizon, beside the naive forecast."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlkit.config import Settings
+from mlkit.evaluation.metrics import (
+    brier_skill,
+    coverage,
+    expected_calibration_error,
+    hit_rate,
+    hit_rate_baseline,
+    interval_score,
+    r2_no_change,
+    rank_ic,
+)
+from mlkit.evaluation.significance import verdict_table
+from mlkit.models.base import FloatVector
+from mlkit.operations.trials import count_trials
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_WIDE = ("outcome", "earned", "log_return", "p_up", "lo80", "hi80", "lo90", "hi90", "low90", "high90")
+
+
+def score(forecasts: "pd.DataFrame", settings: Settings | None = None, *, trials: int | None = None) -> "pd.DataFrame":
+    """What out-of-sample forecasts are worth, per horizon, beside the naive forecast.
+
+    Parameters
+    ----------
+    forecasts : DataFrame from `walk_forward`
+    trials : number of configurations that were tried, which widens the verdict's intervals; by default what the
+        trial ledger holds for these data (`mlkit.evaluation.ledger`)
+
+    Returns
+    -------
+    DataFrame indexed by horizon: rows, r2 (against no change), rank_ic, hit_rate and hit_rate_naive (always the
+    more frequent direction), brier_skill (against one half), ece, coverage_80, coverage_90, interval_ratio (90 %
+    interval score over that of the training quantiles; under 1 is better), net_bps, lower_bps, trials, verdict, reason.
+    """
+    import pandas as pd
+
+    settings = settings or Settings()
+    trials = count_trials(forecasts, settings) if trials is None else trials
+    wide = {name: _by_bar(forecasts, name) for name in _WIDE}
+    horizons = [int(h) for h in wide["outcome"].columns]
+    judged = verdict_table(
+        wide["outcome"].to_numpy(),
+        wide["log_return"].to_numpy(),
+        horizons,
+        earned=wide["earned"].to_numpy(),
+        cost_bps=settings.cost_bps,
+        trials=trials,
+        seed=settings.seed,
+    )
+    rows = {h: _metrics({name: table[h].to_numpy() for name, table in wide.items()}) for h in horizons}
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table.index.name = "horizon"
+    table["net_bps"], table["lower_bps"] = judged["mean_bps"], judged["lower_bps"]
+    table["trials"] = trials
+    table["verdict"], table["reason"] = judged["verdict"], judged["reason"]
+    return table
+
+
+def _by_bar(forecasts: "pd.DataFrame", name: str) -> "pd.DataFrame":
+    """One row a bar of the test span, one column a horizon; NaN where an outage leaves no label."""
+    table = forecasts.pivot(index="bar", columns="horizon", values=name)
+    return table.reindex(range(int(table.index[0]), int(table.index[-1]) + 1))
+
+
+def _metrics(of: dict[str, FloatVector]) -> dict[str, float]:
+    y, pred = of["outcome"], of["log_return"]
+    rise = np.where(y == 0.0, 0.5, (y > 0.0).astype(np.float64))
+    ours = interval_score(y, of["lo90"], of["hi90"], 0.9)
+    return {
+        "rows": int(np.isfinite(y).sum()),
+        "r2": r2_no_change(y, pred),
+        "rank_ic": rank_ic(y, pred),
+        "hit_rate": hit_rate(y, np.where(of["p_up"] >= 0.5, 1.0, -1.0)),
+        "hit_rate_naive": hit_rate_baseline(y),
+        "brier_skill": brier_skill(rise, of["p_up"]),
+        "ece": expected_calibration_error(rise, of["p_up"]),
+        "coverage_80": coverage(y, of["lo80"], of["hi80"]),
+        "coverage_90": coverage(y, of["lo90"], of["hi90"]),
+        "interval_ratio": ours / interval_score(y, of["low90"], of["high90"], 0.9),
+    }

@@ -1,0 +1,127 @@
+"""The ledger forgets nothing: not a failure, not a killed process, not a torn line; and counts each choice once."""
+
+import json
+import logging
+import multiprocessing
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import mlkit
+from mlkit.errors import ConfigError
+from mlkit.evaluation.ledger import RUN, Ledger, Source, configuration_hash
+from mlkit.market.simulate import null_market
+
+
+def source(start: str = "2024-01-01", end: str = "2024-02-01", symbol: str = "A", sha: str = "x") -> Source:
+    return Source(symbol, "1h", start, end, sha)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "new" / "ledger.jsonl")
+
+
+def try_once(ledger: Ledger, of: Source, **configuration: object) -> None:
+    with ledger.trial([of], configuration):
+        pass
+
+
+def test_distinct_configurations_of_the_same_data_are_counted(ledger: Ledger) -> None:
+    assert ledger.trials([source()]) == 0
+    for seed in (1, 2, 1, 1):
+        try_once(ledger, source(), seed=seed, depth=3)
+    try_once(ledger, source(), depth=3, seed=2)  # in another order: the same
+    try_once(ledger, source(symbol="B", sha="y"), seed=9)
+    with ledger.trial([source()], {"seed": 5}, purpose="patterns"):
+        pass
+    assert ledger.trials([source()]) == 2
+    assert ledger.trials([source(symbol="B", sha="y")]) == 1
+    assert ledger.trials([source(), source(symbol="B", sha="y")]) == 3
+    assert ledger.trials([source()], purpose="patterns") == 1
+
+
+def test_more_bars_do_not_start_the_count_anew(ledger: Ledger) -> None:
+    """The planted fault: known by its fingerprint alone, a history is new with every bar."""
+    try_once(ledger, source(), seed=1)
+    assert ledger.trials([source(end="2024-02-02", sha="longer")]) == 1
+    assert ledger.trials([source(start="2024-02-02", end="2024-03-01", sha="later")]) == 0
+    assert ledger.trials([source(symbol="RENAMED")]) == 1  # the same bars under another name
+    assert ledger.trials([Source("A", "1d", "2024-01-01", "2024-02-01", "days")]) == 0
+
+
+def test_failed_and_abandoned_fits_count(ledger: Ledger) -> None:
+    with pytest.raises(ZeroDivisionError), ledger.trial([source()], {"seed": 1}):
+        raise ZeroDivisionError("in the fit")
+    with pytest.raises(KeyboardInterrupt), ledger.trial([source()], {"seed": 2}):
+        raise KeyboardInterrupt
+    code = (
+        "import os, sys; from pathlib import Path; from mlkit.evaluation.ledger import Ledger, Source\n"
+        "with Ledger(Path(sys.argv[1])).trial([Source('A', '1h', '2024-01-01', '2024-02-01', 'x')], {'seed': 3}):\n"
+        "    os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(ledger.path)], check=False).returncode == 9
+    try_once(ledger, source(), seed=1)
+    assert ledger.trials([source()]) == 3
+    table = ledger.table([source()])
+    assert table[["done", "failed", "abandoned"]].to_numpy().tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
+    assert table["configuration"][0] == configuration_hash({"seed": 1})[:8]
+    failures = [entry["error"] for entry in ledger.entries() if entry.get("status") == "failed"]
+    assert failures == ["ZeroDivisionError: in the fit", "KeyboardInterrupt: "]
+
+
+def test_a_torn_line_is_left_out_and_the_next_one_is_whole(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    try_once(ledger, source(), seed=1)
+    with ledger.path.open("ab") as file:
+        file.write(b'{"event": "start", "fit": "torn')  # a crash in the middle of a line
+    try_once(ledger, source(), seed=2)
+    with caplog.at_level(logging.WARNING):
+        assert ledger.trials([source()]) == 2
+    assert "line 3 is torn" in caplog.text
+    assert all(json.loads(line) for line in ledger.path.read_text().splitlines() if "torn" not in line)
+
+
+def _write_many(path: str, worker: int) -> None:
+    for number in range(25):
+        try_once(Ledger(Path(path)), source(), worker=worker, number=number)
+
+
+def test_processes_share_it(ledger: Ledger) -> None:
+    workers = [
+        multiprocessing.get_context("spawn").Process(target=_write_many, args=(str(ledger.path), k)) for k in (0, 1)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert ledger.trials([source()]) == 50
+    assert len(ledger.entries()) == 100
+
+
+def test_smoke_counts_its_own_process_and_full_counts_all(tmp_path: Path) -> None:
+    smoke = mlkit.Settings(ledger_path=tmp_path / "ledger.jsonl")
+    full = smoke.model_copy(update={"profile": "full"})
+    try_once(Ledger.of(smoke), source(), seed=1)
+    earlier = smoke.ledger.read_text().replace(RUN, "another run").replace(configuration_hash({"seed": 1}), "0" * 64)
+    smoke.ledger.write_text(earlier + smoke.ledger.read_text())
+    assert Ledger.of(smoke).trials([source()]) == 1
+    assert Ledger.of(full).trials([source()]) == 2
+
+
+def test_what_cannot_be_written_down_is_not_fitted(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ledger = Ledger(tmp_path / "file" / "ledger.jsonl")
+    with pytest.raises(ConfigError, match=r"cannot be written .* MLKIT_LEDGER_PATH"), ledger.trial([source()], {}):
+        pytest.fail("the fit ran")
+
+
+def test_source_of_bars() -> None:
+    bars = null_market(50, seed=1)
+    same, later = Source.of(bars), Source.of(bars.iloc[20:])
+    assert same == Source.of(bars.copy()) and same.overlaps(later)
+    assert (same.symbol, same.timeframe, same.start) == ("NULL", "1m", bars.index[0].isoformat())
+    assert not Source.of(bars.iloc[:20]).overlaps(later)
+    assert pd.Timestamp(same.end) == bars.index[-1]
