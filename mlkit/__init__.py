@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mlkit.labels import pattern_labels as pattern_labels
     from mlkit.market.bars import validate_bars as validate_bars
     from mlkit.market.repair import repair_bars as repair_bars
+    from mlkit.market.segments import segments as segments
     from mlkit.market.sources import load_bars as load_bars
     from mlkit.market.sources import read_bars as read_bars
     from mlkit.market.sources import save_bars as save_bars
@@ -53,6 +54,7 @@ _PUBLIC = {
     "read_bars": "mlkit.market.sources",
     "repair_bars": "mlkit.market.repair",
     "save_bars": "mlkit.market.sources",
+    "segments": "mlkit.market.segments",
     "train": "mlkit.operations.training",
     "validate_bars": "mlkit.market.bars",
 }

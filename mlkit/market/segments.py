@@ -1,0 +1,90 @@
+"""Where bars are unbroken: a market's own closes are no gap, an outage is, and nothing is measured across it."""
+
+import numpy as np
+import pandas as pd
+
+from mlkit.errors import ConfigError
+from mlkit.market.bars import open_times, validate_bars
+from mlkit.market.times import Int64Array, timeframe_delta
+
+OUTAGE_NEVER_CLOSED = pd.Timedelta(hours=1)
+OUTAGE_SESSIONS = pd.Timedelta(days=7)
+
+MaxGap = pd.Timedelta | str | None
+
+
+def gap_tolerance(bars: pd.DataFrame) -> pd.Timedelta:
+    """Most time that may be missing between two bars before it is an outage: 1 hour or 7 days.
+
+    A market that never closes (``never_closes``) has no reason to pause: more than an hour without a bar is an
+    exchange or a feed that was down, and a label over it would count bars but mean days. One hour lets pass the
+    quiet minutes of a thin pair, and a single missing hourly bar.
+
+    A session market pauses every night, weekend and holiday, and holding through these is what its returns are:
+    up to 7 days, as New York from 11 to 16 September 2001 (6 days of daily bars). Pass ``max_gap`` for markets
+    that close for longer (Shanghai's Golden Week).
+
+    Raises BarsError for bars that break the contract.
+    """
+    return _tolerance(validate_bars(bars))
+
+
+def never_closes(bars: pd.DataFrame) -> bool:
+    """Whether a market trades without closes, from its open times alone; validated bars are expected.
+
+    That is: no two bars are further apart than one timeframe, so that no close separates any of them; or more
+    than one bar in twenty opens on a Saturday (UTC); or, in a history without a Saturday between its ends, bars
+    open at more than four in five of the day's times. Weekly bars tell neither and count as sessions.
+    """
+    index, step = pd.DatetimeIndex(bars.index), timeframe_delta(bars.attrs["timeframe"])
+    if step >= pd.Timedelta(weeks=1):
+        return False
+    if len(index) > 1 and bool((index[1:] - index[:-1] == step).all()):
+        return True
+    first = index[0].normalize()
+    if first + pd.Timedelta(days=(5 - first.day_of_week) % 7) <= index[-1]:
+        return float((index.day_of_week == 5).mean()) > 0.05
+    return (index - index.normalize()).nunique() > 0.8 * (pd.Timedelta(days=1) / step)
+
+
+def segments(bars: pd.DataFrame, max_gap: MaxGap = "auto") -> list[pd.DataFrame]:
+    """The bars in pieces without an outage, oldest first; no window or label may reach from one into the next.
+
+    Parameters
+    ----------
+    bars: valid bars (n_bars, 5).
+    max_gap: most time that may be missing between two bars of one piece; "auto" is ``gap_tolerance(bars)``, None
+        takes all bars as one piece. The nights and weekends of a session market are no outages.
+
+    Returns a list of bars. Raises BarsError for bars that break the contract, ConfigError for another max_gap.
+    """
+    bars = validate_bars(bars)
+    starts = np.flatnonzero(np.diff(unbroken_runs(bars, max_gap), prepend=-1))
+    return [bars.iloc[start:stop] for start, stop in zip(starts, [*starts[1:], len(bars)], strict=True)]
+
+
+def unbroken_runs(bars: pd.DataFrame, max_gap: MaxGap = "auto") -> Int64Array:
+    """Number of the run without an outage that each bar belongs to, int64 (n_bars,), counted from 0.
+
+    ``max_gap`` is that of ``segments``; validated bars are expected. ConfigError for another ``max_gap``.
+    """
+    if max_gap is None:
+        return np.zeros(len(bars), dtype=np.int64)
+    tolerance = _tolerance(bars) if isinstance(max_gap, str) and max_gap == "auto" else _length(max_gap)
+    step = timeframe_delta(bars.attrs["timeframe"])
+    missing = np.diff(open_times(bars)) > (step + tolerance).as_unit("ns").value
+    return np.concatenate([[0], np.cumsum(missing)]).astype(np.int64)
+
+
+def _tolerance(bars: pd.DataFrame) -> pd.Timedelta:
+    return OUTAGE_NEVER_CLOSED if never_closes(bars) else OUTAGE_SESSIONS
+
+
+def _length(max_gap: pd.Timedelta | str) -> pd.Timedelta:
+    try:
+        length = pd.Timedelta(max_gap)
+    except ValueError:
+        length = pd.Timedelta(-1)
+    if not length >= pd.Timedelta(0):  # NaT is not either
+        raise ConfigError(f"max_gap must be 'auto', None or a length of time such as '2h', not {max_gap!r}")
+    return length

@@ -1,0 +1,33 @@
+"""Segments: cut at outages only, nothing lost, nothing reordered."""
+
+import pandas as pd
+import pytest
+
+import mlkit
+from mlkit.errors import ConfigError
+from mlkit.market.simulate import null_market
+
+HOURS = null_market(24 * 28, seed=1, timeframe="1h", symbol="A")
+
+
+def test_an_outage_cuts_and_a_missing_bar_does_not() -> None:
+    bars = HOURS.drop(index=[*HOURS.index[100:101], *HOURS.index[200:202], *HOURS.index[300:450]])
+    pieces = mlkit.segments(bars)
+    assert [len(piece) for piece in pieces] == [199, 98, 222]
+    pd.testing.assert_frame_equal(pd.concat(pieces), bars, check_freq=False)
+    assert all(piece.attrs == bars.attrs for piece in pieces)
+
+
+def test_the_tolerance_can_be_given() -> None:
+    bars = HOURS.drop(index=HOURS.index[200:202])
+    assert len(mlkit.segments(bars, max_gap="2h")) == 1
+    assert len(mlkit.segments(bars, max_gap=None)) == 1
+    assert len(mlkit.segments(bars, max_gap=pd.Timedelta(0))) == 2
+    with pytest.raises(ConfigError, match="max_gap"):
+        mlkit.segments(bars, max_gap="long")
+
+
+def test_nights_and_weekends_are_no_outages(sp500: pd.DataFrame) -> None:
+    assert len(mlkit.segments(sp500)) == 1
+    without_summer = pd.concat([sp500.loc[:"2005-05-31"], sp500.loc["2005-09-01":]])
+    assert len(mlkit.segments(without_summer)) == 2
