@@ -19,7 +19,7 @@ quantile, and percentiles as much, find an edge in noise three times too often w
 blocks; half a degree of freedom a block brings the rate back to nominal in simulation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ from mlkit.errors import ConfigError
 from mlkit.evaluation.metrics import r2_no_change
 
 FloatArray = npt.NDArray[np.float64]
-Statistic = Callable[..., float]
+Statistic = Callable[..., Any]  # a float, or a vector of them
 Answer = Literal["edge", "no edge"]
 
 
@@ -75,6 +75,58 @@ def bootstrap_interval(
     draws = _resample(stat, data, block, reps, seed)
     low, high = np.quantile(draws, [0.5 * (1 - level), 0.5 * (1 + level)])
     return Interval(float(stat(*data)), float(low), float(high), level)
+
+
+def metric_intervals(
+    metrics: Callable[[Mapping[str, FloatArray]], Mapping[str, float]],
+    columns: Mapping[str, ArrayLike],
+    *,
+    horizon: int,
+    level: float = 0.95,
+    reps: int = 300,
+    seed: int = 7,
+) -> pd.DataFrame:
+    """Interval of every metric at once: ``estimate +- t(n / (2 block)) se``, the se from one block bootstrap.
+
+    Rows are resampled together, so all metrics of a draw see the same rows; the quantile is that of the verdict
+    (see the head of this module), two-sided.
+
+    Parameters
+    ----------
+    metrics
+        Takes the columns and returns name to value.
+    columns
+        (n,) each, consecutive bars in time order; NaN as the metrics take it.
+    horizon
+        Bars a label spans; the mean block is ``max(10, 2 horizon)`` rows.
+
+    Returns
+    -------
+    DataFrame, index the metrics' names: ``value``, ``low``, ``high``; NaN ends where a metric is not defined in some
+    draw, or where there are fewer than four blocks.
+    """
+    from scipy.stats import t
+
+    names = list(columns)
+    data = [np.asarray(columns[name], dtype=np.float64) for name in names]
+    block = default_block(horizon)
+    value = dict(metrics(dict(zip(names, data, strict=True))))
+
+    def stat(*resampled: FloatArray) -> FloatArray:
+        drawn = metrics(dict(zip(names, resampled, strict=True)))
+        return np.array([drawn[name] for name in value], dtype=np.float64)
+
+    frame = pd.DataFrame({"value": value})
+    if len(data[0]) < 4 * block:
+        return frame.assign(low=np.nan, high=np.nan)
+    spread = _resample(stat, data, block, reps, seed).reshape(reps, -1).std(axis=0)
+    half = t.ppf(0.5 * (1.0 + level), len(data[0]) / (2.0 * block)) * spread
+    return frame.assign(low=frame["value"] - half, high=frame["value"] + half)
+
+
+def default_block(horizon: int) -> float:
+    """Mean bootstrap block for labels over ``horizon`` bars: ``max(10, 2 horizon)`` rows."""
+    return max(10.0, 2.0 * horizon)
 
 
 @dataclass(frozen=True)
@@ -122,11 +174,9 @@ def verdict(
     """
     y, pred = np.asarray(y, dtype=np.float64), np.asarray(pred, dtype=np.float64)
     gain = y if earned is None else np.asarray(earned, dtype=np.float64)
-    scored = np.isfinite(y) & np.isfinite(pred) & np.isfinite(gain)
-    signal = np.where(scored, np.sign(pred), 0.0)
-    cost = 1e-4 * cost_bps * tranche_turnover(signal, horizon)
+    scored, signal, cost = _positions(y, pred, gain, horizon, cost_bps)
     data = [signal[scored], gain[scored], cost[scored]]
-    block = max(10.0, 2.0 * horizon) if block is None else block
+    block = default_block(horizon) if block is None else block
     mean = low = float("nan")
     if len(data[0]) < 4 * block:
         reason = f"{len(data[0])} rows are too few, blocks of {block:g} need {4 * block:g}"
@@ -162,6 +212,22 @@ def verdict_table(
         for j, h in enumerate(horizons)
     ]
     return pd.DataFrame([asdict(v) for v in judged]).set_index("horizon")
+
+
+def net_rows(y: ArrayLike, pred: ArrayLike, earned: ArrayLike, horizon: int, cost_bps: float) -> FloatArray:
+    """Net log return of the tranche that each row opens, (n,), as the verdict counts it; NaN where it is not scored."""
+    y, pred, gain = (np.asarray(a, dtype=np.float64) for a in (y, pred, earned))
+    scored, signal, cost = _positions(y, pred, gain, horizon, cost_bps)
+    return np.where(scored, signal * gain - cost, np.nan)
+
+
+def _positions(
+    y: FloatArray, pred: FloatArray, gain: FloatArray, horizon: int, cost_bps: float
+) -> tuple[npt.NDArray[np.bool_], FloatArray, FloatArray]:
+    """Rows that are scored, the sign that is held, and what its turnover costs."""
+    scored = np.isfinite(y) & np.isfinite(pred) & np.isfinite(gain)
+    signal = np.where(scored, np.sign(pred), 0.0)
+    return scored, signal, 1e-4 * cost_bps * tranche_turnover(signal, horizon)
 
 
 def tranche_turnover(signal: FloatArray, horizon: int) -> FloatArray:
@@ -219,7 +285,7 @@ def _lower_bound(stat: Statistic, data: list[FloatArray], block: float, alpha: f
 
 
 def _resample(stat: Statistic, data: Sequence[npt.NDArray[Any]], block: float, reps: int, seed: int) -> FloatArray:
-    """``stat`` of each stationary-bootstrap resample, (reps,)."""
+    """``stat`` of each stationary-bootstrap resample, one after the other, (reps * size,)."""
     from arch.bootstrap import StationaryBootstrap
 
     draws: FloatArray = StationaryBootstrap(block, *data, seed=seed).apply(stat, reps)

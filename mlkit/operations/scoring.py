@@ -1,5 +1,6 @@
 """What out-of-sample forecasts are worth, per horizon, beside the naive forecast."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from mlkit.evaluation.metrics import (
     r2_no_change,
     rank_ic,
 )
-from mlkit.evaluation.significance import verdict_table
+from mlkit.evaluation.significance import metric_intervals, net_rows, verdict_table
 from mlkit.models.base import FloatVector
 from mlkit.operations.trials import count_trials
 
@@ -64,13 +65,50 @@ def score(forecasts: "pd.DataFrame", settings: Settings | None = None, *, trials
     return table
 
 
+def intervals(
+    forecasts: "pd.DataFrame", settings: Settings | None = None, *, level: float = 0.95, reps: int = 300
+) -> "pd.DataFrame":
+    """Block-bootstrap intervals of every headline metric of `score`, per horizon.
+
+    Parameters
+    ----------
+    forecasts : DataFrame from `walk_forward`
+    level, reps : nominal coverage of an interval, and bootstrap resamples
+
+    Returns
+    -------
+    DataFrame, index (horizon, metric): value, low, high. The metrics are those of `score`, and net_bps: mean net return
+    of a position after ``settings.cost_bps`` a side, basis points. One interval a number, **not** widened for having
+    looked at many: that is what the verdict does.
+    """
+    import pandas as pd
+
+    settings = settings or Settings()
+    wide = {name: _by_bar(forecasts, name) for name in _WIDE}
+    parts = {}
+    for h in (int(h) for h in wide["outcome"].columns):
+        columns = {name: table[h].to_numpy() for name, table in wide.items()}
+        columns["net"] = net_rows(columns["outcome"], columns["log_return"], columns["earned"], h, settings.cost_bps)
+        parts[h] = metric_intervals(_headline, columns, horizon=h, level=level, reps=reps, seed=settings.seed)
+    table = pd.concat(parts, names=["horizon", "metric"])
+    share = table.index.get_level_values("metric").isin(["ece", "coverage_80", "coverage_90", "hit_rate"])
+    table.loc[share, ["low", "high"]] = table.loc[share, ["low", "high"]].clip(0.0, 1.0)
+    return table
+
+
+def _headline(of: Mapping[str, FloatVector]) -> dict[str, float]:
+    metrics = {name: value for name, value in _metrics(of).items() if name != "rows"}
+    net = of["net"]
+    return {**metrics, "net_bps": 1e4 * float(net[np.isfinite(net)].mean()) if np.isfinite(net).any() else float("nan")}
+
+
 def _by_bar(forecasts: "pd.DataFrame", name: str) -> "pd.DataFrame":
     """One row a bar of the test span, one column a horizon; NaN where an outage leaves no label."""
     table = forecasts.pivot(index="bar", columns="horizon", values=name)
     return table.reindex(range(int(table.index[0]), int(table.index[-1]) + 1))
 
 
-def _metrics(of: dict[str, FloatVector]) -> dict[str, float]:
+def _metrics(of: Mapping[str, FloatVector]) -> dict[str, float]:
     y, pred = of["outcome"], of["log_return"]
     rise = np.where(y == 0.0, 0.5, (y > 0.0).astype(np.float64))
     ours = interval_score(y, of["lo90"], of["hi90"], 0.9)

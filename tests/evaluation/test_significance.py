@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from arch.bootstrap import StationaryBootstrap
 from arch.covariance.kernel import Bartlett
+from scipy.stats import t
 
 from mlkit.errors import ConfigError
 from mlkit.evaluation import significance as s
-from mlkit.evaluation.metrics import mae, rank_ic
+from mlkit.evaluation.metrics import hit_rate, mae, rank_ic
 
 
 def persistent_noise(rng: np.random.Generator, n: int, rho: float) -> np.ndarray:
@@ -141,3 +142,40 @@ def test_table_corrects_for_every_claim() -> None:
     assert table.loc[1, "lower_bps"] < s.verdict(y, pred, horizon=1, cost_bps=0.2).lower_bps
     with pytest.raises(ConfigError, match=r"must both be \(n, 3\)"):
         s.verdict_table(Y, P, (1, 5, 15))
+
+
+def test_intervals_of_several_metrics_cover_under_overlap() -> None:
+    """The planted fault: resampled row by row, the 95 % interval of a hit rate over 15 bars covers one time in two."""
+    blocks, rows = 0, 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        y, pred = overlapping(rng, 800, 15), persistent_noise(rng, 800, 0.95)
+        columns = {"y": y, "pred": pred}
+        table = s.metric_intervals(lambda of: {"hit": hit_rate(**of)}, columns, horizon=15, reps=60, seed=seed)
+        blocks += bool(table.loc["hit", "low"] <= 0.5 <= table.loc["hit", "high"])
+        naive = s.bootstrap_interval(hit_rate, y, pred, block=1, reps=60, seed=seed)
+        rows += naive.low <= 0.5 <= naive.high
+    assert blocks >= 54
+    assert rows <= 40
+
+
+def test_intervals_share_their_draws_with_arch() -> None:
+    rng = np.random.default_rng(0)
+    y, pred = rng.normal(size=300), rng.normal(size=300)
+    table = s.metric_intervals(
+        lambda of: {"mae": mae(of["y"], of["p"])}, {"y": y, "p": pred}, horizon=2, reps=100, seed=3
+    )
+    draws = StationaryBootstrap(10, y, pred, seed=3).apply(mae, 100)
+    half = t.ppf(0.975, 15) * draws.std()
+    assert table.loc["mae"].tolist() == pytest.approx([mae(y, pred), mae(y, pred) - half, mae(y, pred) + half])
+    few = s.metric_intervals(lambda of: {"mae": mae(of["y"], 0.0)}, {"y": y[:30]}, horizon=5)
+    assert few.loc["mae"].isna().tolist() == [False, True, True]
+
+
+def test_net_rows_are_those_of_the_verdict() -> None:
+    y, pred = planted(11)
+    y[5] = np.nan
+    rows = s.net_rows(y, pred, y, 1, 0.2)
+    assert np.isnan(rows[5]) and 1e4 * np.nanmean(rows) == pytest.approx(
+        s.verdict(y, pred, horizon=1, cost_bps=0.2).mean_bps, rel=1e-12
+    )

@@ -13,6 +13,7 @@ from mlkit.evaluation.ledger import Ledger, Source
 from mlkit.features.garch import fit_garch
 from mlkit.market.simulate import null_market, planted_edge
 from mlkit.operations import training
+from mlkit.operations.scoring import intervals
 from mlkit.operations.training import FORECAST_COLUMNS, score, walk_forward
 from mlkit.operations.trials import feature_digest
 
@@ -214,3 +215,15 @@ def test_forecasts_keep_their_source_in_a_file(
     forecasts.to_parquet(tmp_path / "forecasts.parquet")
     again = pd.read_parquet(tmp_path / "forecasts.parquet")
     pd.testing.assert_frame_equal(score(again, settings), score(forecasts, settings))
+
+
+def test_every_headline_metric_has_an_interval(forecasts: pd.DataFrame, settings: mlkit.Settings) -> None:
+    table, scores = intervals(forecasts, settings, reps=50), score(forecasts, settings)
+    for metric in ("r2", "hit_rate", "brier_skill", "ece", "coverage_80", "coverage_90", "interval_ratio", "rank_ic"):
+        at = table.xs(metric, level="metric")
+        pd.testing.assert_series_equal(at["value"], scores[metric], check_names=False)
+        known = at.dropna()
+        assert ((known["low"] <= known["value"]) & (known["value"] <= known["high"])).all()
+    net = table.xs("net_bps", level="metric")["value"]
+    traded = scores["net_bps"].notna()
+    pd.testing.assert_series_equal(net[traded], scores.loc[traded, "net_bps"], check_names=False)

@@ -1,0 +1,133 @@
+"""Was the best of several strategies chosen, or found? Two tests of a whole family of them.
+
+Both take the net returns of every strategy that one could have picked, bar by bar, (n, N).
+"""
+
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from mlkit.errors import ConfigError
+
+FloatArray = npt.NDArray[np.float64]
+_CHUNK = 2048  # combinations judged at once
+
+
+@dataclass(frozen=True, eq=False)
+class Overfitting:
+    """What choosing the best of N strategies by its past is worth."""
+
+    probability: float  # share of the splits in which the best in sample is below the median out of sample
+    logits: FloatArray  # (n_splits,) log odds of its relative rank out of sample
+    slope: float  # of its Sharpe ratio out of sample on that in sample: negative where luck is picked
+    loss: float  # share of the splits in which it loses money out of sample
+    strategies: int
+    splits: int
+
+
+def backtest_overfitting(returns: ArrayLike, *, blocks: int = 12) -> Overfitting:
+    """Probability of backtest overfitting by combinatorially symmetric cross-validation.
+
+    The bars are cut into ``blocks`` contiguous blocks. Every choice of half of them is in sample: the strategy with
+    the best Sharpe ratio there is looked up in the other half, where its relative rank ``w`` among the N is
+    ``rank / (N + 1)``, ties at their mean. The probability is the share of splits with ``log(w / (1 - w)) <= 0``.
+
+    Parameters
+    ----------
+    returns
+        Net returns, (n, N), N >= 2; NaN counts as no position, 0.
+    blocks
+        Even number of blocks, at least 2, at most 16 (12,870 splits).
+
+    References
+    ----------
+    Bailey, Borwein, López de Prado & Zhu (2017), *Journal of Computational Finance* 20.
+    """
+    r = np.nan_to_num(np.asarray(returns, dtype=np.float64), nan=0.0)
+    if r.ndim != 2 or r.shape[1] < 2:
+        raise ConfigError(f"backtest_overfitting: returns must be (n, N) of at least 2 strategies, got {r.shape}")
+    if blocks % 2 or not 2 <= blocks <= 16 or len(r) < 4 * blocks:
+        raise ConfigError(
+            f"backtest_overfitting: blocks must be even, 2 to 16, and of at least 4 bars each, got {blocks} for"
+            f" {len(r)} bars"
+        )
+    parts = np.array_split(r, blocks)
+    counts = np.array([len(p) for p in parts], dtype=np.float64)
+    sums, squares = np.array([p.sum(axis=0) for p in parts]), np.array([(p**2).sum(axis=0) for p in parts])
+    chosen = np.zeros((comb(blocks, blocks // 2), blocks))
+    for row, half in zip(chosen, combinations(range(blocks), blocks // 2), strict=True):
+        row[list(half)] = 1.0
+    judged = [_best(chosen[k : k + _CHUNK], counts, sums, squares) for k in range(0, len(chosen), _CHUNK)]
+    inside, outside, rank = (np.concatenate(part) for part in zip(*judged, strict=True))
+    share = rank / (r.shape[1] + 1)
+    logits = np.log(share / (1.0 - share))
+    spread = inside - inside.mean()
+    power = float(spread @ spread)
+    return Overfitting(
+        probability=float(np.mean(logits <= 0.0)),
+        logits=logits,
+        slope=float(spread @ outside) / power if power > 0 else float("nan"),
+        loss=float(np.mean(outside < 0.0)),
+        strategies=r.shape[1],
+        splits=len(chosen),
+    )
+
+
+def _best(
+    chosen: FloatArray, counts: FloatArray, sums: FloatArray, squares: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Sharpe ratio of the best in sample, the same out of sample, and its rank there, of each split."""
+    inside, outside = _sharpe(chosen, counts, sums, squares), _sharpe(1.0 - chosen, counts, sums, squares)
+    best = inside.argmax(axis=1)[:, None]
+    picked = np.take_along_axis(outside, best, axis=1)
+    rank = (outside < picked).sum(axis=1) + 0.5 * ((outside == picked).sum(axis=1) + 1.0)
+    return np.take_along_axis(inside, best, axis=1).ravel(), picked.ravel(), rank
+
+
+def _sharpe(weights: FloatArray, counts: FloatArray, sums: FloatArray, squares: FloatArray) -> FloatArray:
+    """Sharpe ratios (splits, N) of the blocks with weight 1; 0 where nothing varies."""
+    n = (weights @ counts)[:, None]
+    mean = weights @ sums / n
+    variance = weights @ squares / n - mean**2
+    moves = variance > 1e-12 * (weights @ squares / n)
+    return np.divide(mean, np.sqrt(np.where(moves, variance, 1.0)), out=np.zeros_like(mean), where=moves)
+
+
+def reality_check(returns: ArrayLike, *, block: float, reps: int = 1000, seed: int = 7) -> "pd.Series[float]":
+    """p-values of "none of these strategies earns more than nothing", all of them tested together.
+
+    Hansen's test for superior predictive ability against staying flat, by the stationary bootstrap. A small p-value
+    says that the best of the family is better than chance would make the best of so many.
+
+    Parameters
+    ----------
+    returns
+        Net returns, (n, N); NaN counts as no position, 0. Strategies that never trade are no contenders.
+    block
+        Mean block length in bars, at least the bars a position is held.
+
+    Returns
+    -------
+    Series: ``lower``, ``consistent`` (the one to quote) and ``upper`` (White's reality check, which poor
+    strategies in the family make timid); 1 for each where none trades.
+
+    References
+    ----------
+    White (2000), *Econometrica* 68; Hansen (2005), *J. Business & Economic Statistics* 23 (``arch.bootstrap.SPA``).
+    """
+    r = np.nan_to_num(np.asarray(returns, dtype=np.float64), nan=0.0)
+    r = r[:, r.std(axis=0) > 0.0]
+    names = ["lower", "consistent", "upper"]
+    if r.shape[1] == 0:
+        return pd.Series(1.0, index=names)
+    from arch.bootstrap import SPA
+
+    test = SPA(np.zeros(len(r)), -r, block_size=block, reps=reps, bootstrap="stationary", seed=seed)
+    test.compute()
+    pvalues: pd.Series[float] = test.pvalues.astype(np.float64).loc[names]
+    return pvalues
