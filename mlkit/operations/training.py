@@ -274,8 +274,9 @@ def train(
     ------
     BarsError for too few bars; DependencyError when a training library is missing.
     """
-    from mlkit.models.bundle import publish, write_bundle
+    from mlkit.models.bundle import write_bundle
     from mlkit.models.pattern_cnn import PRETRAINED
+    from mlkit.models.publishing import publish
 
     settings, features = settings or Settings(), features or FeatureSet()
     bars = validate_bars(bars)

@@ -27,9 +27,10 @@ from mlkit.inference.predictor import (
 from mlkit.labels import forward_returns, pattern_directions
 from mlkit.market.bars import fingerprint
 from mlkit.models.base import EnsembleSettings
-from mlkit.models.bundle import ModelBundle, publish, write_bundle
+from mlkit.models.bundle import ModelBundle, write_bundle
 from mlkit.models.pattern_cnn import PatternCNN, PatternMeta, PatternModel
 from mlkit.models.price_predictor import PricePredictor
+from mlkit.models.publishing import publish
 
 HORIZONS = (1, 5, 15, 60)
 SETTINGS = EnsembleSettings.smoke(n_estimators=8, forest_trees=4, n_threads=1)

@@ -11,7 +11,9 @@ import pytest
 
 from mlkit.errors import BundleError, ConfigError, NotTrainedError
 from mlkit.models import bundle as b
+from mlkit.models import publishing
 from mlkit.models.base import EnsembleSettings
+from mlkit.models.manifest import render, signed
 from mlkit.models.price_predictor import PricePredictor
 
 N, F, HORIZONS = 700, 5, (1, 3)
@@ -66,12 +68,10 @@ def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], None], *, sign: bool = True) -> None:
-    """Change the manifest as an attacker would: with the identifier made anew."""
+    """Change the manifest as an attacker would: with identifier and digest made anew."""
     described = json.loads((folder / "manifest.json").read_text())
     change(described)
-    if sign:
-        described["bundle_id"] = b._content_id(described)
-    (folder / "manifest.json").write_text(json.dumps(described))
+    (folder / "manifest.json").write_bytes(render(signed(described) if sign else described))
 
 
 def test_round_trip_predicts_the_same_bits(price: PricePredictor, X: np.ndarray, stored: Path) -> None:
@@ -178,7 +178,7 @@ def test_names_that_leave_the_folder(stored: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(schema_version=2), "schema 2, this mlkit reads 1"),
+        (lambda m: m.update(schema_version=1), "schema 1, this mlkit reads 2; train again or install the mlkit"),
         (lambda m: m.update(horizons=[3, 1]), "horizons must increase"),
         (lambda m: m.update(feature_names=["a", "a"]), "feature names repeat"),
         (lambda m: m.update(data_sha256="short"), "data_sha256"),
@@ -207,6 +207,17 @@ def test_an_edited_manifest_shows(stored: Path) -> None:
     edit_manifest(stored, lambda m: m["feature_names"].reverse(), sign=False)
     with pytest.raises(BundleError, match="was changed"):
         b.ModelBundle.open(stored)
+
+
+def test_what_the_id_leaves_out_and_the_spelling_are_covered_too(stored: Path) -> None:
+    path, text = stored / "manifest.json", (stored / "manifest.json").read_text()
+    for other in (text.replace("2026-01-02T03", "2026-01-02T04"), text.replace("\n ", "\n  ", 1), text + "\n"):
+        assert other != text
+        path.write_text(other)
+        with pytest.raises(BundleError, match="was changed"):
+            b.ModelBundle.open(stored)
+    path.write_text(text)
+    assert b.ModelBundle.open(stored).id == stored.name
 
 
 def test_a_pickle_inside_a_forest_is_not_loaded(stored: Path) -> None:
@@ -244,16 +255,16 @@ def test_publish_replaces_current_in_one_step(price: PricePredictor, tmp_path: P
     second = b.write_bundle(tmp_path, FIELDS | {"seed": 8}, price=price)
     with pytest.raises(NotTrainedError):
         b.ModelBundle.open(tmp_path)  # written is not published
-    b.publish(first)
+    publishing.publish(first)
     assert b.ModelBundle.open(tmp_path).id == first.id
     with monkeypatch.context() as patch:  # a crash between writing and renaming
         patch.setattr("os.replace", lambda *a: (_ for _ in ()).throw(OSError("power cut")))
         with pytest.raises(OSError, match="power cut"):
-            b.publish(second)
+            publishing.publish(second)
     assert b.ModelBundle.open(tmp_path).id == first.id
-    b.publish(second)
+    publishing.publish(second)
     assert b.ModelBundle.open(tmp_path).id == second.id
-    assert (tmp_path / "CURRENT").read_text() == f"{second.id}\n"
+    assert (tmp_path / "CURRENT").read_text() == f"{second.id}\n{first.id}\n"
 
 
 def test_a_crash_while_writing_leaves_no_bundle(price: PricePredictor, tmp_path: Path, monkeypatch: Any) -> None:
@@ -272,9 +283,9 @@ def test_a_crash_while_writing_leaves_no_bundle(price: PricePredictor, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["", "../x", "0123456789abcdef0", "ABCDEF0123456789", "é"])
+@pytest.mark.parametrize("text", ["", "../x", "0123456789abcdef0", "ABCDEF0123456789", "é", "0123456789abcdef\n\n"])
 def test_a_current_that_is_no_id(tmp_path: Path, text: str) -> None:
-    (tmp_path / "CURRENT").write_text(text)
+    (tmp_path / "CURRENT").write_text(text + "\n")
     with pytest.raises(BundleError, match="is not a bundle id"):
         b.ModelBundle.open(tmp_path)
 
@@ -289,7 +300,7 @@ def test_a_current_that_names_nothing_or_another(stored: Path) -> None:
         b.ModelBundle.open(root)
     renamed = b.ModelBundle.open(root / "0123456789abcdef")  # a copy under another name is whole
     with pytest.raises(BundleError, match="do not rename it"):
-        b.publish(renamed)
+        publishing.publish(renamed)
 
 
 def test_a_bundle_without_prices(tmp_path: Path) -> None:

@@ -1,0 +1,246 @@
+"""The two small files that say what a folder of models holds: ``manifest.json`` and ``CURRENT``.
+
+A manifest has one spelling: the bytes that :func:`render` writes. So a changed blank, a repeated key or a
+number written otherwise shows, and its own digest covers what the bundle's id leaves out.
+"""
+
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from mlkit.errors import BundleError, ConfigError, NotTrainedError
+
+SCHEMA_VERSION = 2
+MANIFEST = "manifest.json"
+CURRENT = "CURRENT"
+
+_ID = r"[0-9a-f]{16}"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}(\.[A-Za-z0-9]{1,16}){1,2}"
+_SMALL = 2**22  # bytes of a manifest or of CURRENT
+FILE_LIMIT = 2**28  # bytes of a model file
+_TOTAL_LIMIT = 2**30  # bytes of all
+_LIBRARIES = (
+    "mlkit",
+    "numpy",
+    "pandas",
+    "numba",
+    "scikit-learn",
+    "xgboost",
+    "xgboost-cpu",
+    "lightgbm",
+    "torch",
+)
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class FileRecord(_Strict):
+    """Digest and size of one file."""
+
+    sha256: Digest
+    size: int = Field(ge=0, le=FILE_LIMIT)
+
+
+class TrainingSpan(_Strict):
+    """The bars a bundle was trained on: open times of the first and last, ISO 8601 UTC, and their number."""
+
+    start: str
+    end: str
+    bars: int = Field(ge=0)
+
+
+class Manifest(_Strict):
+    """What a bundle says about itself."""
+
+    schema_version: Literal[2]
+    manifest_sha256: Digest  # of the manifest without this line
+    bundle_id: Annotated[str, StringConstraints(pattern=f"^{_ID}$")]
+    created: str  # ISO 8601 UTC; no part of bundle_id
+    symbol: str
+    timeframe: str
+    feature_names: tuple[str, ...]  # in the order of the model's columns
+    horizons: tuple[Annotated[int, Field(ge=1)], ...]
+    training_span: TrainingSpan
+    garch: tuple[float, float, float] | None = None  # omega, alpha, beta that the features filter with
+    data_sha256: Digest  # fingerprint of the training bars
+    seed: int
+    settings: dict[str, JsonValue]
+    library_versions: dict[str, str]
+    metrics: dict[str, JsonValue]
+    files: dict[str, FileRecord]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.feature_names)) != len(self.feature_names):
+            raise ValueError("feature names repeat")
+        if list(self.horizons) != sorted(set(self.horizons)):
+            raise ValueError("horizons must increase")
+        for name in self.files:
+            if not re.fullmatch(_NAME, name) or name == MANIFEST:
+                raise ValueError(f"{name[:80]!r} is not a plain file name")
+        if len({name.lower() for name in self.files}) < len(self.files):
+            raise ValueError("file names differ in case only")
+        if not self.files:
+            raise ValueError("a bundle without model files")
+        if sum(record.size for record in self.files.values()) > _TOTAL_LIMIT:
+            raise ValueError(f"files of more than {_TOTAL_LIMIT} bytes")
+        return self
+
+
+def describe(fields: Mapping[str, Any], files: Mapping[str, bytes]) -> tuple[Manifest, bytes]:
+    """The manifest of these fields and files, and its bytes; ConfigError if a field is missing, unknown or wrong."""
+    described = _plain(dict(fields)) | {"schema_version": SCHEMA_VERSION, "library_versions": _versions()}
+    described["files"] = {
+        name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in sorted(files.items())
+    }
+    described = signed(described)
+    try:
+        manifest = Manifest.model_validate(described)
+    except ValidationError as error:
+        raise ConfigError(f"bundle manifest: {_first_fault(error)}") from error
+    return manifest, render(described)
+
+
+def signed(described: Mapping[str, Any]) -> dict[str, Any]:
+    """The same description with its identifier and its digest; digests prove wholeness, not who wrote it."""
+    content = {key: value for key, value in described.items() if key not in ("bundle_id", "manifest_sha256")}
+    content["bundle_id"] = _content_id(content)
+    return content | {"manifest_sha256": _digest(content)}
+
+
+def render(described: Mapping[str, Any]) -> bytes:
+    """The one spelling of a manifest."""
+    return json.dumps(described, indent=1, sort_keys=True, allow_nan=False).encode("ascii")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a bundle, its digests checked; BundleError if it is none of this schema."""
+    data = read_plain(folder / MANIFEST, None)
+    try:
+        described = json.loads(data)
+        schema = described["schema_version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise damaged(folder, f"{MANIFEST} is not a manifest") from error
+    if schema != SCHEMA_VERSION or not isinstance(schema, int):
+        raise BundleError(
+            f"bundle {folder}: schema {str(schema)[:40]}, this mlkit reads {SCHEMA_VERSION}; train again or install"
+            " the mlkit that wrote it"
+        )
+    try:
+        content = {key: value for key, value in described.items() if key != "manifest_sha256"}
+        whole = render(described) == data and _digest(content) == described.get("manifest_sha256")
+        manifest = Manifest.model_validate(described) if whole else None
+    except ValidationError as error:
+        raise damaged(folder, f"{MANIFEST}: {_first_fault(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise damaged(folder, f"{MANIFEST} is not a manifest") from error
+    if manifest is None or _content_id(described) != manifest.bundle_id:
+        raise damaged(folder, f"{MANIFEST} was changed (its digest differs)")
+    return manifest
+
+
+def read_current(root: Path) -> list[str]:
+    """Ids of the bundles that were published in a root, the current one first.
+
+    Raises
+    ------
+    NotTrainedError
+        Nothing has been published there.
+    BundleError
+        ``CURRENT`` does not hold ids.
+    """
+    if not (root / CURRENT).is_file():
+        raise NotTrainedError(f"no published model in {root}: run mlkit train, or name a bundle directory")
+    text = read_plain(root / CURRENT, None).decode("ascii", errors="replace")
+    if not re.fullmatch(rf"({_ID}\n)+", text):
+        raise BundleError(f"{root / CURRENT}: {text[:40]!r} is not a bundle id; publish a bundle again")
+    return text.split()
+
+
+def read_plain(path: Path, size: int | None) -> bytes:
+    """Content of a regular file of the expected size, or of a small one; never follows a link."""
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        raise damaged(path.parent, f"{path.name} cannot be read ({error.strerror})") from error
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise damaged(path.parent, f"{path.name} is not a regular file")
+    with os.fdopen(handle, "rb") as file:
+        if size is not None and status.st_size != size:
+            raise damaged(path.parent, f"{path.name} has {status.st_size} bytes, {size} were written")
+        if size is None and status.st_size > _SMALL:
+            raise damaged(path.parent, f"{path.name} is too long ({status.st_size} bytes)")
+        return file.read()
+
+
+def damaged(path: Path, what: str) -> BundleError:
+    """The error of a bundle that is not what was written, on one line whatever names it holds."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in what[:300])
+    return BundleError(f"bundle {path}: {shown}; delete it and train again")
+
+
+def _digest(described: Mapping[str, Any]) -> str:
+    return hashlib.sha256(render(described)).hexdigest()
+
+
+def _content_id(described: Mapping[str, Any]) -> str:
+    """First 16 hex digits of the SHA-256 of all that is described, file digests included, but ``created``."""
+    apart = ("created", "bundle_id", "manifest_sha256")
+    content = {key: value for key, value in described.items() if key not in apart}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    """JSON values of nested dicts, sequences, numpy scalars, times and paths; NaN becomes None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value) if isinstance(value, Path) else value
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, fault["loc"]))[:120]
+    return f"{where}: {fault['msg']}" if where else str(fault["msg"])

@@ -1,0 +1,230 @@
+"""Prediction beside the libraries' scikit-learn doors, with the same trees on both sides, and the cold start.
+
+    python tests/bench/bench_models.py [--rows 100000]
+
+Twelve models, three libraries by four horizons, are fitted through the scikit-learn API and read back by
+mlkit; each answer is compared bit for bit before anything is timed. Everything runs on one thread. Seconds are
+wall time of this machine, so only ratios travel; the two sides take turns.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightgbm
+import numpy as np
+import xgboost
+from sklearn.ensemble import RandomForestRegressor
+
+from mlkit.models.base import EnsembleSettings
+from mlkit.models.bundle import write_bundle
+from mlkit.models.price_predictor import PricePredictor
+from mlkit.models.publishing import publish
+from mlkit.models.random_forest import RandomForest
+from mlkit.models.tree_files import read_lightgbm, read_xgboost
+from mlkit.models.trees import Trees
+
+HORIZONS = (1, 5, 15, 60)
+F = 197  # features, as many as the catalogue gives a model
+ROUNDS = 100
+Predict = Callable[[np.ndarray], np.ndarray]
+
+
+def say(what: str, value: str, goal: str = "") -> None:
+    print(f"{what:<58} {value:>42}   {goal}", flush=True)
+
+
+def market(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features and labels with something to find at every horizon."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, F)).astype(np.float32)
+    X[:, 5] = np.round(X[:, 5])
+    edge = 0.3 * X[:, 0] + 0.2 * X[:, 5] * (X[:, 6] > 0)
+    return X, np.column_stack([edge + rng.normal(scale=h**0.5, size=n) for h in HORIZONS])
+
+
+def rivals(X: np.ndarray, Z: np.ndarray, settings: EnsembleSettings) -> dict[str, list[Any]]:
+    """Each library fitted for each horizon through its scikit-learn class."""
+    boosted = {"n_estimators": ROUNDS, "learning_rate": settings.learning_rate, "n_jobs": 1, "random_state": 7}
+    boosted |= {"max_depth": settings.max_depth, "reg_lambda": settings.reg_lambda}
+    light = {"boost_from_average": False, "verbosity": -1, "num_leaves": 2**settings.max_depth}
+    forest = {"n_estimators": settings.forest_trees, "max_depth": settings.forest_depth, "n_jobs": 1}
+    forest |= {"max_features": settings.forest_features, "min_samples_leaf": settings.min_leaf, "random_state": 7}
+    return {
+        "xgboost": [xgboost.XGBRegressor(**boosted, base_score=0.0, min_child_weight=50).fit(X, z) for z in Z.T],
+        "lightgbm": [lightgbm.LGBMRegressor(**boosted, **light, min_child_samples=50).fit(X, z) for z in Z.T],
+        "random_forest": [RandomForestRegressor(**forest).fit(X, z) for z in Z.T],
+    }
+
+
+def ours(models: dict[str, list[Any]]) -> dict[str, Trees]:
+    """The same trees, laid out by mlkit."""
+    boosters = [bytes(m.get_booster().save_raw("ubj")) for m in models["xgboost"]]
+    texts = [m.booster_.model_to_string().encode() for m in models["lightgbm"]]
+    return {
+        "xgboost": Trees.join([read_xgboost(data)[0] for data in boosters], single=True),
+        "lightgbm": Trees.join([read_lightgbm(data)[0] for data in texts]),
+        "random_forest": Trees.join([RandomForest.from_sklearn(m).arrays for m in models["random_forest"]], mean=True),
+    }
+
+
+def door(models: list[Any]) -> Predict:
+    """Predict of every horizon through the scikit-learn API."""
+    return lambda X: np.column_stack([m.predict(X) for m in models])
+
+
+def native(name: str, models: list[Any]) -> Predict:
+    """The shortest public way through the library itself."""
+    if name == "xgboost":
+        boosters = [m.get_booster() for m in models]
+        return lambda X: np.column_stack([b.inplace_predict(X) for b in boosters])
+    boosters = [m.booster_ for m in models]
+    return lambda X: np.column_stack([b.predict(X, num_threads=1) for b in boosters])
+
+
+def one_row(tasks: dict[str, Predict], X: np.ndarray, seconds: float = 6.0) -> dict[str, tuple[float, float]]:
+    """Median and 99th percentile in microseconds of each way to predict one row; they take turns."""
+    took: dict[str, list[float]] = {name: [] for name in tasks}
+    until, k = time.perf_counter() + seconds, 0
+    while time.perf_counter() < until or k < 30:
+        row = X[k % len(X) : k % len(X) + 1]
+        for name, predict in tasks.items():
+            start = time.perf_counter()
+            predict(row)
+            took[name].append(1e6 * (time.perf_counter() - start))
+        k += 1
+    return {name: (float(np.median(t)), float(np.percentile(t, 99))) for name, t in took.items()}
+
+
+def fastest(task: Callable[[], object], repeats: int) -> float:
+    """Least seconds of several runs."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        task()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def rows_at_once(name: str, trees: Trees, models: list[Any], X: np.ndarray) -> None:
+    """Throughput of batches, one horizon after the other in the library, all at once in mlkit."""
+    for rows in (1000, len(X)):
+        part = np.ascontiguousarray(X[:rows])
+        repeats = 15 if rows <= 1000 else 3
+        mine, theirs = (
+            fastest(lambda p=part: trees.predict(p), repeats),
+            fastest(lambda p=part: door(models)(p), repeats),
+        )
+        value = f"{1e3 * mine:9.1f} ms  {1e3 * theirs:9.1f} ms  {theirs / mine:6.1f} x"
+        say(f"{name}: {rows:,} rows, 4 horizons", value)
+
+
+def cold_start(root: Path) -> None:
+    """A fresh interpreter opens a bundle and predicts one row; seconds of each step."""
+    code = """
+import json, sys, time
+t = [time.perf_counter()]
+import numpy
+t.append(time.perf_counter())
+from mlkit.models.bundle import ModelBundle
+t.append(time.perf_counter())
+bundle = ModelBundle.open(sys.argv[1])
+t.append(time.perf_counter())
+model = bundle.price
+t.append(time.perf_counter())
+X = numpy.zeros((1, model.n_features), numpy.float32)
+for learner in model.learners.values():
+    learner.predict(X)
+t.append(time.perf_counter())
+heavy = sorted({'xgboost', 'lightgbm', 'sklearn', 'torch'} & sys.modules.keys())
+steps = ['numpy', 'import', 'open and verify', 'parse', 'first row']
+print(json.dumps([dict(zip(steps, (b - a for a, b in zip(t, t[1:])))), heavy]))
+"""
+    start = time.perf_counter()
+    best: dict[str, float] = {}
+    for _ in range(5):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code, str(root)], capture_output=True, text=True, check=True)
+        steps, heavy = json.loads(done.stdout)
+        steps["whole process"] = time.perf_counter() - start
+        best = {step: min(value, best.get(step, value)) for step, value in steps.items()}
+    for step, value in best.items():
+        say(f"cold start: {step}", f"{1e3 * value:.0f} ms")
+    say("cold start: libraries loaded", ", ".join(heavy) or "none", "none")
+
+
+def bundle_of(root: Path, settings: EnsembleSettings) -> PricePredictor:
+    """A bundle of an ensemble as mlkit trains it, published in a root."""
+    X, Z = market(6000, 3)
+    end = np.arange(len(X))[:, None] + np.array(HORIZONS)
+    end = np.where(end < len(X), end, -1)
+    scale = np.full(Z.shape, 0.001)
+    price = PricePredictor.fit(X, 0.001 * Z, end, scale, horizons=HORIZONS, settings=settings)
+    fields = {
+        "created": "2026-01-01T00:00:00+00:00",
+        "symbol": "NULL",
+        "timeframe": "1m",
+        "feature_names": [f"x{k}" for k in range(F)],
+        "horizons": HORIZONS,
+        "training_span": {"start": "2026-01-01", "end": "2026-01-02", "bars": len(X)},
+        "data_sha256": "0" * 64,
+        "seed": 7,
+        "settings": {},
+        "metrics": {},
+    }
+    publish(write_bundle(root, fields, price=price))
+    return price
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, default=100_000)
+    arguments = parser.parse_args()
+    settings = EnsembleSettings.full(n_threads=1)
+    models = rivals(*market(20_000, 1), settings)
+    trees = ours(models)
+    X, _ = market(arguments.rows, 2)
+    for name, made in trees.items():
+        same = np.array_equal(made.predict(X[:30_000]), door(models[name])(X[:30_000]).astype(np.float64))
+        say(f"{name}: bits of 30,000 rows, 4 horizons", "equal" if same else "DIFFERENT", "equal")
+    say("", "mlkit      library      ratio")
+    tasks: dict[str, Predict] = {}
+    for name, made in trees.items():
+        tasks |= {f"{name} mlkit": made.predict, f"{name} sklearn": door(models[name])}
+        if name != "random_forest":
+            tasks[f"{name} native"] = native(name, models[name])
+    tasks["all mlkit"] = lambda x: [made.predict(x) for made in trees.values()]  # type: ignore[assignment,return-value]
+    took = one_row(tasks, X)
+    for name in trees:
+        mine, theirs = took[f"{name} mlkit"], took[f"{name} sklearn"]
+        for label, k in (("p50", 0), ("p99", 1)):
+            value = f"{mine[k]:9.1f} us  {theirs[k]:9.1f} us  {theirs[k] / mine[k]:6.0f} x"
+            say(f"{name}: one row, 4 horizons, {label}", value)
+    for label, k in (("p50", 0), ("p99", 1)):
+        theirs_all = sum(took[f"{name} sklearn"][k] for name in trees)
+        mine_all = took["all mlkit"][k]
+        value = f"{mine_all:9.1f} us  {theirs_all:9.1f} us  {theirs_all / mine_all:6.0f} x"
+        say(f"12 models, one row, {label}", value, "20 x; p99 2,000 us")
+    for name in ("xgboost", "lightgbm"):
+        say(f"{name}: its native door, one row, 4 horizons, p50", f"{took[f'{name} native'][0]:.1f} us")
+    for name, made in trees.items():
+        rows_at_once(name, made, models[name], X)
+    with tempfile.TemporaryDirectory() as folder:
+        price = bundle_of(Path(folder), settings)
+        say("a bundle: trees of each library and horizon", str(price.training["trees"]["xgboost"]) + " of XGBoost")
+        cold_start(Path(folder))
+
+
+if __name__ == "__main__":
+    main()

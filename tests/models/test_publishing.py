@@ -1,0 +1,161 @@
+"""Publish, go back, clear away: and a process killed at any step of it leaves a valid current bundle."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlkit.errors import BundleError, ConfigError, NotTrainedError
+from mlkit.models.bundle import ModelBundle, write_bundle
+from mlkit.models.publishing import history, prune, publish, rollback
+
+FIELDS: dict[str, Any] = {
+    "created": "2026-01-02T03:04:05+00:00",
+    "symbol": "BTCUSDT",
+    "timeframe": "1m",
+    "feature_names": ["x"],
+    "horizons": (1,),
+    "training_span": {"start": "2026-01-01", "end": "2026-01-02", "bars": 9},
+    "data_sha256": "0" * 64,
+    "seed": 7,
+    "settings": {},
+    "metrics": {},
+}
+
+
+def made(root: Path, seed: int) -> ModelBundle:
+    return write_bundle(root, FIELDS | {"seed": seed}, extra={"note.txt": b"n" * 5000, "drift.json": b"{}"})
+
+
+def published(root: Path, count: int) -> list[str]:
+    """Ids of bundles published one after the other, the newest first."""
+    bundles = [made(root, seed) for seed in range(count)]
+    for bundle in bundles:
+        publish(bundle)
+    return [bundle.id for bundle in reversed(bundles)]
+
+
+def test_history_has_the_newest_first_and_each_once(tmp_path: Path) -> None:
+    assert history(tmp_path) == ()
+    ids = published(tmp_path, 3)
+    assert history(tmp_path) == tuple(ids)
+    publish(ModelBundle.open(tmp_path / ids[2]))
+    assert history(tmp_path) == (ids[2], ids[0], ids[1])
+    assert ModelBundle.open(tmp_path).id == ids[2]
+
+
+def test_rollback_goes_back_one_by_one_and_publish_forward(tmp_path: Path) -> None:
+    with pytest.raises(NotTrainedError, match="no published model"):
+        rollback(tmp_path)
+    ids = published(tmp_path, 3)
+    assert rollback(tmp_path).id == ids[1]
+    assert rollback(tmp_path).id == ModelBundle.open(tmp_path).id == ids[2]
+    with pytest.raises(NotTrainedError, match=f"nothing was published before {ids[2]}"):
+        rollback(tmp_path)
+    publish(ModelBundle.open(tmp_path / ids[0]))
+    assert history(tmp_path) == (ids[0], ids[2])
+
+
+def test_rollback_to_a_damaged_bundle_changes_nothing(tmp_path: Path) -> None:
+    ids = published(tmp_path, 2)
+    (tmp_path / ids[1] / "note.txt").write_bytes(b"x" * 5000)
+    with pytest.raises(BundleError, match="is not what was written"):
+        rollback(tmp_path)
+    assert ModelBundle.open(tmp_path).id == ids[0]
+
+
+def test_prune_keeps_the_newest_and_what_was_never_published(tmp_path: Path) -> None:
+    ids = published(tmp_path, 5)
+    challenger = made(tmp_path, 99)
+    with pytest.raises(ConfigError, match="keep at least the current bundle"):
+        prune(tmp_path, keep=0)
+    assert prune(tmp_path, keep=2) == ids[2:]
+    assert history(tmp_path) == tuple(ids[:2])
+    assert {p.name for p in tmp_path.iterdir()} == {"CURRENT", *ids[:2], challenger.id}
+    assert prune(tmp_path, keep=2) == []
+    assert rollback(tmp_path).id == ids[1]
+
+
+# Runs `publish a third bundle, keep two` in forks, the k-th of which is killed just before its k-th step, until
+# one comes through. A step is a call that changes the disk; a write is first cut in half, then done.
+KILLER = """
+import json, os, shutil, signal, sys
+from pathlib import Path
+from mlkit.models.bundle import ModelBundle, write_bundle
+from mlkit.models.publishing import history, prune, publish
+
+root, template, fields = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+
+def work(folder):
+    publish(write_bundle(folder, fields, extra={"note.txt": b"n" * 5000, "drift.json": b"{}"}))
+    prune(folder, keep=2)
+
+def arm(limit):
+    steps = [0]
+    def step(name):
+        steps[0] += 1
+        if steps[0] == limit:
+            with open(log, "w") as file:
+                file.write(name)
+            os.kill(os.getpid(), signal.SIGKILL)
+    def wrap(name):
+        real = getattr(os, name)
+        def wrapped(*args, **options):
+            step(name)
+            return real(*args, **options)
+        setattr(os, name, wrapped)
+    write = os.write
+    def halves(handle, data):
+        written = write(handle, data[: len(data) // 2])
+        step("write")
+        return written + write(handle, data[written:])
+    os.write = halves
+    for name in ("fsync", "replace", "rename", "mkdir", "chmod", "fchmod", "unlink", "rmdir"):
+        wrap(name)
+
+os.fsync = lambda handle: None  # a kill loses nothing that was written; fsync is for power cuts, and slow
+limit, told = 0, []
+while True:
+    limit += 1
+    folder, log = root / str(limit), root / f"{limit}.log"
+    shutil.copytree(template, folder)
+    child = os.fork()
+    if child == 0:
+        arm(limit)
+        work(folder)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    current = ModelBundle.open(folder).id
+    kept = [ModelBundle.open(folder / name).id for name in history(folder)]
+    work(folder)  # once more, after the crash: it mends what was left
+    again = [ModelBundle.open(folder / name).id for name in history(folder)]
+    killed = os.WIFSIGNALED(status)
+    told.append([log.read_text() if killed else "", current, kept, again])
+    if not killed:
+        assert os.WEXITSTATUS(status) == 0
+        break
+print(json.dumps(told))
+"""
+
+
+def test_killed_at_every_step_leaves_a_valid_current(tmp_path: Path) -> None:
+    template = tmp_path / "template"
+    ids = published(template, 2)
+    new = made(tmp_path / "elsewhere", 3).id
+    fields = json.dumps(FIELDS | {"seed": 3})
+    command = [sys.executable, "-c", KILLER, str(tmp_path), str(template), fields]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads(done.stdout)
+    steps = [step for step, *_ in told[:-1]]
+    print(f"\nkilled at {len(steps)} steps: {', '.join(f'{steps.count(s)} {s}' for s in sorted(set(steps)))}")
+    assert len(steps) >= 30 and {"write", "fsync", "replace", "rename", "unlink", "rmdir"} <= set(steps)
+    for _, current, kept, again in told:
+        assert current in (ids[0], new) and kept[0] == current and ids[0] in kept
+        assert again == [new, ids[0]]
+    currents = [current for _, current, *_ in told]
+    assert currents == sorted(currents, key=[ids[0], new].index)  # old until one step, new from there on
+    assert currents[0] == ids[0] and currents[-1] == new
