@@ -17,6 +17,9 @@ from mlkit.market.segments import gap_tolerance as gap_tolerance
 from mlkit.market.segments import never_closes as never_closes
 
 HORIZONS = (1, 5, 15, 60)  # bars ahead
+# Patterns of one direction; a marubozu and a harami take theirs from the candles, a doji has none.
+BULLISH = ("hammer", "engulfing_bullish", "morning_star", "three_white_soldiers", "piercing_line", "tweezer_bottom")
+BEARISH = ("shooting_star", "engulfing_bearish", "evening_star", "three_black_crows", "dark_cloud_cover", "tweezer_top")
 
 
 def forward_returns(
@@ -139,6 +142,24 @@ def pattern_directions(bars: pd.DataFrame, standard: Standard = "classic") -> pd
     flags = pattern_flags(open, high, low, close, standard)
     frame = pd.DataFrame(flags, index=bars.index, columns=pd.Index(PATTERNS, name="pattern"))
     frame.attrs = {**bars.attrs, "standard": standard, "warm_up": dict(WARM_UP)}
+    return frame
+
+
+def claimed_directions(bars: pd.DataFrame) -> pd.DataFrame:
+    """Direction that each pattern claims where it is found, known at the bar's close: int8 (n_bars, 15).
+
+    +1 bullish, -1 bearish, 0 for a doji, which claims none. A marubozu takes the colour of its candle, a harami
+    the opposite of the candle before it; the other twelve have one direction by name. Unlike
+    ``pattern_directions`` it says nothing about whether the pattern is there, so that a probability can be
+    signed. BarsError for bars that break the contract.
+    """
+    bars = validate_bars(bars)
+    white = np.where(bars["close"] >= bars["open"], 1, -1).astype(np.int8)
+    frame = pd.DataFrame(dict.fromkeys(PATTERNS, np.int8(0)), index=bars.index)
+    frame.columns = frame.columns.set_names("pattern")
+    frame[list(BULLISH)], frame[list(BEARISH)] = np.int8(1), np.int8(-1)
+    frame["marubozu"], frame["harami"] = white, -np.append(white[:1], white[:-1])
+    frame.attrs = dict(bars.attrs)
     return frame
 
 

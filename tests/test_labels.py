@@ -13,6 +13,7 @@ from mlkit.features.rules import RELAXATIONS, WARM_UP, pattern_flags
 from mlkit.labels import (
     PATTERNS,
     base_rates,
+    claimed_directions,
     earned_returns,
     forward_returns,
     gap_tolerance,
@@ -232,6 +233,18 @@ def test_pattern_labels_are_the_flags_with_their_warm_up(standard: str, sp500: p
     for name, rows in labels.attrs["warm_up"].items():
         assert not labels[name].iloc[:rows].any()
     pd.testing.assert_frame_equal(sp500, before)
+
+
+@pytest.mark.parametrize("standard", ["classic", "continuous"])
+def test_claims_are_the_signs_of_the_rules_where_they_fire(standard: str, sp500: pd.DataFrame) -> None:
+    claims, found = claimed_directions(sp500), pattern_directions(sp500, standard)  # type: ignore[arg-type]
+    assert list(claims.columns) == list(PATTERNS) and claims.index.equals(sp500.index)
+    assert (claims["doji"] == 0).all() and (found["doji"] >= 0).all()
+    there = found.to_numpy() != 0
+    there[:, 0] = False
+    assert there.any(axis=0).sum() >= 13
+    assert (claims.to_numpy()[there] == found.to_numpy()[there]).all()
+    assert (claims.drop(columns="doji") != 0).all(axis=None)
 
 
 def test_unknown_standard(sp500: pd.DataFrame) -> None:

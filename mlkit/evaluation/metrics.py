@@ -48,7 +48,7 @@ def rmse(y: ArrayLike, pred: ArrayLike) -> float:
 
 def rank_ic(y: ArrayLike, pred: ArrayLike) -> float:
     """Rank information coefficient: Spearman's correlation of forecast and outcome, ties at mean rank."""
-    a, b = (rank - _mean(rank) for rank in map(_average_rank, _scored(y, pred)))
+    a, b = (rank - _mean(rank) for rank in map(average_rank, _scored(y, pred)))
     return _ratio(float(a @ b), float(np.sqrt((a @ a) * (b @ b))))
 
 
@@ -183,7 +183,7 @@ def _ratio(numerator: float, denominator: float) -> float:
     return float(numerator / denominator) if denominator > 0 else float("nan")
 
 
-def _average_rank(values: FloatArray) -> FloatArray:
+def average_rank(values: FloatArray) -> FloatArray:
     """Rank 1..n; equal values share the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     mean_rank: FloatArray = np.cumsum(counts) - 0.5 * (counts - 1)

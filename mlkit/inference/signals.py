@@ -5,29 +5,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mlkit.inference.insight import PatternReading, PricePrediction, Signal, SignalType
+from mlkit.labels import BEARISH, BULLISH
 
 MEMBERS = ("xgboost", "lightgbm", "random_forest")
 CONTRADICTION = "signals contradict each other"
 NO_EDGE = "no edge measured out of sample"
-_BULLISH = (
-    "hammer",
-    "engulfing_bullish",
-    "morning_star",
-    "three_white_soldiers",
-    "piercing_line",
-    "tweezer_bottom",
-)
-_BEARISH = (
-    "shooting_star",
-    "engulfing_bearish",
-    "evening_star",
-    "three_black_crows",
-    "dark_cloud_cover",
-    "tweezer_top",
-)
 _DIRECTIONS: dict[str, Literal[-1, 0, 1]] = {
-    **dict.fromkeys(_BULLISH, 1),
-    **dict.fromkeys(_BEARISH, -1),
+    **dict.fromkeys(BULLISH, 1),
+    **dict.fromkeys(BEARISH, -1),
 }
 _SIDES: dict[int, SignalType] = {1: "BUY", -1: "SELL"}
 

@@ -1,0 +1,219 @@
+"""Does a pattern matter? Returns after it with intervals, and what probabilities add to the rules' flags.
+
+Nothing here knows a pattern: flags are signed numbers, one column a claim, +1 where it says "up", -1 where it
+says "down", 0 where it says nothing.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from mlkit.errors import ConfigError
+from mlkit.evaluation.metrics import average_rank
+from mlkit.evaluation.significance import Interval
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+Fold = tuple[IntArray, IntArray]  # rows to fit on, rows to score
+
+COLUMNS = ("pattern", "horizon", "hits", "mean_bps", "low_bps", "high_bps", "p")
+
+
+def returns_after(
+    flags: pd.DataFrame,
+    returns: pd.DataFrame,
+    *,
+    least: int = 50,
+    level: float = 0.95,
+    reps: int = 500,
+    seed: int = 7,
+) -> pd.DataFrame:
+    """Mean forward return after each pattern in the direction it claims, beyond that of all bars.
+
+    The mean over hits of ``d (r - mean(r))``: d the direction, r the return, ``mean(r)`` over every bar with a
+    return, so that a rising market is not taken for a bullish pattern. Stationary bootstrap of the rows, mean
+    block ``max(10, 2 h)``; interval and two-sided p-value by Student's t with the bootstrap standard error and
+    half a degree of freedom a block, and no more of them than hits, as ``significance`` explains.
+
+    Parameters
+    ----------
+    flags : (n, k), one column a pattern: -1, 0 or +1, known at the row's close.
+    returns : (n, H), one column a horizon in bars; log return that begins at the row's close, NaN where none.
+    least : patterns with fewer hits are left out.
+    level, reps, seed : nominal coverage, resamples, seed.
+
+    Returns
+    -------
+    One row a pattern and horizon: pattern, horizon, hits, mean_bps, low_bps, high_bps (basis points), p.
+
+    Raises
+    ------
+    ConfigError
+        When the two have not the same rows.
+
+    References
+    ----------
+    Politis & Romano (1994), *JASA* 89: the stationary bootstrap (``arch.bootstrap``).
+    """
+    if len(flags) != len(returns):
+        raise ConfigError(f"returns_after: flags have {len(flags)} rows, returns {len(returns)}; pass the same bars")
+    rows: list[tuple[object, ...]] = []
+    for horizon in returns.columns:
+        r = returns[horizon].to_numpy(dtype=np.float64)
+        known = np.isfinite(r)
+        d = flags.to_numpy(dtype=np.float64)[known]
+        hits = np.count_nonzero(d, axis=0)
+        kept = np.flatnonzero(hits >= least)
+        if not len(kept):
+            continue
+        block = max(10.0, 2.0 * float(horizon))
+        mean, error = _directed_means(d[:, kept], r[known], block, reps, seed)
+        table = _judged(mean, error, np.minimum(len(d) / (2.0 * block), hits[kept] - 1.0), level)
+        names = [flags.columns[int(k)] for k in kept]
+        rows += [(name, int(horizon), *line) for name, *line in zip(names, hits[kept].tolist(), *table.T, strict=True)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _directed_means(d: FloatArray, r: FloatArray, block: float, reps: int, seed: int) -> tuple[FloatArray, FloatArray]:
+    """Mean directed excess return of each column and its bootstrap standard error, (k,) each."""
+    from arch.bootstrap import StationaryBootstrap
+
+    n, k = d.shape
+    # A resample is a weight for each row; all that is needed of it are weighted sums of these columns.
+    sums = np.concatenate([d * r[:, None], d, np.abs(d), r[:, None]], axis=1)
+
+    def means(rows: IntArray) -> FloatArray:
+        total = np.bincount(rows, minlength=n) @ sums
+        hits = total[2 * k : 3 * k]
+        excess = total[:k] - total[k : 2 * k] * total[-1] / n
+        return np.asarray(np.divide(excess, hits, out=np.zeros(k), where=hits > 0))
+
+    rows = np.arange(n)
+    draws: FloatArray = StationaryBootstrap(block, rows, seed=seed).apply(means, reps)
+    return means(rows), draws.std(axis=0)
+
+
+def _judged(mean: FloatArray, error: FloatArray, freedom: FloatArray, level: float) -> FloatArray:
+    """mean, low, high in basis points and the two-sided p-value, (k, 4)."""
+    from scipy.stats import t
+
+    freedom = np.maximum(freedom, 1.0)
+    reach = t.ppf(0.5 * (1.0 + level), freedom) * error
+    ratio = np.divide(np.abs(mean), error, out=np.zeros_like(mean), where=error > 0)
+    bps = 1e4 * np.stack([mean, mean - reach, mean + reach], axis=1)
+    return np.concatenate([bps, 2.0 * t.sf(ratio, freedom)[:, None]], axis=1)
+
+
+def with_discoveries(table: pd.DataFrame, *, level: float = 0.05, method: str = "by") -> pd.DataFrame:
+    """The table with ``q``, its p-values adjusted for all its rows asked at once, and ``found``: q at most ``level``.
+
+    Parameters
+    ----------
+    table : rows with a column ``p``, such as several of :func:`returns_after` concatenated.
+    level : share of the rows found that may be false, in expectation.
+    method : "by" under any dependence (Benjamini & Yekutieli 2001, *Annals of Statistics* 29), "bh" when tests
+        are independent or positively dependent (Benjamini & Hochberg 1995, *JRSS B* 57).
+    """
+    from scipy.stats import false_discovery_control
+
+    q = false_discovery_control(table["p"], method=method) if len(table) else np.empty(0)
+    return table.assign(q=q, found=q <= level)
+
+
+@dataclass(frozen=True)
+class Increment:
+    """Out-of-sample rank IC of two nested regressions, and of what the larger adds."""
+
+    base: Interval  # IC of the forecasts from the base columns
+    full: Interval  # IC of those from base and extra columns
+    gain: Interval  # full less base, resampled together
+    rows: int  # scored out of sample
+
+
+def incremental_ic(
+    returns: ArrayLike,
+    base: ArrayLike,
+    extra: ArrayLike,
+    folds: Iterable[Fold],
+    *,
+    block: float,
+    ridge: float = 10.0,
+    level: float = 0.95,
+    reps: int = 500,
+    seed: int = 7,
+) -> Increment:
+    """What ``extra`` adds to ``base`` in forecasting returns, fitted and scored on different rows.
+
+    In every fold two ridge regressions are fitted on its training rows, on ``base`` and on both, columns
+    standardised by their training rows; both forecast its test rows. The rank ICs are over all test rows
+    together, their intervals by the stationary bootstrap.
+
+    Parameters
+    ----------
+    returns : (n,), NaN where none.
+    base, extra : (n, k) and (n, m); rows with NaN in either are left out of both.
+    folds : training and test rows, purged by the time a label is known (``WalkForward.split``).
+    block : mean block of the bootstrap in rows, at least the horizon.
+    ridge : penalty in rows: a column that is seldom nonzero is trusted little.
+    level, reps, seed : of the intervals.
+
+    Raises
+    ------
+    ConfigError
+        Without a fold, or when a fold has no row with all its numbers.
+    """
+    y, small, more = (np.asarray(a, dtype=np.float64) for a in (returns, base, extra))
+    large = np.concatenate([small, more], axis=1)
+    usable = np.isfinite(y) & np.isfinite(large).all(axis=1)
+    scored: list[tuple[FloatArray, FloatArray, FloatArray]] = []
+    for train, test in folds:
+        train, test = train[usable[train]], test[usable[test]]
+        if not (len(train) and len(test)):
+            raise ConfigError("incremental_ic: a fold has no complete row to fit or to score; pass more bars")
+        scored.append((y[test], *(_ridge_forecast(x, y, train, test, ridge) for x in (small, large))))
+    if not scored:
+        raise ConfigError("incremental_ic: no fold; pass those of WalkForward.split")
+    y, *forecasts = (np.concatenate(parts) for parts in zip(*scored, strict=True))
+    draws, estimate = _ic_draws(y, np.stack(forecasts, axis=1), block, reps, seed)
+    low, high = np.quantile(draws, [0.5 * (1 - level), 0.5 * (1 + level)], axis=0)
+    parts = zip(estimate, low, high, strict=True)
+    base_ic, full_ic, gain = (Interval(float(mid), float(least), float(most), level) for mid, least, most in parts)
+    return Increment(base_ic, full_ic, gain, len(y))
+
+
+def _ic_draws(
+    y: FloatArray, forecasts: FloatArray, block: float, reps: int, seed: int
+) -> tuple[FloatArray, FloatArray]:
+    """Rank ICs of both forecasts and their difference: (reps, 3) of the resamples, (3,) of the rows as they are.
+
+    Ranks are taken once, among all rows; a resample then weighs them.
+    """
+    from arch.bootstrap import StationaryBootstrap
+
+    n = len(y)
+    ranks = np.stack([average_rank(column) for column in (y, *forecasts.T)], axis=1) / n - 0.5
+    sums = np.concatenate([ranks, ranks**2, ranks[:, :1] * ranks[:, 1:]], axis=1)
+
+    def ics(rows: IntArray) -> FloatArray:
+        mean = np.bincount(rows, minlength=n) @ sums / n
+        variance = np.maximum(mean[3:6] - mean[:3] ** 2, 0.0)
+        spread = np.sqrt(variance[0] * variance[1:])
+        ic = np.divide(mean[6:] - mean[0] * mean[1:3], spread, out=np.zeros(2), where=spread > 1e-12)
+        return np.append(ic, ic[1] - ic[0])
+
+    rows = np.arange(n)
+    return StationaryBootstrap(block, rows, seed=seed).apply(ics, reps), ics(rows)
+
+
+def _ridge_forecast(x: FloatArray, y: FloatArray, train: IntArray, test: IntArray, ridge: float) -> FloatArray:
+    """Forecasts for the test rows; columns that never vary in training say nothing."""
+    centre, spread = x[train].mean(axis=0), x[train].std(axis=0)
+    scale = np.where(spread > 0, spread, np.inf)
+    z = (x[train] - centre) / scale
+    level = y[train].mean()
+    weights = np.linalg.solve(z.T @ z + ridge * np.eye(z.shape[1]), z.T @ (y[train] - level))
+    return np.asarray(level + (x[test] - centre) / scale @ weights)
