@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mlkit.labels import forward_returns as forward_returns
     from mlkit.labels import pattern_labels as pattern_labels
     from mlkit.market.bars import validate_bars as validate_bars
+    from mlkit.market.fetch import fetch_bars as fetch_bars
     from mlkit.market.repair import repair_bars as repair_bars
     from mlkit.market.segments import segments as segments
     from mlkit.market.sources import load_bars as load_bars
@@ -47,6 +48,7 @@ _PUBLIC = {
     "build_features": "mlkit.features.engine",
     "feature": "mlkit.features.own",
     "feature_catalogue": "mlkit.features.catalogue",
+    "fetch_bars": "mlkit.market.fetch",
     "forward_returns": "mlkit.labels",
     "insights": "mlkit.inference.predictor",
     "load_bars": "mlkit.market.sources",

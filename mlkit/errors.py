@@ -17,6 +17,15 @@ class LakeError(MlkitError):
     """A bar lake that is damaged, held by another writer, or on a disk that refuses."""
 
 
+class FetchError(MlkitError):
+    """Bars that could not be collected from an exchange or an archive; what was committed stays.
+
+    ``report``: the results of all symbols, where there were several.
+    """
+
+    report: object = None
+
+
 class BundleError(MlkitError):
     """A model directory that is damaged, foreign or of another schema."""
 

@@ -57,7 +57,7 @@ def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
     [
         ([], "required: command"),
         (["nope"], "invalid choice: 'nope'"),
-        (["fetch"], "invalid choice: 'fetch'"),
+        (["collect"], "invalid choice: 'collect'"),
         (["insights"], "--symbol"),
         (["insights", "--symbol", "../x"], "symbol '../x' is not accepted"),
         (["insights", "--symbol", "a b"], "symbol 'a b' is not accepted"),
@@ -281,4 +281,13 @@ def test_the_reader_may_leave_early() -> None:
 def test_every_command_that_is_listed_works() -> None:
     """No stubs: each name of the parser leads to a function of this module."""
     actions = [action for action in cli._parser()._actions if action.dest == "command"]
-    assert set(actions[0].choices or ()) == {"report", "train", "insights", "status", "import", "verify", "bundle"}
+    assert set(actions[0].choices or ()) == {
+        "fetch",
+        "report",
+        "train",
+        "insights",
+        "status",
+        "import",
+        "verify",
+        "bundle",
+    }

@@ -23,7 +23,7 @@ from mlkit.market.bars import (
 )
 from mlkit.market.commits import Commit
 from mlkit.market.store import BarStore
-from mlkit.market.times import RowError, first_fault, parse_times
+from mlkit.market.times import RowError, first_fault, moment, parse_times
 
 BUILT_IN = {
     "SP500": "sp500",
@@ -56,7 +56,7 @@ def load_bars(
     """
     settings = settings or Settings()
     timeframe_delta(timeframe)
-    start, stop = _moment("since", since), _moment("until", until)
+    start, stop = moment("since", since), moment("until", until)
     if start is not None and stop is not None and start >= stop:
         raise ConfigError(f"since ({start}) must be before until ({stop})")
     if check_symbol(symbol) in BUILT_IN and timeframe == "1d":
@@ -132,15 +132,6 @@ def check_free(symbol: str, timeframe: str) -> None:
 def available(settings: Settings | None = None) -> list[tuple[str, str]]:
     """Every (symbol, timeframe) that ``load_bars`` can load: the built-in series, then the lake's, sorted."""
     return [(symbol, "1d") for symbol in BUILT_IN] + BarStore((settings or Settings()).lake).markets()
-
-
-def _moment(name: str, value: str | pd.Timestamp | None) -> pd.Timestamp | None:
-    if value is None:
-        return None
-    try:
-        return pd.Timestamp(parse_times(pd.Series([value]))[0])
-    except BarsError as error:
-        raise ConfigError(f"{name}={value!r} is not a time; write ISO 8601, such as 2024-01-31") from error
 
 
 def _built_in(symbol: str) -> pd.DataFrame:

@@ -94,6 +94,16 @@ def parse_times(values: pd.Series, *, tz: str | None = "UTC") -> pd.DatetimeInde
     return _texts(text, tz)
 
 
+def moment(name: str, value: str | pd.Timestamp | None) -> pd.Timestamp | None:
+    """A time that a user gave for ``name``, UTC; naive is UTC. Raises ConfigError for what is no time."""
+    if value is None:
+        return None
+    try:
+        return pd.Timestamp(parse_times(pd.Series([value]))[0])
+    except BarsError as error:
+        raise ConfigError(f"{name}={value!r} is not a time; write ISO 8601, such as 2024-01-31") from error
+
+
 def _epochs(values: pd.Series) -> pd.DatetimeIndex:
     numbers = values.to_numpy()
     refused = ~((numbers >= _EPOCHS["s"][0]) & (numbers < _EPOCHS["ns"][1]))
