@@ -1,4 +1,4 @@
-"""A plain backtest: act at the next open, pay both sides, compare with holding.
+"""A plain backtest: act at the next open, pay both sides, compare with holding and with entering at random.
 
 Execution timing and look-ahead
 -------------------------------
@@ -7,9 +7,11 @@ of bar t is ever a fill for it: filling at the close the signal is made from is 
 horizon 2 and signals ``1 0 0 0 0`` the position over the five opens is ``0 ½ ½ 0 0`` (overlapping tranches)
 or ``0 1 1 0 0`` (one position at a time).
 
-Whatever is open is closed at the last open. Buy-and-hold enters at the second open, leaves at the last and
-pays the same fees. Positions are shares of equity, reset at each open; fees are charged on changes of the
-share, not on the drift in between.
+Every change of the position pays the fee and the slippage of a side: a fill is worse than the open by the
+slippage, whichever way it goes. Whatever is open is closed at the last open. Buy-and-hold enters at the second
+open, leaves at the last and pays the same costs. Positions are shares of equity, reset at each open; costs are
+charged on changes of the share, not on the drift in between. Prices are those of the bars as they stand: a position
+is held through a gap, and an outage counts as one bar.
 """
 
 from dataclasses import dataclass
@@ -66,19 +68,47 @@ class Account:
 
 
 @dataclass(frozen=True, eq=False)
+class RandomEntry:
+    """What the same positions would have earned at other times; net returns are sums over bars, not compounded."""
+
+    net_return: float  # of the strategy
+    draws: FloatArray  # of every rotation, (n_rotations,)
+    p_value: float  # share of the rotations, the strategy's own included, that earn as much
+
+
+@dataclass(frozen=True, eq=False)
 class Backtest:
     """A strategy beside buy-and-hold over the same bars, with the same fees."""
 
     strategy: Account
     buy_and_hold: Account
     horizon: int
-    cost_bps: float
+    cost_bps: float  # fee and slippage of one side
+    open_return: FloatArray  # (n,) simple return from each open to the next, 0 for the last
 
     @property
     def break_even_bps(self) -> float:
         """Cost per side at which the uncompounded net return is zero; NaN if nothing was traded."""
         turnover = self.strategy.turnover
         return float(1e4 * self.strategy.gross_return.sum() / turnover) if turnover > 0 else float("nan")
+
+    def random_entry(self) -> "RandomEntry":
+        """The same positions entered at any other time: does it matter when the signal came?
+
+        The path of positions is rotated against the prices, once by every possible number of bars. Each rotation has
+        the same exposure, direction, holding times and turnover (up to the one position that is cut at the ends) and
+        pays the same costs, so what the strategy earns beyond them is timing. A strategy that always holds one
+        direction is as good as each of them.
+        """
+        path, moves = self.strategy.position[1:-1], self.open_return[1:-1]  # bar 0 has no signal before it
+        gross = np.fft.irfft(np.fft.rfft(moves) * np.conj(np.fft.rfft(path)), len(path))
+        before = np.roll(path, 1)
+        sides = np.abs(path - before)
+        turnover = sides.sum() - sides + np.abs(path) + np.abs(before)  # of the rotation that starts with each bar
+        starts = -np.arange(len(path)) % len(path)
+        net = gross - 1e-4 * self.cost_bps * turnover[starts]
+        as_good = int(np.sum(net[1:] >= net[0] - 1e-9))
+        return RandomEntry(float(net[0]), net[1:], (1 + as_good) / len(net))
 
     def summary(self) -> pd.DataFrame:
         """One row for the strategy, one for buy-and-hold."""
@@ -107,6 +137,7 @@ def backtest(
     *,
     horizon: int = 1,
     cost_bps: float = 1.0,
+    slippage_bps: float = 0.0,
     overlapping: bool = True,
 ) -> Backtest:
     """Trade a signal at the next open and hold each position for ``horizon`` bars.
@@ -121,7 +152,9 @@ def backtest(
     horizon
         Bars a position is held.
     cost_bps
-        Fee and slippage per side, basis points of the traded value.
+        Fee per side, basis points of the traded value.
+    slippage_bps
+        What a fill is worse than the open, per side, basis points; 0 where ``cost_bps`` includes it.
     overlapping
         True: each bar opens a tranche of ``1 / horizon``. False: only bars 0, horizon, 2 horizon, ... open
         one, of full size.
@@ -129,9 +162,12 @@ def backtest(
     Raises
     ------
     ConfigError
-        Lengths differ, fewer than 3 bars, prices not positive, or a signal outside [-1, 1].
+        Lengths differ, fewer than 3 bars, prices not positive, a signal outside [-1, 1], or a negative cost.
     """
     opens, wanted = _checked(open_price, signal, horizon)
+    if min(cost_bps, slippage_bps) < 0:
+        raise ConfigError(f"backtest: costs must be at least 0, got {cost_bps} and {slippage_bps} bps a side")
+    side = cost_bps + slippage_bps
     if overlapping:
         total = np.cumsum(np.concatenate([np.zeros(horizon), wanted]))
         held = (total[horizon:] - total[:-horizon]) / horizon
@@ -139,13 +175,13 @@ def backtest(
         held = wanted[np.arange(len(wanted)) // horizon * horizon]
     position = np.concatenate([[0.0], held[:-1]])  # known at the close of t, held from the open of t + 1
     always = np.concatenate([[0.0], np.ones(len(opens) - 1)])
-    return Backtest(_trade(opens, position, cost_bps), _trade(opens, always, cost_bps), horizon, cost_bps)
+    simple = np.append(opens[1:] / opens[:-1] - 1.0, 0.0)
+    return Backtest(_trade(simple, position, side), _trade(simple, always, side), horizon, side, simple)
 
 
-def _trade(opens: FloatArray, position: FloatArray, cost_bps: float) -> Account:
+def _trade(simple: FloatArray, position: FloatArray, cost_bps: float) -> Account:
     held = position.copy()
     held[-1] = 0.0  # closed at the last open
-    simple = np.append(opens[1:] / opens[:-1] - 1.0, 0.0)
     return Account(held, held * simple, 1e-4 * cost_bps * np.abs(np.diff(held, prepend=0.0)))
 
 

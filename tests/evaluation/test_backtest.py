@@ -100,3 +100,73 @@ def test_nan_is_flat_and_the_table_prints() -> None:
 def test_bad_input(opens: list[float], signal: list[float], horizon: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         backtest(opens, signal, horizon=horizon)
+
+
+def slow_backtest(opens: np.ndarray, signal: np.ndarray, horizon: int, side: float) -> float:
+    """Final equity of one unit, trade by trade: rebalanced at each open, each change paid for."""
+    equity, held = 1.0, 0.0
+    for k, price in enumerate(opens):
+        live = [signal[t] for t in range(max(0, k - horizon), k)]  # tranches of the last `horizon` signals
+        wanted = 0.0 if k == len(opens) - 1 else sum(live) / horizon
+        following = opens[k + 1] / price - 1 if k + 1 < len(opens) else 0.0
+        equity *= 1 + wanted * following - side * abs(wanted - held)
+        held = wanted
+    return equity - 1
+
+
+@pytest.mark.parametrize("horizon", [1, 3, 7])
+def test_against_a_trade_by_trade_account(horizon: int) -> None:
+    rng = np.random.default_rng(horizon)
+    opens, signal = np.exp(np.cumsum(rng.normal(0, 0.01, 80))), rng.choice([-1.0, 0.0, 1.0], 80)
+    result = backtest(opens, signal, horizon=horizon, cost_bps=2.0, slippage_bps=3.0)
+    assert result.strategy.total_return == pytest.approx(slow_backtest(opens, signal, horizon, 5e-4), rel=1e-9)
+    assert result.cost_bps == 5.0
+
+
+def test_slippage_is_a_worse_price() -> None:
+    """Ten bps of slippage are ten bps on each fill: buy dearer, sell cheaper; the move in between is second order."""
+    signal, opens = np.array([0.0, 1.0, 0.0, 0.0, 0.0]), np.array([100.0, 100.0, 100.0, 101.0, 101.0])
+    slipped = backtest(opens, signal, cost_bps=0.0, slippage_bps=10.0).strategy.total_return
+    assert slipped == pytest.approx(101 * 0.999 / (100 * 1.001) - 1, abs=2e-5)
+
+
+def test_random_entry_against_every_rotation_by_hand() -> None:
+    rng = np.random.default_rng(3)
+    opens, signal = np.exp(np.cumsum(rng.normal(0, 0.01, 60))), rng.choice([-1.0, 0.0, 1.0], 60)
+    result = backtest(opens, signal, horizon=2, cost_bps=4.0)
+    path, moves = result.strategy.position[1:-1], opens[2:] / opens[1:-1] - 1
+    by_hand = []
+    for shift in range(len(path)):
+        rotated = np.roll(path, shift)
+        turnover = np.abs(np.diff(np.concatenate([[0.0], rotated, [0.0]]))).sum()
+        by_hand.append(rotated @ moves - 4e-4 * turnover)
+    random = result.random_entry()
+    assert random.net_return == pytest.approx(result.strategy.net_return.sum(), abs=1e-12)
+    assert random.draws == pytest.approx(by_hand[1:], abs=1e-12)
+    assert random.p_value == np.mean(np.array(by_hand) >= by_hand[0] - 1e-9)
+
+
+def test_holding_one_direction_is_no_timing_and_foresight_is() -> None:
+    rng = np.random.default_rng(4)
+    opens = np.exp(np.cumsum(rng.normal(0.001, 0.01, 500)))
+    held = backtest(opens, np.ones(500))
+    assert held.strategy.total_return > 0.2 and held.random_entry().p_value == 1.0
+    moves = np.append(opens[2:] / opens[1:-1] - 1, [0.0, 0.0])
+    assert backtest(opens, np.sign(moves)).random_entry().p_value == 1 / 498
+
+
+def test_random_entry_is_fair() -> None:
+    """A signal without information is better than 95 % of the rotations one time in twenty."""
+    rng = np.random.default_rng(5)
+    p = []
+    for _ in range(300):
+        opens = np.exp(np.cumsum(rng.standard_t(5, 200) * 0.01))
+        signal = np.sign(np.convolve(rng.normal(size=210), np.ones(11), "valid"))
+        p.append(backtest(opens, signal, horizon=3).random_entry().p_value)
+    assert np.mean(np.array(p) <= 0.05) == pytest.approx(0.05, abs=0.035)
+    assert np.mean(p) == pytest.approx(0.5, abs=0.05)
+
+
+def test_negative_costs_are_refused() -> None:
+    with pytest.raises(ConfigError, match="costs must be at least 0"):
+        backtest(OPENS, np.zeros(6), slippage_bps=-1.0)
