@@ -1,42 +1,93 @@
-"""Commands over reports: report, verify."""
+"""Commands over reports: report, verify, diff."""
 
 import argparse
 from pathlib import Path
 
 from mlkit.cli.arguments import AddCommand, Arguments, market_arguments, parameter_value, run_options, settings_from
+from mlkit.errors import ConfigError, ReportError
 
 
 def register(command: AddCommand) -> None:
     """Add the commands of this module."""
     _report_arguments(command("report", _report, "run the notebooks into a self-contained report"))
-    sub = command("verify", _verify, "check a report against its receipt")
+    sub = command("verify", _verify, "check a report against its receipt and derive its numbers again")
     sub.add_argument("folder", type=Path, help="such as reports/SP500-1d")
+    sub.add_argument("--quick", action="store_true", help="check digests, numbers and page; run nothing")
+    sub = command("diff", _diff, "show what moved between two reports")
+    sub.add_argument("first", type=Path, help="such as reports/SP500-1d")
+    sub.add_argument("second", type=Path, help="such as reports/NASDAQ-1d")
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
     market_arguments(parser, "SP500", "1d")
     run_options(parser)
+    parser.add_argument("--since", help="first bar of all, ISO 8601, such as 2010-01-01")
+    parser.add_argument("--until", help="first bar that is left out")
+    parser.add_argument("--notebooks", type=_numbers, default=(), metavar="02,04", help="run these alone")
+    parser.add_argument("--name", help="of the report's folder; SYMBOL-TIMEFRAME by default")
+    parser.add_argument("--force", action="store_true", help="compute finished notebooks again")
+    parser.add_argument("--matrix", type=Path, metavar="runs.yaml", help="many reports, each a run of this file")
+    parser.add_argument("--jobs", type=_jobs, default=1, help="reports of a matrix at once; 1 by default")
     parser.add_argument(
         "-p", dest="parameters", metavar="name=value", type=parameter_value, action="append", default=[],
         help="a parameter of the notebooks; may be repeated",
     )  # fmt: skip
 
 
+def _numbers(text: str) -> tuple[str, ...]:
+    numbers = tuple(word.strip() for word in text.split(","))
+    if not all(number.isascii() and number.isdigit() and len(number) == 2 for number in numbers):
+        raise ConfigError(f"notebooks {text!r}: write numbers of two digits with commas, such as 02,04")
+    return numbers
+
+
+def _jobs(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 64):
+        raise ConfigError(f"jobs {text!r} is not a whole number from 1 to 64")
+    return int(text)
+
+
 def _report(arguments: Arguments) -> None:
     from mlkit.report import run_report, summarise_report
 
+    if arguments.matrix is not None:
+        _matrix(arguments)
+        return
     settings = settings_from(profile=arguments.profile, seed=arguments.seed)
+    span = {name: getattr(arguments, name) for name in ("since", "until") if getattr(arguments, name) is not None}
     path = run_report(
         arguments.symbol,
         arguments.timeframe,
         profile=settings.profile,
         seed=settings.seed,
-        parameters=dict(arguments.parameters),
+        name=arguments.name,
+        only=arguments.notebooks,
+        parameters={**span, **dict(arguments.parameters)},
+        force=arguments.force,
     )
     print(summarise_report(path))
+
+
+def _matrix(arguments: Arguments) -> None:
+    """Every run of the file, then a table; ReportError when a run failed, after all have been tried."""
+    from mlkit.report import run_matrix
+
+    outcomes = run_matrix(arguments.matrix, jobs=arguments.jobs, force=arguments.force)
+    width = max(len(outcome.run) for outcome in outcomes)
+    for outcome in outcomes:
+        print(f"{outcome.run:<{width}}  {outcome.error or ', '.join(outcome.verdicts) or 'done'}")
+    failed = [outcome.run for outcome in outcomes if outcome.error]
+    if failed:
+        raise ReportError(f"{len(failed)} of {len(outcomes)} reports failed: {', '.join(failed)}")
 
 
 def _verify(arguments: Arguments) -> None:
     from mlkit.report import verify_report
 
-    print("\n".join(verify_report(arguments.folder)))
+    print("\n".join(verify_report(arguments.folder, again=not arguments.quick)))
+
+
+def _diff(arguments: Arguments) -> None:
+    from mlkit.report import compare_reports
+
+    print(compare_reports(arguments.first, arguments.second))

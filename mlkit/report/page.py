@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from mlkit.report.headline import shown_value
+from mlkit.report.headline import collect_insight, shown_value
 from mlkit.report.story import Heading, Story
 
 _STYLE = Path(__file__).with_name("page.css")
@@ -19,23 +19,20 @@ def render_page(
     receipt: Mapping[str, Any],
     notebooks: Mapping[str, Any],
     *,
-    card: str | None,
     folder: Path,
-    failure: str | None = None,
 ) -> str:
     """Verdicts, headline numbers and insight first, then the story notebook by notebook.
 
     Parameters
     ----------
-    receipt: as from ``build_receipt``.
+    receipt: as written; ``failure`` says why the run stopped, if it did.
     notebooks: executed notebooks by file name, in order.
-    card: HTML of the insight, if one was shown.
     folder: the notebooks' own folder, from which images in their text are embedded.
-    failure: why the run stopped, if it did.
     """
     stories = [Story(name, notebook, folder, tuple(notebooks)) for name, notebook in notebooks.items()]
     articles = [f'<article id="{story.stem}">{story.html()}</article>' for story in stories]
     title = f"{receipt['symbol']} {receipt['timeframe']}"
+    insight, failure = collect_insight(notebooks), receipt.get("failure")
     parts = [
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         f"<title>{escape(title)} report</title>",
@@ -45,9 +42,9 @@ def render_page(
         _header(title, receipt),
         _contents(stories),
         "<main>",
-        f'<p class="failure"><b>This run failed.</b> {escape(failure)}</p>' if failure else "",
+        _failure(failure, stories) if failure else "",
         _headlines(receipt["headlines"]),
-        f'<section id="insight"><h2>Insight</h2>{card}</section>' if card else "",
+        f'<section id="insight"><h2>Insight</h2>{insight[1]}</section>' if insight else "",
         *articles,
         _provenance(receipt),
         "</main>\n</div>\n</body>\n</html>\n",
@@ -66,6 +63,12 @@ def _header(title: str, receipt: Mapping[str, Any]) -> str:
         receipt["created"].replace("T", " ").replace("+00:00", " UTC"),
     )
     return f"<header><h1>{escape(title)}</h1><p class='soft'>{escape(' · '.join(facts))}</p></header>"
+
+
+def _failure(reason: str, stories: Sequence[Story]) -> str:
+    """Why the run stopped, and the cell that stopped it."""
+    cells = [cell for story in stories for cell in story.failed()]
+    return f'<section class="failure"><p><b>This run failed.</b> {escape(reason)}</p>{"".join(cells)}</section>'
 
 
 def _contents(stories: Sequence[Story]) -> str:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from mlkit.config import project_root, sha256_file
-from mlkit.errors import MlkitError, ReportError
+from mlkit.errors import ReportError
 from mlkit.report.headline import collect_headlines, collect_insight, headline_digest, shown_value
 
 RECEIPT = "receipt.json"
 INSIGHT = "insight.json"
 PAGE = "index.html"
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+PLACES = ("MLKIT_HOME", "MLKIT_TRAINING_DATA_PATH", "MLKIT_MODEL_STORAGE_PATH")  # decide where, not what
 _PACKAGES = (
     *("mlkit", "numpy", "pandas", "numba", "pyarrow", "pydantic", "scipy", "arch", "scikit-learn"),
     *("torch", "xgboost", "xgboost-cpu", "lightgbm", "matplotlib", "papermill", "nbconvert", "ipykernel"),
@@ -43,8 +44,9 @@ def build_receipt(inputs: Mapping[str, Any], notebooks: Mapping[str, Any]) -> di
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **inputs,
         "git": git_state(project_root()),
-        "versions": _versions(),
+        "versions": package_versions(),
         "threads": {name: os.environ.get(name) for name in (*THREADS, "PYTHONHASHSEED")},
+        "settings": {k: v for k, v in os.environ.items() if k.startswith("MLKIT_") and k not in PLACES},
         "platform": {"machine": platform.machine(), "system": platform.system(), "cpus": os.cpu_count()},
         "seconds": {
             name: round(nb["metadata"].get("papermill", {}).get("duration") or 0.0, 1) for name, nb in notebooks.items()
@@ -71,39 +73,9 @@ def read_notebook(path: Path) -> Any:
     return nbformat.read(path, as_version=4)
 
 
-def verify_report(folder: Path) -> list[str]:
-    """Check a report against its receipt; returns one line for each thing that was checked.
-
-    The digest of every file, the headline numbers as they stand in the notebooks, and the insight are
-    derived again. Bars that have changed since are told, not refused: a lake grows.
-
-    Raises ReportError naming everything that does not match, or if there is no receipt to check against.
-    """
-    receipt = _read_receipt(folder)
-    found, promised = file_digests(folder), receipt["files"]
-    faults = [f"{name} is missing" for name in promised if name not in found]
-    faults += [f"{name} is not in the receipt" for name in found if name not in promised]
-    faults += [f"{name} was changed" for name in found if promised.get(name, found[name]) != found[name]]
-    if faults:
-        raise ReportError(f"{folder}: {'; '.join(faults)}; run mlkit report again")
-    notebooks = read_notebooks(folder)
-    headlines = collect_headlines(notebooks)
-    if headlines != receipt["headlines"] or headline_digest(headlines) != receipt["headline_digest"]:
-        raise ReportError(f"{folder}: the headline numbers of the notebooks are not those of {RECEIPT}")
-    insight = collect_insight(notebooks)
-    if insight is not None and json.loads((folder / INSIGHT).read_bytes()) != insight[0]:
-        raise ReportError(f"{folder}: {INSIGHT} is not the insight that the notebooks show")
-    return [
-        f"files: {len(promised)} as written",
-        f"headlines: {len(headlines)}, digest {receipt['headline_digest']}",
-        f"insight: {'as shown' if insight else 'none'}",
-        f"data: {_data_today(receipt)}",
-    ]
-
-
 def summarise_report(folder: Path) -> str:
     """A few lines for a terminal: the insight, the verdicts, and where the page is."""
-    receipt = _read_receipt(folder)
+    receipt = read_receipt(folder)
     insight = collect_insight(read_notebooks(folder))
     lines = [insight[2]] if insight else []
     lines += [
@@ -128,26 +100,19 @@ def git_state(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _read_receipt(folder: Path) -> dict[str, Any]:
+def read_receipt(folder: Path) -> dict[str, Any]:
+    """The receipt of a report folder; ReportError where there is none that can be read."""
     try:
         receipt: dict[str, Any] = json.loads((folder / RECEIPT).read_bytes())
-        return {**receipt, "files": receipt["files"], "headlines": receipt["headlines"]}
+        if not isinstance(receipt["files"], dict) or not isinstance(receipt["headlines"], list):
+            raise TypeError("files and headlines")
+        return {"failure": None, "reused": [], **receipt}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReportError(f"{folder} holds no readable {RECEIPT}; pass a folder that mlkit report wrote") from error
 
 
-def _data_today(receipt: Mapping[str, Any]) -> str:
-    from mlkit.market.bars import fingerprint
-    from mlkit.market.sources import load_bars
-
-    try:
-        today = fingerprint(load_bars(receipt["symbol"], receipt["timeframe"]))
-    except MlkitError as error:
-        return f"not here any more ({error})"
-    return "the same bars" if today == receipt["data"]["sha256"] else "the bars have changed since"
-
-
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Python and the packages that decide what a notebook says: name -> version."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

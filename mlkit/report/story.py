@@ -55,6 +55,15 @@ class Story:
         """All cells, in order."""
         return "\n".join(self._cell(index, cell) for index, cell in enumerate(self._notebook.cells))
 
+    def failed(self) -> list[str]:
+        """The cells that ended in an error nobody asked for: code and outputs."""
+        return [
+            f"{_HIGHLIGHT(cell.source.strip())}{''.join(self._output(output) for output in cell.outputs)}"
+            for cell in self._notebook.cells
+            if "raises-exception" not in cell.metadata.get("tags", [])
+            and any(output.output_type == "error" for output in cell.get("outputs", []))
+        ]
+
     def _cell(self, index: int, cell: Any) -> str:
         if cell.cell_type == "markdown":
             return f'<div class="prose">{self._markdown(cell.source, cell.get("attachments", {}))}</div>'

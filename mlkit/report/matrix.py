@@ -1,0 +1,162 @@
+"""Many reports from one YAML file: all checked first, then run side by side."""
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlkit.errors import ConfigError
+from mlkit.report.plan import Plan, make_plan
+from mlkit.report.receipt import read_receipt
+
+_KEYS = ("name", "symbol", "timeframe", "profile", "seed", "since", "until", "notebooks", "parameters")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One report of a matrix, every value as text."""
+
+    symbol: str
+    timeframe: str
+    profile: str
+    seed: str
+    name: str | None
+    only: tuple[str, ...]
+    parameters: dict[str, str]
+
+    def plan(self, reports: Path | None = None, notebooks: Path | None = None) -> Plan:
+        """The checked plan of this run."""
+        return make_plan(
+            self.symbol, self.timeframe, profile=self.profile, seed=self.seed, name=self.name, only=self.only,
+            parameters=self.parameters, reports=reports, notebooks=notebooks,
+        )  # fmt: skip
+
+    def command(self, force: bool) -> list[str]:
+        """The command line that makes this report."""
+        words = [sys.executable, "-m", "mlkit", "report", "--symbol", self.symbol, "--timeframe", self.timeframe]
+        words += ["--profile", self.profile, "--seed", self.seed]
+        words += ["--name", self.name] if self.name else []
+        words += ["--notebooks", ",".join(self.only)] if self.only else []
+        words += ["--force"] if force else []
+        return words + [word for name, value in self.parameters.items() for word in ("-p", f"{name}={value}")]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run: its report, or the one line that says why there is none."""
+
+    run: str
+    folder: Path | None
+    error: str | None
+    verdicts: tuple[str, ...]
+
+
+def read_matrix(path: Path) -> list[Run]:
+    """The runs of a YAML file: ``runs``, a list of mappings, and ``defaults`` for what they leave out.
+
+    Keys: symbol, timeframe, profile, seed, name, since, until, notebooks (``02,04`` or a list), parameters (a
+    mapping). Values are taken as written, so ``007`` stays ``007``. Raises ConfigError for anything else.
+    """
+    import yaml
+
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # every scalar stays text
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("runs"), list) or not content["runs"]:
+        raise ConfigError(f"{path}: write a list under 'runs', such as\nruns:\n  - {{symbol: SP500, timeframe: 1d}}")
+    unknown = sorted(content.keys() - {"runs", "defaults"})
+    if unknown:
+        raise ConfigError(f"{path}: unknown key {unknown[0]!r}; use runs and defaults")
+    defaults = content.get("defaults") or {}
+    return [_run(path, number, defaults, given) for number, given in enumerate(content["runs"], 1)]
+
+
+def _run(path: Path, number: int, defaults: Any, given: Any) -> Run:
+    where = f"{path}, run {number}"
+    for what in (defaults, given):
+        if not isinstance(what, dict):
+            raise ConfigError(f"{where}: expected a mapping such as {{symbol: SP500, timeframe: 1d}}")
+        unknown = sorted(what.keys() - set(_KEYS))
+        if unknown:
+            raise ConfigError(f"{where}: unknown key {unknown[0]!r}; use {', '.join(_KEYS)}")
+    parameters = {**_mapping(where, defaults), **_mapping(where, given)}
+    merged = {**defaults, **given}
+    for name in ("symbol", "timeframe"):
+        if not isinstance(merged.get(name), str):
+            raise ConfigError(f"{where}: {name} is missing")
+    parameters |= {name: merged[name] for name in ("since", "until") if name in merged}
+    listed = merged.get("notebooks", [])
+    only = tuple(word.strip() for word in (listed.split(",") if isinstance(listed, str) else listed))
+    return Run(
+        merged["symbol"],
+        merged["timeframe"],
+        merged.get("profile", "smoke"),
+        merged.get("seed", "7"),
+        merged.get("name"),
+        only,
+        parameters,
+    )
+
+
+def _mapping(where: str, of: Mapping[str, Any]) -> dict[str, str]:
+    found = of.get("parameters", {})
+    if not isinstance(found, dict) or any(not isinstance(value, str) for value in found.values()):
+        raise ConfigError(f"{where}: parameters must be a mapping of names to values")
+    return found
+
+
+def run_matrix(path: Path, *, jobs: int = 1, force: bool = False, progress: bool = True) -> list[Outcome]:
+    """Make every report of a YAML file, ``jobs`` at a time; returns one outcome a run, in the file's order.
+
+    Nothing runs unless every run makes sense. Runs of the same market wait for each other, as both publish its
+    bundle; a run that fails does not stop the others.
+
+    Raises ConfigError or BarsError for a run that makes no sense, naming it, and for two runs of one name.
+    """
+    from tqdm.auto import tqdm
+
+    runs = read_matrix(path)
+    plans = []
+    for number, run in enumerate(runs, 1):
+        try:
+            plans.append(run.plan())
+        except ConfigError as error:
+            raise ConfigError(f"{path}, run {number}: {error}") from error
+    names = [plan.run for plan in plans]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ConfigError(f"{path}: two runs are named {twice[0]}; give one of them a name of its own")
+    chains: dict[tuple[str, str], list[int]] = {}
+    for i, run in enumerate(runs):
+        chains.setdefault((run.symbol, run.timeframe), []).append(i)
+    outcomes: dict[int, Outcome] = {}
+    with (
+        tqdm(total=len(runs), desc=path.name, unit="report", disable=not progress) as bar,
+        ThreadPoolExecutor(max_workers=max(1, jobs)) as pool,
+    ):
+
+        def chain(members: Sequence[int]) -> None:
+            for i in members:
+                outcomes[i] = _make(runs[i], plans[i], force)
+                bar.set_postfix_str(plans[i].run)
+                bar.update()
+
+        for done in as_completed([pool.submit(chain, members) for members in chains.values()]):
+            done.result()
+    return [outcomes[i] for i in range(len(runs))]
+
+
+def _make(run: Run, plan: Plan, force: bool) -> Outcome:
+    """One report in a process of its own, so that threads and environment are those of a single report."""
+    done = subprocess.run(run.command(force), capture_output=True, text=True)
+    if done.returncode:
+        told = [line for line in done.stderr.splitlines() if line.startswith("mlkit: error: ")]
+        reason = told[-1].removeprefix("mlkit: error: ") if told else f"ended with status {done.returncode}"
+        return Outcome(plan.run, None, reason, ())
+    folder = plan.reports / plan.run
+    verdicts = tuple(e["value"] for e in read_receipt(folder)["headlines"] if e["name"] == "verdict")
+    return Outcome(plan.run, folder, None, verdicts)
