@@ -190,13 +190,16 @@ def test_report_passes_its_options(capsys: pytest.CaptureFixture[str], monkeypat
 
     monkeypatch.setattr("mlkit.report.run_report", run_report)
     monkeypatch.setattr("mlkit.report.summarise_report", str)
-    assert main(["report", "-p", "n_splits=4", "-p", "note=a=b", "--seed", "0"]) == 0
+    assert main(["report", "-p", "n_splits=4", "-p", "note=a=b", "--seed", "0", "--notebooks", "02,04"]) == 0
     assert seen == {
         "symbol": "SP500",
         "timeframe": "1d",
         "profile": "smoke",
         "seed": 0,
+        "name": None,
+        "only": ("02", "04"),
         "parameters": {"n_splits": "4", "note": "a=b"},
+        "force": False,
     }
     assert capsys.readouterr().out == "reports/x\n"
 
