@@ -26,6 +26,10 @@ class FetchError(MlkitError):
     report: object = None
 
 
+class TooFewBarsError(BarsError):
+    """Valid bars, but fewer than an answer takes."""
+
+
 class BundleError(MlkitError):
     """A model directory that is damaged, foreign or of another schema."""
 

@@ -161,7 +161,7 @@ class FeatureStream:
 
         Raises BarsError, and keeps the state as it was, when the bar is not a bar.
         """
-        inside = 0.0 < low <= min(open, close) and max(open, close) <= high < np.inf
+        inside = 0.0 < low <= open <= high < np.inf and low <= close <= high
         if not (inside and 0.0 <= volume < np.inf):
             raise BarsError(
                 f"bar {self.bars_seen}: open {open}, high {high}, low {low}, close {close}, volume {volume}; "
@@ -172,6 +172,12 @@ class FeatureStream:
         _steps(*self._parts, self._vector, _WARM_UPS, row)
         first: Float32Matrix = row[0]
         return first
+
+    def extend(self, bars: "pd.DataFrame") -> Float32Matrix:
+        """Take many closed bars, valid ones, at once; their features, float32 (n_bars, n_features), as of `push`."""
+        out = np.empty((len(bars), N_FEATURES), dtype=np.float32)
+        _steps(*ohlcv_arrays(bars), self._vector, _WARM_UPS, out)
+        return out
 
     @property
     def bars_seen(self) -> int:

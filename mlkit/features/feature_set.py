@@ -161,6 +161,9 @@ def _columns(one: Feature, bars: "pd.DataFrame") -> Float32Matrix:
     return values
 
 
+_CHUNK = 4096  # bars whose features are held at a time while a history passes by
+
+
 class FeatureSetStream:
     """A `FeatureSet` bar by bar: catalogue columns by their kernels, own ones recomputed on the newest bars.
 
@@ -209,6 +212,14 @@ class FeatureSetStream:
         self._times.append(time)
         self._bars.append((open, high, low, close, volume))
         return np.concatenate([catalogue, *(self._own_row(one) for one in self._own)])
+
+    def extend(self, bars: "pd.DataFrame") -> None:
+        """Take many closed bars, valid ones, at once, as if each were pushed with its time."""
+        for start in range(0, len(bars), _CHUNK):
+            self._catalogue.extend(bars.iloc[start : start + _CHUNK])
+        kept = bars.iloc[-(self._times.maxlen or 1) :]
+        self._times.extend(kept.index)
+        self._bars.extend(kept.itertuples(index=False, name=None))
 
     def _time(self, timestamp: "pd.Timestamp | datetime | str | None") -> "pd.Timestamp":
         import pandas as pd

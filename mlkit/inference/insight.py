@@ -30,11 +30,30 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
+class PatternEvidence(_Part):
+    """What followed a pattern on the training bars, over the horizon at which it did best.
+
+    A case is a bar at which the CNN detects the pattern. It is a hit when the price then moves its way, from
+    the next open to the open ``horizon`` bars later. ``edge_bps`` is the mean of that move beyond the market's own
+    drift, less a round trip; ``lower_bps`` its lower bound, corrected for all patterns and horizons looked at.
+    """
+
+    horizon: Annotated[int, Field(ge=1)]
+    cases: Annotated[int, Field(ge=0)]
+    hit_rate: Probability
+    low: Probability  # 95 % interval of the hit rate
+    high: Probability
+    base_rate: Probability  # hit rate of the same directions at any bar
+    edge_bps: float
+    lower_bps: float
+    verdict: Verdict
+
+
 class PatternReading(_Part):
     """What the pattern CNN sees in the window that ends at this bar.
 
     ``detected`` holds the probabilities that reach their pattern's threshold, highest first; a probability
-    is that of the *shape* being there, not of the price following it.
+    is that of the *shape* being there, not of the price following it: that is what ``evidence`` is about.
     """
 
     detected: dict[str, Probability] = {}
@@ -43,6 +62,8 @@ class PatternReading(_Part):
     probabilities: dict[str, Probability] = {}  # all patterns of the model, detected or not
     thresholds: dict[str, Probability] = {}
     directions: dict[str, Literal[-1, 0, 1]] = {}  # of the detected: bearish, neutral, bullish
+    rules: dict[str, bool] = {}  # whether the written rule of a pattern finds it too
+    evidence: dict[str, PatternEvidence] = {}  # of all patterns with enough cases
     standard: str | None = None  # "classic" or "continuous"
     reason: str | None = None  # why there is no reading
 
@@ -129,8 +150,9 @@ class PricePrediction(_Part):
 class Signal(_Part):
     """One trading signal with where it comes from and why.
 
-    ``confidence`` of a pattern is the probability of the shape, of a price forecast the calibrated
-    probability of its direction; ``None`` where no evidence stands behind a HOLD.
+    ``confidence`` is the probability that the price moves the way of the evidence: of a pattern the hit rate
+    measured on the training bars, of a price forecast the calibrated probability of its direction. ``None``
+    where nothing was measured; such evidence is a HOLD.
     """
 
     type: SignalType
@@ -140,11 +162,12 @@ class Signal(_Part):
 
 
 class ModelStatus(_Part):
-    """Which models answered; ``models_loaded`` means all of them."""
+    """Which models answered, and why one did not; ``models_loaded`` means all of them."""
 
     pattern_cnn_loaded: bool = False
     price_predictor_loaded: bool = False
     models_loaded: bool = False
+    reasons: dict[str, str] = {}  # "pattern_cnn", "price_predictor" -> why it is not loaded
 
     @model_validator(mode="after")
     def _all_loaded(self) -> "ModelStatus":
@@ -153,15 +176,33 @@ class ModelStatus(_Part):
         return self
 
 
+class Freshness(_Part):
+    """How old the bar and the model are; ``notes`` say in words what is stale.
+
+    Ages by the clock (``as_of``, ``data_age_seconds``, ``bars_stale``) stand only in answers about now: those of
+    `mlkit.insights`, the command line and the endpoints. An insight of historical bars reads no clock.
+    """
+
+    as_of: UtcTime | None = None
+    data_age_seconds: Annotated[float, Field(ge=0.0)] | None = None  # as_of less known_at
+    bars_stale: bool | None = None
+    trained_until: UtcTime | None = None  # close of the last training bar
+    model_age_seconds: Annotated[float, Field(ge=0.0)] | None = None  # known_at less trained_until, 0 inside
+    model_stale: bool | None = None
+    in_training_span: bool | None = None  # the model has learned from this bar
+    gap_bars: Annotated[int, Field(ge=0)] = 0  # grid steps without a bar just before this one
+    notes: list[str] = []
+
+
 class Insight(_Part):
     """Everything mlkit says about one closed bar: patterns, prices, signals.
 
     ``timestamp`` is the bar's **open** time in UTC (ISO, no offset); everything here is known at its
     close, ``known_at``. Horizons (the keys of ``price_predictions``) count bars.
 
-    ``confidence`` is that of the leading signal, `signals[0]`: the strongest BUY or SELL when they all
-    point one way, the strongest HOLD when there is none. It is ``None``, with the reason in ``reasons``,
-    when BUY and SELL contradict each other or no model answered.
+    ``confidence`` is that of the leading signal, `signals[0]`: the probability that the price moves its way.
+    The strongest BUY or SELL leads when they all point one way, the strongest HOLD when there is none. It is
+    ``None``, with the reason in ``reasons``, when BUY and SELL contradict each other or nothing was measured.
     """
 
     symbol: str
@@ -173,14 +214,15 @@ class Insight(_Part):
     timestamp: UtcTime
     current_price: Price
     model_status: ModelStatus = ModelStatus()
-    message: str | None = None  # NOT_TRAINED, or None
+    message: str | None = None  # NOT_TRAINED unless all models answered
+    freshness: Freshness = Freshness()
     known_at: UtcTime | None = None
     reasons: dict[str, str] = {}  # part -> why it is empty
     bundle: str | None = None  # name of the model directory that answered
 
     @model_validator(mode="after")
     def _utc_without_offset(self) -> "Insight":
-        for time in (self.timestamp, self.known_at):
+        for time in (self.timestamp, self.known_at, self.freshness.as_of, self.freshness.trained_until):
             if time is not None and time.tzinfo is not None:
                 raise ValueError("timestamps are UTC without an offset")
         return self
@@ -199,6 +241,7 @@ class Insight(_Part):
         for signal in self.signals:
             sure = "" if signal.confidence is None else f" ({signal.confidence:.0%})"
             lines.append(f"  {signal.type:<4} {signal.source}{sure}: {signal.reason}")
+        lines += [f"  note: {note}" for note in self.freshness.notes]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:

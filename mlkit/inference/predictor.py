@@ -1,50 +1,40 @@
 """Where bars meet models: validated bars in, `Insight`, pattern probabilities and forecasts out."""
 
-import logging
-from collections.abc import Callable
-from datetime import datetime
-from functools import cache
-from typing import TYPE_CHECKING, TypeVar
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from mlkit.config import Settings
-from mlkit.errors import BarsError, BundleError, ConfigError, DependencyError, NotTrainedError
-from mlkit.features.rules import PATTERNS, Standard
-from mlkit.inference.insight import (
-    NOT_TRAINED,
-    Insight,
-    ModelStatus,
-    PatternReading,
-    PricePrediction,
-    Signal,
-    Verdict,
+from mlkit.errors import BundleError, ConfigError, DependencyError, NotTrainedError, TooFewBarsError
+from mlkit.features.rules import PATTERNS, Standard, pattern_flags
+from mlkit.inference.freshness import at_time
+from mlkit.inference.insight import NOT_TRAINED, Insight, ModelStatus, PatternReading, PricePrediction, Signal
+from mlkit.inference.live import Bar, BarLike, LiveBars, prices_of
+from mlkit.inference.models import Models
+from mlkit.inference.reading import (
+    FORECAST_COLUMNS,
+    Moment,
+    pattern_reading,
+    price_predictions,
+    read_moment,
 )
-from mlkit.inference.signals import (
-    CONTRADICTION,
-    SignalRules,
-    combine_signals,
-    pattern_direction,
-    pattern_signals,
-    price_signals,
-)
+from mlkit.inference.signals import SignalRules
 from mlkit.labels import never_closes
-from mlkit.market.bars import COLUMNS, timeframe_delta, validate_bars
+from mlkit.market.bars import COLUMNS, open_times, validate_bars
 from mlkit.market.sources import load_bars
 from mlkit.market.symbols import symbol_folder
 
 if TYPE_CHECKING:
-    from mlkit.features.feature_set import FeatureSet
+    from mlkit.features.feature_set import FeatureSet, FeatureSetStream
+    from mlkit.models.base import Forecast
     from mlkit.models.bundle import ModelBundle
     from mlkit.models.pattern_cnn import PatternModel
-    from mlkit.models.price_predictor import PricePredictor
 
 Float64Array = npt.NDArray[np.float64]
-Model = TypeVar("Model")
-FORECAST_COLUMNS = ("log_return", "p_up", "std", "lo80", "hi80", "lo90", "hi90")
-_log = logging.getLogger("mlkit")
+LIVE_BARS = 1000  # newest bars that a live predictor keeps, for the candles beside an insight
 
 
 def market_standard(bars: pd.DataFrame) -> Standard:
@@ -74,6 +64,11 @@ class Predictor:
     answers with empty parts and a reason, and one warning in the log; a damaged bundle is a BundleError.
 
     Execution timing: everything about bar t is known at its close and depends on bars up to t only.
+
+    Live bars: ``start(bars)`` once, then ``update(bar)`` for each bar that closes. It keeps the state of the
+    features, the CNN's window and all else that reaches back, and gives the insight of the whole history to
+    the bit; own features, which are recomputed on their newest bars, agree within their declared tolerance.
+    One predictor follows one market, in one thread at a time.
     """
 
     def __init__(
@@ -84,12 +79,11 @@ class Predictor:
         cnn: "PatternModel | None" = None,
         features: "FeatureSet | None" = None,
     ) -> None:
-        self._bundle = bundle
+        settings = settings or Settings()
+        self._models = Models(bundle, cnn)
         self._features = features
-        self._settings = settings or Settings()
-        self._given_cnn = cnn
-        self._cnns: dict[Standard, tuple[PatternModel | None, str]] = {}
-        self._price: tuple[PricePredictor | None, str] | None = None
+        self._rules = SignalRules(settings.min_confidence_threshold, settings.cost_bps)
+        self._live: _Live | None = None
 
     # --- one bar ----------------------------------------------------------------------------------
 
@@ -103,47 +97,67 @@ class Predictor:
         Raises BarsError for bars that break the contract or are too few for the models loaded, ConfigError
         for another timeframe than the bundle's, BundleError for a damaged bundle or one of other features.
         """
-        bars = self._checked(bars)
-        patterns, prices, signals = self._read(bars)
-        status = self._status(market_standard(bars))
-        lead = signals[0]
-        reasons = {}
-        if not prices:
-            reasons["price_predictions"] = self._why_no_prices(bars)
-        if lead.confidence is None:
-            reasons["confidence"] = CONTRADICTION if lead.source == "Agreement" else lead.reason
-        opened = bars.index[-1]
-        return Insight(
-            symbol=bars.attrs["symbol"],
-            timeframe=bars.attrs["timeframe"],
-            patterns=patterns,
-            price_predictions=prices,
-            signals=signals,
-            confidence=lead.confidence,
-            timestamp=_naive(opened),
-            current_price=float(bars["close"].iloc[-1]),
-            model_status=status,
-            message=NOT_TRAINED if self._price_model()[1] == NOT_TRAINED else None,
-            known_at=_naive(opened + timeframe_delta(bars.attrs["timeframe"])),
-            reasons=reasons,
-            bundle=None if self._bundle is None else self._bundle.path.name,
-        )
+        return read_moment(self._moment(self._checked(bars)), self._models, self._rules)
 
     def patterns(self, bars: pd.DataFrame) -> PatternReading:
         """Patterns in the window that ends at the last bar; see `insight` for parameters and errors."""
-        return self._patterns(self._checked(bars))
+        return pattern_reading(self._moment(self._checked(bars), prices=False), self._models)
 
     def price_prediction(self, bars: pd.DataFrame) -> dict[str, PricePrediction]:
         """Forecast per horizon from the last bar, empty without a price model; errors as `insight`."""
-        return self._prices(self._checked(bars))
+        bars = self._checked(bars)
+        return price_predictions(self._forecast(bars), float(bars["close"].iloc[-1]), self._models.verdict)
 
     def signals(self, bars: pd.DataFrame) -> list[Signal]:
         """Signals at the last bar, the leading one first; errors as `insight`."""
-        return self._read(self._checked(bars))[2]
+        return self.insight(bars).signals
 
     def status(self) -> ModelStatus:
-        """Which models can answer; loads them."""
-        return self._status("classic")
+        """Which models can answer, and why one cannot; loads them."""
+        return self._models.status("classic")
+
+    # --- live -------------------------------------------------------------------------------------
+
+    def start(self, bars: pd.DataFrame) -> Insight:
+        """Take a history and follow it live; the insight of its last bar, and its errors, as of `insight`."""
+        bars = self._checked(bars)
+        said = read_moment(self._moment(bars), self._models, self._rules)
+        self._live = _Live(LiveBars(bars, LIVE_BARS), self._stream(bars), self._feature_set().names, said)
+        return said
+
+    def update(self, bar: BarLike) -> Insight:
+        """Take the next closed bar; exactly what `insight` gives on the whole history with it.
+
+        Parameters
+        ----------
+        bar : a row of a bars frame (``bars.iloc[i]``, or of ``bars.itertuples()``), a mapping with ``timestamp``
+            (open time with a zone), open, high, low, close, volume, or a tuple of these six.
+
+        A bar after a gap counts as the next one, as in a history (``freshness.gap_bars`` says how many are
+        missing). The last bar once more, the same, gives the same answer and changes nothing.
+
+        Raises BarsError, changing nothing, for a bar that is older than the last one, repeats it with other values,
+        lies off the grid or is no bar; ConfigError before `start`.
+        """
+        live = self._live
+        if live is None:
+            raise ConfigError("update: no history yet; call start(bars) once, then update(bar) for each new bar")
+        taken = live.bars.accept(bar)
+        if taken is not None:
+            live.push(taken)
+        if live.said is None:
+            live.said = read_moment(self._live_moment(live), self._models, self._rules)
+        return live.said
+
+    @property
+    def latest(self) -> Insight | None:
+        """The last answer of `start` or `update`; None before."""
+        return None if self._live is None else self._live.said
+
+    @property
+    def live_bars(self) -> LiveBars | None:
+        """The newest bars that a started predictor has taken; None before `start`."""
+        return None if self._live is None else self._live.bars
 
     # --- every bar --------------------------------------------------------------------------------
 
@@ -153,7 +167,7 @@ class Predictor:
         Raises DependencyError where torch is missing; else as `insight`.
         """
         bars = self._checked(bars)
-        cnn, reason = self._cnn(market_standard(bars))
+        cnn, reason = self._models.cnn(market_standard(bars))
         if cnn is None:
             raise DependencyError(reason)
         values = cnn.probabilities(bars[list(COLUMNS)].to_numpy())
@@ -171,9 +185,10 @@ class Predictor:
         Raises NotTrainedError without a price model; else as `insight`.
         """
         bars = self._checked(bars)
-        model, reason = self._price_model()
+        model, reason = self._models.price()
         if model is None:
-            raise (NotTrainedError if reason == NOT_TRAINED else DependencyError)(self._why_no_prices(bars))
+            why = self._models.why_no_prices(_market(bars))
+            raise (NotTrainedError if reason == NOT_TRAINED else DependencyError)(why)
         forecast = model.predict(*self._inputs(bars))
         horizons = np.array(forecast.horizons, dtype=np.int64)
         columns = {name: getattr(forecast, name).ravel() for name in FORECAST_COLUMNS}
@@ -183,152 +198,142 @@ class Predictor:
     # --- parts ------------------------------------------------------------------------------------
 
     def _checked(self, bars: pd.DataFrame) -> pd.DataFrame:
-        bars = validate_bars(bars)
-        if self._bundle is not None and bars.attrs["timeframe"] != self._bundle.manifest.timeframe:
+        bars, bundle = validate_bars(bars), self._models.bundle
+        if bundle is not None and bars.attrs["timeframe"] != bundle.manifest.timeframe:
             raise ConfigError(
-                f"bars are {bars.attrs['timeframe']}, the bundle {self._bundle.path.name} was trained on "
-                f"{self._bundle.manifest.timeframe}; pass such bars or train on these"
+                f"bars are {bars.attrs['timeframe']}, the bundle {bundle.path.name} was trained on "
+                f"{bundle.manifest.timeframe}; pass such bars or train on these"
             )
         return bars
 
-    def _read(self, bars: pd.DataFrame) -> tuple[PatternReading, dict[str, PricePrediction], list[Signal]]:
-        patterns, prices = self._patterns(bars), self._prices(bars)
-        rules = SignalRules(self._settings.min_confidence_threshold, self._settings.cost_bps)
-        evidence = pattern_signals(patterns, rules) + price_signals(prices, float(bars["close"].iloc[-1]), rules)
-        missing = f"{patterns.reason or 'no pattern detected'}; {self._why_no_prices(bars)}"
-        return patterns, prices, combine_signals(evidence, missing=missing)
-
-    def _patterns(self, bars: pd.DataFrame) -> PatternReading:
+    def _moment(self, bars: pd.DataFrame, *, prices: bool = True) -> Moment:
+        """The last bar of a history."""
+        times, values = open_times(bars), bars[list(COLUMNS)].to_numpy()
         standard = market_standard(bars)
-        cnn, reason = self._cnn(standard)
-        if cnn is None:
-            return PatternReading(reason=reason)
-        need = cnn.meta.sequence_length
-        _require(bars, need, "the pattern CNN")
-        tail = bars.iloc[-need:]
-        row = cnn.probabilities(tail[list(COLUMNS)].to_numpy())[-1]
-        if not np.isfinite(row).all():
-            return PatternReading(reason="the pattern CNN gives no number for this window")
-        values = dict(zip(PATTERNS, row.tolist(), strict=True))
-        thresholds = dict(zip(PATTERNS, cnn.thresholds.tolist(), strict=True))
-        found = [name for name in PATTERNS if values[name] >= thresholds[name]]
-        detected = {name: values[name] for name in sorted(found, key=lambda name: -values[name])}
-        colours = np.where(tail["close"].to_numpy() >= tail["open"].to_numpy(), 1, -1)
-        return PatternReading(
-            detected=detected,
-            count=len(detected),
-            strongest=next(iter(detected.items()), None),
-            probabilities=values,
-            thresholds=thresholds,
-            directions={name: pattern_direction(name, int(colours[-1]), int(colours[-2])) for name in detected},
-            standard=cnn.standard,
+        flags = pattern_flags(*prices_of(values), standard)[-1]
+        forecast = self._forecast(bars) if prices else None
+        return self._at_close(_market(bars), times, values, standard, flags, forecast)
+
+    def _live_moment(self, live: "_Live") -> Moment:
+        """The last bar that was pushed."""
+        bars = live.bars
+        forecast, standard = self._live_forecast(live), bars.hours.standard
+        return self._at_close(bars.market, bars.times.rows, bars.ohlcv.rows, standard, bars.flags, forecast)
+
+    def _at_close(
+        self,
+        market: str,
+        times: npt.NDArray[np.int64],
+        values: Float64Array,
+        standard: Standard,
+        flags: npt.NDArray[np.int8],
+        forecast: "Forecast | None",
+    ) -> Moment:
+        """What both have in common; ``times`` and ``values`` end with the bar."""
+        cnn, _ = self._models.cnn(standard)
+        probabilities = None
+        if cnn is not None:
+            need = cnn.meta.sequence_length
+            _require(len(values), need, "the pattern CNN", market)
+            probabilities = cnn.probabilities(values[-need:])[-1]
+        rising = (values[-2:, 3] >= values[-2:, 0]).tolist()
+        return Moment(
+            market=market,
+            opened=int(times[-1]),
+            before=int(times[-2]) if len(times) > 1 else None,
+            close=float(values[-1, 3]),
+            colours=(1 if rising[-1] else -1, 1 if rising[0] else -1),
+            standard=standard,
+            flags=flags,
+            probabilities=probabilities,
+            forecast=forecast,
         )
 
-    def _prices(self, bars: pd.DataFrame) -> dict[str, PricePrediction]:
-        model, _ = self._price_model()
+    def _forecast(self, bars: pd.DataFrame) -> "Forecast | None":
+        """The forecast from the last bar of a history, one row; None without a price model."""
+        model, _ = self._models.price()
         if model is None:
-            return {}
+            return None
         features, scale = self._inputs(bars)
-        forecast = model.predict(features[-1:], scale[-1:])
-        price = float(bars["close"].iloc[-1])
-        return {
-            str(horizon): PricePrediction.from_log_returns(
-                price,
-                {name: float(getattr(forecast, name)[0, column]) for name in FORECAST_COLUMNS},
-                members={name: float(values[0, column]) for name, values in forecast.members.items()},
-                verdict=self._verdict(horizon),
-            )
-            for column, horizon in enumerate(forecast.horizons)
-        }
+        return model.predict(features[-1:], scale[-1:])
+
+    def _live_forecast(self, live: "_Live") -> "Forecast | None":
+        """The same from the last bar that was pushed."""
+        model, _ = self._models.price()
+        if model is None or live.row is None:
+            return None
+        time = pd.DatetimeIndex(live.bars.times.rows[-1:], tz="UTC")
+        return model.predict(*self._select(pd.DataFrame(live.row[None], index=time, columns=list(live.names))))
 
     def _inputs(self, bars: pd.DataFrame) -> tuple[npt.NDArray[np.float32], Float64Array]:
         """Feature rows in the bundle's order, float32 (n_bars, n_features), and the spread expected per horizon."""
-        from mlkit.features.engine import DEFAULT_GARCH, volatility_scale
-        from mlkit.features.feature_set import FeatureSet
+        features = self._feature_set()
+        _require(len(bars), features.warm_up + 1, "the price forecast", _market(bars))
+        return self._select(features.build(bars, garch=self._garch()))
 
-        assert self._bundle is not None
-        features = self._features or FeatureSet()
-        _require(bars, features.warm_up + 1, "the price forecast")
-        garch = self._bundle.manifest.garch or DEFAULT_GARCH
-        frame = features.build(bars, garch=garch)
-        names = list(self._bundle.manifest.feature_names)
+    def _select(self, frame: pd.DataFrame) -> tuple[npt.NDArray[np.float32], Float64Array]:
+        """The model's inputs from a frame of features, row by row."""
+        from mlkit.features.engine import volatility_scale
+
+        bundle = self._models.bundle
+        assert bundle is not None
+        names = list(bundle.manifest.feature_names)
         unknown = [name for name in names if name not in frame.columns]
         if unknown:
             raise BundleError(
-                f"bundle {self._bundle.path}: its feature {unknown[0]!r} is not one of this version "
+                f"bundle {bundle.path}: its feature {unknown[0]!r} is not one of this version "
                 f"({len(unknown)} of {len(names)} unknown); pass Predictor(features=...) as in training, or train again"
             )
-        return frame[names].to_numpy(dtype=np.float32), volatility_scale(frame, self._bundle.manifest.horizons, garch)
+        return frame[names].to_numpy(dtype=np.float32), volatility_scale(frame, bundle.manifest.horizons, self._garch())
 
-    # --- models -----------------------------------------------------------------------------------
+    def _feature_set(self) -> "FeatureSet":
+        from mlkit.features.feature_set import FeatureSet
 
-    def _cnn(self, standard: Standard) -> "tuple[PatternModel | None, str]":
-        """The pattern CNN that answers, or None and why."""
-        if self._given_cnn is not None:
-            return self._given_cnn, ""
-        if standard not in self._cnns:
-            self._cnns[standard] = _load(lambda: self._find_cnn(standard))
-        return self._cnns[standard]
+        if self._features is None:
+            self._features = FeatureSet()
+        return self._features
 
-    def _find_cnn(self, standard: Standard) -> "PatternModel":
-        from mlkit.models.pattern_cnn import load_cnn, pretrained
+    def _garch(self) -> tuple[float, float, float]:
+        from mlkit.features.engine import DEFAULT_GARCH
 
-        own = None if self._bundle is None else self._bundle.cnn_path
-        return pretrained(standard) if own is None else load_cnn(own)
+        bundle = self._models.bundle
+        return (None if bundle is None else bundle.manifest.garch) or DEFAULT_GARCH
 
-    def _price_model(self) -> "tuple[PricePredictor | None, str]":
-        """The price ensemble, or None and why."""
-        if self._price is None:
-            bundle = self._bundle
-            model, reason = (None, "") if bundle is None else _load(lambda: bundle.price)
-            self._price = model, reason or ("" if model else NOT_TRAINED)
-        return self._price
-
-    def _status(self, standard: Standard) -> ModelStatus:
-        cnn, price = self._cnn(standard)[0] is not None, self._price_model()[0] is not None
-        return ModelStatus(pattern_cnn_loaded=cnn, price_predictor_loaded=price, models_loaded=cnn and price)
-
-    def _why_no_prices(self, bars: pd.DataFrame) -> str:
-        """Reason of empty price predictions, with the command that mends it."""
-        reason = self._price_model()[1]
-        command = f"mlkit train --symbol {bars.attrs['symbol']} --timeframe {bars.attrs['timeframe']}"
-        return f"{reason}: run {command}" if reason == NOT_TRAINED else reason
-
-    def _verdict(self, horizon: int) -> Verdict | None:
-        """What the walk-forward found for a horizon when the bundle was trained."""
-        assert self._bundle is not None
-        measured = self._bundle.manifest.metrics.get(str(horizon))
-        value = measured.get("verdict") if isinstance(measured, dict) else None
-        return "edge" if value == "edge" else "no edge" if value == "no edge" else None
+    def _stream(self, bars: pd.DataFrame) -> "FeatureSetStream | None":
+        """The features of a history, ready for its next bar; None without a price model."""
+        if self._models.price()[0] is None:
+            return None
+        symbol, timeframe = bars.attrs["symbol"], bars.attrs["timeframe"]
+        stream = self._feature_set().stream(timeframe=timeframe, symbol=symbol, garch=self._garch())
+        stream.extend(bars)
+        return stream
 
 
-def _load(load: Callable[[], Model]) -> tuple[Model | None, str]:
-    """A model, or None and the reason where an optional package is missing; one warning for each reason."""
-    try:
-        return load(), ""
-    except DependencyError as error:
-        reason = str(error)
-    except ModuleNotFoundError as error:
-        if (error.name or "mlkit").split(".")[0] == "mlkit":
-            raise
-        reason = f"{error.name} is not installed: pip install 'mlkit[train]'"
-    _warn_once(reason)
-    return None, reason
+class _Live:
+    """What a predictor keeps between bars: the bars, the features' state and the last answer."""
+
+    def __init__(
+        self, bars: LiveBars, stream: "FeatureSetStream | None", names: tuple[str, ...], said: Insight
+    ) -> None:
+        self.bars, self.stream, self.names = bars, stream, names
+        self.row: npt.NDArray[np.float32] | None = None  # features of the newest bar
+        self.said: Insight | None = said  # None where the newest bar has no answer yet
+
+    def push(self, bar: Bar) -> None:
+        """Take an accepted bar into every state."""
+        self.said = None
+        self.bars.push(bar)
+        if self.stream is not None:
+            self.row = self.stream.push(*bar[1:], timestamp=pd.Timestamp(bar.opened, tz="UTC"))
 
 
-@cache
-def _warn_once(reason: str) -> None:
-    _log.warning("%s", reason)
+def _require(have: int, need: int, what: str, market: str) -> None:
+    if have < need:
+        raise TooFewBarsError(f"{market}: need {need} bars for {what}, have {have}; load a longer history")
 
 
-def _require(bars: pd.DataFrame, need: int, what: str) -> None:
-    if len(bars) < need:
-        name = f"{bars.attrs['symbol']} {bars.attrs['timeframe']}"
-        raise BarsError(f"{name}: need {need} bars for {what}, have {len(bars)}; load a longer history")
-
-
-def _naive(time: pd.Timestamp) -> datetime:
-    return time.tz_convert("UTC").tz_localize(None).to_pydatetime()
+def _market(bars: pd.DataFrame) -> str:
+    return f"{bars.attrs['symbol']} {bars.attrs['timeframe']}"
 
 
 def _labelled(frame: pd.DataFrame, bars: pd.DataFrame) -> pd.DataFrame:
@@ -336,18 +341,25 @@ def _labelled(frame: pd.DataFrame, bars: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def insights(symbol: str, timeframe: str = "1m", settings: Settings | None = None) -> Insight:
+def insights(
+    symbol: str, timeframe: str = "1m", settings: Settings | None = None, *, now: datetime | None = None
+) -> Insight:
     """The insight of the latest bar that `load_bars` knows, by the current bundle of its market.
 
     The bundle is the one that ``CURRENT`` names in ``<model_storage_path>/<symbol>-<timeframe>``, with the symbol
     as `symbol_folder` writes it; without it the shipped pattern CNN answers alone, and the price part says how to
     train.
 
+    Parameters
+    ----------
+    now : time with a zone at which the age of the bar is told; the clock by default.
+
     Raises ConfigError for a symbol or timeframe without bars; else as `Predictor.insight`.
     """
     settings = settings or Settings()
     bars = load_bars(symbol, timeframe, settings=settings)
-    return Predictor(current_bundle(symbol, timeframe, settings), settings).insight(bars)
+    said = Predictor(current_bundle(symbol, timeframe, settings), settings).insight(bars)
+    return at_time(said, now or datetime.now(UTC), never_closes=never_closes(bars))
 
 
 def current_bundle(symbol: str, timeframe: str, settings: Settings) -> "ModelBundle | None":

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mlkit.inference.insight import PatternReading, PricePrediction, Signal, SignalType
+from mlkit.inference.insight import PatternEvidence, PatternReading, PricePrediction, Signal, SignalType
 from mlkit.labels import BEARISH, BULLISH
 
 MEMBERS = ("xgboost", "lightgbm", "random_forest")
 CONTRADICTION = "signals contradict each other"
+CONTRADICTORY = "Contradiction"  # source of the HOLD that says so
+AGREEMENT = "Agreement"  # source of the signal that patterns and forecasts share
 NO_EDGE = "no edge measured out of sample"
 _DIRECTIONS: dict[str, Literal[-1, 0, 1]] = {
     **dict.fromkeys(BULLISH, 1),
@@ -62,23 +64,47 @@ def pattern_title(name: str) -> str:
 def pattern_signals(patterns: PatternReading, rules: SignalRules) -> list[Signal]:
     """One signal for each detected pattern, strongest first.
 
-    A bullish shape is a BUY, a bearish one a SELL, when its probability reaches ``min_confidence`` too;
-    a neutral one (doji), or a weak one, is a HOLD with its reason.
+    A shape is no forecast: BUY or SELL needs a direction, a probability of the shape of at least
+    ``min_confidence``, and an edge measured on the training bars: what followed the pattern beat the market's own
+    drift and a round trip, with its lower bound above zero, and its hit rate reaches ``min_confidence``. Else it
+    is a HOLD with its reason. ``confidence`` is the measured hit rate, None where nothing was measured.
     """
     found = sorted(patterns.detected.items(), key=lambda item: -item[1])
-    return [_pattern_signal(name, p, patterns.directions.get(name, 0), rules) for name, p in found]
+    return [_pattern_signal(name, p, patterns, rules) for name, p in found]
 
 
-def _pattern_signal(name: str, probability: float, direction: int, rules: SignalRules) -> Signal:
+def _pattern_signal(name: str, probability: float, patterns: PatternReading, rules: SignalRules) -> Signal:
+    direction, evidence = patterns.directions.get(name, 0), patterns.evidence.get(name)
+    obstacle = _pattern_obstacle(probability, direction, evidence, rules)
     reason = f"{pattern_title(name)} pattern detected"
-    kind: SignalType = "HOLD"
+    if evidence is not None and direction != 0:
+        ahead = f"{evidence.horizon} bar" if evidence.horizon == 1 else f"{evidence.horizon} bars"
+        reason += f"; the price went its way in {evidence.hit_rate:.0%} of {evidence.cases} cases within {ahead}"
+    return Signal(
+        type="HOLD" if obstacle else _SIDES[direction],
+        source=f"Pattern: {name}",
+        reason=f"{reason}, {evidence.edge_bps:+.0f} bps after costs"
+        if obstacle is None and evidence
+        else f"{reason}: {obstacle}",
+        confidence=evidence.hit_rate if evidence is not None and direction != 0 else None,
+    )
+
+
+def _pattern_obstacle(
+    probability: float, direction: int, evidence: PatternEvidence | None, rules: SignalRules
+) -> str | None:
+    """Why a detected pattern is no trade; ``None`` when it is one."""
     if direction == 0:
-        reason += "; it has no direction of its own"
-    elif probability < rules.min_confidence:
-        reason += f", below the minimum confidence {rules.min_confidence:.0%}"
-    else:
-        kind = _SIDES[direction]
-    return Signal(type=kind, source=f"Pattern: {name}", reason=reason, confidence=probability)
+        return "it has no direction of its own"
+    if evidence is None:
+        return "what follows it was not measured on this market"
+    if evidence.verdict == "no edge":
+        return "no edge measured on the training bars"
+    if probability < rules.min_confidence:
+        return f"{probability:.0%} sure of the shape, below the minimum confidence {rules.min_confidence:.0%}"
+    if evidence.hit_rate < rules.min_confidence:
+        return f"hit rate below the minimum confidence {rules.min_confidence:.0%}"
+    return None
 
 
 def price_signals(predictions: Mapping[str, PricePrediction], current_price: float, rules: SignalRules) -> list[Signal]:
@@ -140,8 +166,10 @@ def _agreement(prediction: PricePrediction, current: float) -> tuple[int, int]:
 def combine_signals(signals: Sequence[Signal], *, missing: str | None = None) -> list[Signal]:
     """Order signals so that the leading one comes first.
 
-    One side only: its strongest signal leads. Both sides: a HOLD leads that names the contradiction and
-    has no confidence. No side: the strongest HOLD leads, or one is made with ``missing`` as its reason.
+    One side only: its strongest signal leads; where both a pattern and a forecast point there, a signal that says
+    so leads, with the confidence of the stronger, for their evidence is not independent. Both sides: a HOLD leads
+    that names the contradiction and has no confidence. No side: the strongest HOLD leads, or one is made with
+    ``missing`` as its reason.
 
     Parameters
     ----------
@@ -155,6 +183,11 @@ def combine_signals(signals: Sequence[Signal], *, missing: str | None = None) ->
     sides = {side: [s.source for s in ranked if s.type == side] for side in ("BUY", "SELL")}
     if sides["BUY"] and sides["SELL"]:
         against = " against ".join(f"{len(names)} {side} (first {names[0]})" for side, names in sides.items())
-        lead = Signal(type="HOLD", source="Agreement", reason=f"{CONTRADICTION}: {against}", confidence=None)
+        lead = Signal(type="HOLD", source=CONTRADICTORY, reason=f"{CONTRADICTION}: {against}", confidence=None)
         return [lead, *ranked]
-    return ranked
+    first = ranked[0]
+    kinds = {source.split(":")[0]: source for source in reversed(sides["BUY"] or sides["SELL"])}
+    if len(kinds) < 2:
+        return ranked
+    reason = f"{' and '.join(source for _, source in sorted(kinds.items()))} point the same way"
+    return [Signal(type=first.type, source=AGREEMENT, reason=reason, confidence=first.confidence), *ranked]

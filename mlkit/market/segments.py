@@ -9,6 +9,8 @@ from mlkit.market.times import Int64Array, timeframe_delta
 
 OUTAGE_NEVER_CLOSED = pd.Timedelta(hours=1)
 OUTAGE_SESSIONS = pd.Timedelta(days=7)
+SATURDAY_SHARE = 0.05  # of all bars; a market with more of them on Saturdays never closes
+TIMES_SHARE = 0.8  # of the day's times; the same where no Saturday has passed yet
 
 MaxGap = pd.Timedelta | str | None
 
@@ -43,8 +45,8 @@ def never_closes(bars: pd.DataFrame) -> bool:
         return True
     first = index[0].normalize()
     if first + pd.Timedelta(days=(5 - first.day_of_week) % 7) <= index[-1]:
-        return float((index.day_of_week == 5).mean()) > 0.05
-    return (index - index.normalize()).nunique() > 0.8 * (pd.Timedelta(days=1) / step)
+        return float((index.day_of_week == 5).mean()) > SATURDAY_SHARE
+    return (index - index.normalize()).nunique() > TIMES_SHARE * (pd.Timedelta(days=1) / step)
 
 
 def segments(bars: pd.DataFrame, max_gap: MaxGap = "auto") -> list[pd.DataFrame]:

@@ -89,6 +89,7 @@ class Manifest(_Strict):
     settings: dict[str, JsonValue]
     library_versions: dict[str, str]
     metrics: dict[str, JsonValue]
+    pattern_evidence: dict[str, JsonValue] = {}  # pattern -> what followed it on the training bars
     files: dict[str, FileRecord]
 
     @model_validator(mode="after")

@@ -25,6 +25,7 @@ from mlkit.market.bars import fingerprint, validate_bars
 from mlkit.market.symbols import symbol_folder
 from mlkit.models.base import EnsembleSettings, Float32Matrix, FloatMatrix, IntMatrix, Progress
 from mlkit.models.calibration import least_rows
+from mlkit.operations.pattern_evidence import measure_patterns
 from mlkit.operations.scoring import score as score
 from mlkit.operations.trials import configuration, feature_digest
 
@@ -290,7 +291,8 @@ def train(
     model = fit_price(data, rows, settings, purpose="publish", progress=told)  # judged above: no trial of its own
     bundle = write_bundle(
         settings.models / f"{symbol_folder(bars.attrs['symbol'])}-{bars.attrs['timeframe']}",
-        _manifest(bars, settings, features, garch, scores),
+        _manifest(bars, settings, features, garch, scores)
+        | {"pattern_evidence": measure_patterns(bars, settings.prediction_horizons, cost_bps=settings.cost_bps)},
         price=model,
         cnn_file=PRETRAINED / f"{market_standard(bars)}.safetensors",
     )

@@ -93,7 +93,15 @@ def test_the_input_is_left_alone(sp500: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize(
-    "bar", [(1, 2, 3, 1, 0), (1, 1, 1, 1, -1), (np.nan, 1, 1, 1, 1), (1, np.inf, 1, 1, 1), (0, 1, 0, 1, 1)]
+    "bar",
+    [
+        (1, 2, 3, 1, 0),
+        (1, 1, 1, 1, -1),
+        (np.nan, 1, 1, 1, 1),
+        (1, 1, 1, np.nan, 1),
+        (1, np.inf, 1, 1, 1),
+        (0, 1, 0, 1, 1),
+    ],
 )
 def test_a_bar_that_is_none_is_refused_and_forgotten(bar: tuple[float, ...]) -> None:
     stream = mlkit.FeatureStream()
@@ -102,6 +110,13 @@ def test_a_bar_that_is_none_is_refused_and_forgotten(bar: tuple[float, ...]) -> 
     with pytest.raises(BarsError, match="bar 1: open"):
         stream.push(*bar)
     assert np.array_equal(stream.state, before, equal_nan=True)
+
+
+def test_many_bars_at_once_are_the_same_as_one_by_one(sp500: pd.DataFrame, features: pd.DataFrame) -> None:
+    stream = mlkit.FeatureStream()
+    parts = [stream.extend(sp500.iloc[a:b]) for a, b in ((0, 1), (1, 300), (300, 2000))]
+    assert np.array_equal(np.concatenate(parts), features.iloc[:2000], equal_nan=True)
+    assert np.array_equal(stream.push(*sp500.iloc[2000]), features.iloc[2000])
 
 
 def test_wrong_state_and_wrong_garch_are_refused(sp500: pd.DataFrame) -> None:

@@ -16,7 +16,7 @@ from mlkit.errors import BarsError, BundleError, ConfigError, DependencyError, N
 from mlkit.evaluation.splits import label_end_positions
 from mlkit.features.engine import DEFAULT_GARCH, FEATURE_NAMES, WARM_UP, build_features, volatility_scale
 from mlkit.features.rules import PATTERNS
-from mlkit.inference import predictor as module
+from mlkit.inference import models as module
 from mlkit.inference.predictor import (
     FORECAST_COLUMNS,
     Predictor,
@@ -230,7 +230,7 @@ def test_too_few_bars(predictor: Predictor, bars: pd.DataFrame) -> None:
         predictor.insight(bars.iloc[:WARM_UP])
     assert predictor.insight(bars.iloc[: WARM_UP + 1]).price_predictions["1"].prediction
     with pytest.raises(BarsError, match="need 20 bars for the pattern CNN, have 19"):
-        Predictor(cnn=predictor._given_cnn).insight(bars.iloc[:19])
+        Predictor(cnn=predictor._models._given).insight(bars.iloc[:19])
 
 
 def test_another_timeframe(predictor: Predictor, bars: pd.DataFrame) -> None:
@@ -308,6 +308,8 @@ def test_without_torch(
     with caplog.at_level(logging.WARNING, logger="mlkit"):
         first, _ = Predictor(bundle).insight(bars), Predictor(bundle).insight(bars)
     assert first.patterns.reason == "needs mlkit.models.pattern_cnn: pip install 'mlkit[train]'"
+    assert first.message == "Models not trained yet"
+    assert first.model_status.reasons == {"pattern_cnn": first.patterns.reason}
     assert first.patterns.detected == {} and first.price_predictions["1"].prediction is not None
     assert not first.model_status.pattern_cnn_loaded and first.model_status.price_predictor_loaded
     assert len(caplog.records) == 1
@@ -332,7 +334,8 @@ def test_without_a_library_of_the_ensemble(
     monkeypatch.setattr(ModelBundle, "price", property(refuse))
     insight = Predictor(bundle, cnn=cnn).insight(bars)
     assert insight.reasons["price_predictions"] == "this model needs xgboost: pip install 'mlkit[train]'"
-    assert insight.message is None and insight.price_predictions == {}
+    assert insight.message == "Models not trained yet" and insight.price_predictions == {}
+    assert insight.model_status.reasons == {"price_predictor": insight.reasons["price_predictions"]}
     with pytest.raises(DependencyError, match="xgboost"):
         Predictor(bundle, cnn=cnn).forecasts(bars)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mlkit.inference.insight import PatternReading, PricePrediction, Signal
+from mlkit.inference.insight import PatternEvidence, PatternReading, PricePrediction, Signal
 from mlkit.inference.signals import (
     NO_EDGE,
     SignalRules,
@@ -18,9 +18,30 @@ RULES = SignalRules(min_confidence=0.5, cost_bps=1.0)  # a round trip costs 2 ba
 NOW = 100.0
 
 
-def reading(direction: int, probability: float = 0.85, name: str = "hammer") -> PatternReading:
+def measured(verdict: Any = "edge", hit_rate: float = 0.61, **changes: Any) -> PatternEvidence:
+    fields: dict[str, Any] = {
+        "horizon": 5,
+        "cases": 212,
+        "hit_rate": hit_rate,
+        "low": 0.0,
+        "high": 1.0,
+        "base_rate": 0.52,
+        "edge_bps": 12.4,
+        "lower_bps": 3.1,
+        "verdict": verdict,
+    }
+    return PatternEvidence(**{**fields, **changes})
+
+
+def reading(
+    direction: int, probability: float = 0.85, name: str = "hammer", evidence: PatternEvidence | None = None
+) -> PatternReading:
     return PatternReading(
-        detected={name: probability}, count=1, strongest=(name, probability), directions={name: direction}
+        detected={name: probability},
+        count=1,
+        strongest=(name, probability),
+        directions={name: direction},
+        evidence={} if evidence is None else {name: evidence},
     )
 
 
@@ -39,29 +60,33 @@ def forecast(move_bps: float, confidence: float | None = 0.7, **changes: Any) ->
 
 
 def test_the_documented_example() -> None:
-    (signal,) = pattern_signals(reading(1), RULES)
+    (signal,) = pattern_signals(reading(1, evidence=measured()), RULES)
     assert signal.model_dump() == {
         "type": "BUY",
         "source": "Pattern: hammer",
-        "reason": "Hammer pattern detected",
-        "confidence": 0.85,
+        "reason": "Hammer pattern detected; the price went its way in 61% of 212 cases within 5 bars, "
+        "+12 bps after costs",
+        "confidence": 0.61,
     }
 
 
 @pytest.mark.parametrize(
-    ("direction", "probability", "expected", "words"),
+    ("given", "expected", "confidence", "words"),
     [
-        (1, 0.85, "BUY", "pattern detected"),
-        (-1, 0.85, "SELL", "pattern detected"),
-        (0, 0.99, "HOLD", "no direction"),
-        (1, 0.50, "BUY", "pattern detected"),  # the threshold itself is enough
-        (1, 0.49, "HOLD", "below the minimum confidence 50%"),
-        (-1, 0.10, "HOLD", "below the minimum confidence 50%"),
+        (reading(1, evidence=measured()), "BUY", 0.61, "pattern detected"),
+        (reading(-1, evidence=measured(horizon=1)), "SELL", 0.61, "within 1 bar, +12 bps"),
+        (reading(1), "HOLD", None, "was not measured on this market"),
+        (reading(-1, 0.99), "HOLD", None, "was not measured on this market"),  # however sure of the shape
+        (reading(1, 0.99, evidence=measured("no edge")), "HOLD", 0.61, "no edge measured"),
+        (reading(0, 0.99, "doji", measured()), "HOLD", None, "no direction"),
+        (reading(1, 0.50, evidence=measured()), "BUY", 0.61, "pattern detected"),  # the threshold itself is enough
+        (reading(1, 0.49, evidence=measured()), "HOLD", 0.61, "49% sure of the shape, below the minimum"),
+        (reading(1, evidence=measured(hit_rate=0.49)), "HOLD", 0.49, "hit rate below the minimum confidence 50%"),
     ],
 )
-def test_patterns(direction: int, probability: float, expected: str, words: str) -> None:
-    (signal,) = pattern_signals(reading(direction, probability), RULES)
-    assert (signal.type, signal.confidence) == (expected, probability)
+def test_patterns(given: PatternReading, expected: str, confidence: float | None, words: str) -> None:
+    (signal,) = pattern_signals(given, RULES)
+    assert (signal.type, signal.confidence) == (expected, confidence)
     assert words in signal.reason
 
 
@@ -134,9 +159,23 @@ def test_the_first_signal_leads(signals: list[Signal], lead: str, confidence: fl
 
 def test_a_contradiction_is_named_and_nothing_is_hidden() -> None:
     ordered = combine_signals([signal("BUY", 0.9, "Pattern: hammer"), signal("SELL", 0.6, "Price forecast: 5 bars")])
-    assert ordered[0].source == "Agreement"
+    assert ordered[0].source == "Contradiction"
     assert "1 BUY (first Pattern: hammer) against 1 SELL (first Price forecast: 5 bars)" in ordered[0].reason
     assert [s.type for s in ordered[1:]] == ["BUY", "SELL"]
+
+
+def test_agreement_leads_with_the_stronger_confidence() -> None:
+    given = [
+        signal("SELL", 0.6, "Price forecast: 5 bars"),
+        signal("SELL", 0.55, "Price forecast: 1 bar"),
+        signal("SELL", 0.58, "Pattern: shooting_star"),
+        signal("HOLD", 0.9, "Pattern: doji"),
+    ]
+    lead, *rest = combine_signals(given)
+    assert (lead.type, lead.source, lead.confidence) == ("SELL", "Agreement", 0.6)
+    assert lead.reason == "Pattern: shooting_star and Price forecast: 5 bars point the same way"
+    assert rest[0].source == "Price forecast: 5 bars" and len(rest) == 4
+    assert combine_signals(given[:2])[0].source == "Price forecast: 5 bars"  # two forecasts are one voice
 
 
 def test_no_evidence_says_why() -> None:

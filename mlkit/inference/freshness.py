@@ -1,0 +1,82 @@
+"""How old the bars and the model behind an insight are, and when that is too old."""
+
+from datetime import UTC, datetime, timedelta
+
+import pandas as pd
+
+from mlkit.inference.insight import Freshness, Insight
+from mlkit.market.bars import timeframe_delta
+
+LATE_BARS = 3  # whole bars that may be missing before the newest one is stale
+CLOSED = timedelta(days=4)  # a weekend and a holiday: what a market with sessions may pause
+MODEL_SHARE = 0.1  # a model serves a tenth of the time that it learned from
+
+
+def model_freshness(
+    opened: int, before: int | None, timeframe: str, span: tuple[pd.Timestamp, pd.Timestamp] | None
+) -> Freshness:
+    """What the bars alone tell: the age of the model at this bar, and what is missing before it.
+
+    No clock is read, so the same bars always give the same answer. A model is stale where the bar closes later
+    after the end of its training than a tenth of the time it was trained on.
+
+    Parameters
+    ----------
+    opened, before : open times of this bar and of the one before it, ns since the epoch
+    timeframe : of the bars
+    span : open times of the first and last training bar, None without a bundle
+    """
+    step = timeframe_delta(timeframe)
+    gap = 0 if before is None else int((opened - before) // step.value) - 1
+    if span is None:
+        return Freshness(gap_bars=gap)
+    closed, trained = pd.Timestamp(opened, tz="UTC") + step, span[1] + step
+    age = max((closed - trained).total_seconds(), 0.0)
+    limit = MODEL_SHARE * (trained - span[0]).total_seconds()
+    stale = age > limit
+    note = f"the model is stale: trained until {trained:%Y-%m-%d %H:%M}, {_words(age)} before this bar; train it again"
+    return Freshness(
+        gap_bars=gap,
+        trained_until=trained.tz_localize(None).to_pydatetime(),
+        model_age_seconds=age,
+        model_stale=stale,
+        in_training_span=bool(span[0] <= pd.Timestamp(opened, tz="UTC") <= span[1]),
+        notes=[note] if stale else [],
+    )
+
+
+def at_time(insight: Insight, now: datetime, *, never_closes: bool) -> Insight:
+    """The same insight with the age of its bar at ``now``.
+
+    A bar is stale when more than three whole bars should have closed since; in a market with sessions four days
+    are allowed on top, for weekends and holidays. `Predictor.insight` leaves these fields empty: history has no
+    age.
+
+    Parameters
+    ----------
+    now : with a time zone
+    never_closes : whether the market trades without closes
+    """
+    known = insight.known_at or insight.timestamp
+    age = (_utc(now) - known).total_seconds()
+    step = timeframe_delta(insight.timeframe).to_pytimedelta()
+    limit = LATE_BARS * step + (timedelta() if never_closes else CLOSED)
+    stale = age > limit.total_seconds()
+    notes = list(insight.freshness.notes)
+    if stale:
+        notes.append(f"the bars are stale: the newest closed {_words(age)} ago; fetch new ones")
+    update = {"as_of": _utc(now), "data_age_seconds": max(age, 0.0), "bars_stale": stale, "notes": notes}
+    return insight.model_copy(update={"freshness": insight.freshness.model_copy(update=update)})
+
+
+def _utc(now: datetime) -> datetime:
+    """``now`` as the naive UTC time that insights carry, in whole seconds."""
+    return now.astimezone(UTC).replace(tzinfo=None, microsecond=0)
+
+
+def _words(seconds: float) -> str:
+    """A length of time in its largest unit."""
+    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size:,.0f} {unit}s"
+    return f"{seconds:.0f} seconds"

@@ -1,0 +1,202 @@
+"""What a predictor keeps between closed bars, so that the next one costs no recomputation."""
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from mlkit.errors import BarsError
+from mlkit.features.rules import Standard, pattern_flags, rule_state
+from mlkit.market.bars import COLUMNS, open_times
+from mlkit.market.segments import SATURDAY_SHARE, TIMES_SHARE
+from mlkit.market.times import floor_times, timeframe_ns
+
+Float64Array = npt.NDArray[np.float64]
+BarLike = Mapping[str, Any] | Sequence[Any] | pd.Series
+Number = TypeVar("Number", bound=np.generic)
+DAY = 86_400_000_000_000  # ns
+
+
+class Bar(NamedTuple):
+    """One closed bar: its open time in ns since the epoch, UTC, and its values."""
+
+    opened: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+
+    @classmethod
+    def of(cls, bar: BarLike, where: str) -> "Bar":
+        """Read and check a bar: a row of a bars frame (`Series` named by its time, or of ``itertuples``), a mapping
+        with ``timestamp``, or ``(timestamp, open, high, low, close, volume)``; times have a zone.
+
+        Raises BarsError, naming ``where``, for anything that is no bar.
+        """
+        time, values = _parts(bar, where)
+        if isinstance(time, str):
+            try:
+                time = pd.Timestamp(time)
+            except ValueError:
+                raise BarsError(f"{where}: {time!r} is not a time; write ISO 8601, as 2024-01-31T00:00Z") from None
+        if not isinstance(time, datetime) or pd.isna(time):
+            raise BarsError(f"{where}: the bar's time is {time!r}; want a datetime or ISO 8601 text with a zone")
+        if time.tzinfo is None:
+            raise BarsError(f"{where}: {time} has no time zone; want UTC, as pd.Timestamp(..., tz='UTC')")
+        try:
+            o, h, low, c, v = (float(value) for value in values)
+        except (TypeError, ValueError):
+            raise BarsError(f"{where}: {list(values)} are not the five numbers {', '.join(COLUMNS)}") from None
+        if not (0.0 < low <= o <= h < math.inf and low <= c <= h and 0.0 <= v < math.inf):
+            raise BarsError(
+                f"{where}: open {o}, high {h}, low {low}, close {c}, volume {v}; "
+                "want 0 < low <= open, close <= high and volume >= 0, all finite"
+            )
+        return cls(int(pd.Timestamp(time).as_unit("ns").value), o, h, low, c, v)
+
+
+def _parts(bar: BarLike, where: str) -> tuple[Any, Sequence[Any]]:
+    """Open time and the five values of whatever shape a bar has."""
+    if isinstance(bar, pd.Series):
+        bar = {str(name): value for name, value in bar.items()} | {"timestamp": bar.name}
+    if isinstance(bar, Mapping):
+        missing = [name for name in ("timestamp", *COLUMNS) if name not in bar]
+        if missing:
+            raise BarsError(f"{where}: the bar has no {missing[0]}; got {', '.join(map(str, bar))}")
+        return bar["timestamp"], [bar[name] for name in COLUMNS]
+    if isinstance(bar, str | bytes) or not isinstance(bar, Sequence) or len(bar) != 6:
+        raise BarsError(f"{where}: {bar!r} is no bar; want (timestamp, open, high, low, close, volume)")
+    return bar[0], bar[1:]
+
+
+class Hours:
+    """`mlkit.market.segments.never_closes` of a growing history, one bar at a time."""
+
+    def __init__(self, times: npt.NDArray[np.int64], timeframe: str) -> None:
+        self._step = timeframe_ns(timeframe)
+        self._first, self._last, self._n = int(times[0]), int(times[-1]), len(times)
+        self._saturdays = int((_weekday(times) == 5).sum())
+        self._unbroken = bool((np.diff(times) == self._step).all())
+        self._times = set(np.unique(times % DAY).tolist())
+
+    def push(self, time: int) -> None:
+        """One more bar."""
+        self._unbroken &= time - self._last == self._step
+        self._last, self._n = time, self._n + 1
+        self._saturdays += (time // DAY + 3) % 7 == 5
+        self._times.add(time % DAY)
+
+    @property
+    def never_closes(self) -> bool:
+        """Whether the market trades without closes, judged from the bars so far."""
+        if self._step >= 7 * DAY:
+            return False
+        if self._n > 1 and self._unbroken:
+            return True
+        first = self._first - self._first % DAY
+        saturday = first + (5 - (first // DAY + 3) % 7) % 7 * DAY
+        if saturday <= self._last:
+            return self._saturdays / self._n > SATURDAY_SHARE
+        return len(self._times) > TIMES_SHARE * (DAY / self._step)
+
+    @property
+    def standard(self) -> Standard:
+        """Definition of the patterns that fits the market."""
+        return "continuous" if self.never_closes else "classic"
+
+
+def _weekday(times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Monday 0 to Sunday 6; the epoch was a Thursday."""
+    return np.asarray((times // DAY + 3) % 7)
+
+
+class Tail(Generic[Number]):
+    """The newest rows of a growing table, always in one contiguous stretch.
+
+    Parameters
+    ----------
+    rows : (n, ...), the history; its last ``keep`` rows are kept.
+    keep : rows to keep.
+    """
+
+    def __init__(self, rows: npt.NDArray[Number], keep: int) -> None:
+        self._keep = keep
+        self._table = np.empty((2 * keep, *rows.shape[1:]), dtype=rows.dtype)
+        self._end = min(len(rows), keep)
+        self._table[: self._end] = rows[-keep:]
+
+    def push(self, row: Any) -> None:
+        """One more row; every ``keep`` of them the newest move to the front."""
+        if self._end == len(self._table):
+            self._table[: self._keep - 1] = self._table[self._end - self._keep + 1 : self._end]
+            self._end = self._keep - 1
+        self._table[self._end] = row
+        self._end += 1
+
+    @property
+    def rows(self) -> npt.NDArray[Number]:
+        """A view of the newest rows, (at most keep, ...), valid until the next push."""
+        return self._table[max(self._end - self._keep, 0) : self._end]
+
+
+class LiveBars:
+    """The newest bars of one market and all that is counted over the whole of its history.
+
+    Parameters
+    ----------
+    bars : DataFrame (n_bars, 5), valid, at least 2
+    keep : newest bars to keep
+    """
+
+    def __init__(self, bars: pd.DataFrame, keep: int) -> None:
+        self.timeframe = str(bars.attrs["timeframe"])
+        self.market = f"{bars.attrs['symbol']} {self.timeframe}"
+        times, values = open_times(bars), bars[list(COLUMNS)].to_numpy()
+        self.times, self.ohlcv = Tail(times, keep), Tail(values, keep)
+        self.hours, self.seen = Hours(times, self.timeframe), len(bars)
+        self._rules = rule_state()
+        self.flags = pattern_flags(*prices_of(values), self.hours.standard, self._rules)[-1]
+
+    def accept(self, bar: BarLike) -> Bar | None:
+        """Check the next closed bar; None where it repeats the last one as it was.
+
+        Raises BarsError, changing nothing, for a bar that is none, off the grid, older than the last, or the last
+        with other values. A gap is no fault: the bar counts as the next one, as it does in a history.
+        """
+        where = self.market
+        found, opened = Bar.of(bar, where), int(self.times.rows[-1])
+        time = pd.Timestamp(found.opened, tz="UTC")
+        if floor_times(np.array([found.opened]), self.timeframe)[0] != found.opened:
+            raise BarsError(f"{where}: bar {time} is off the {self.timeframe} grid; pass open times of whole bars")
+        if found.opened < opened:
+            raise BarsError(
+                f"{where}: bar {time} is older than the last one, {pd.Timestamp(opened, tz='UTC')}; bars come in "
+                "order, start(bars) again to change history"
+            )
+        known = self.ohlcv.rows[-1].tolist()
+        if found.opened > opened:
+            return found
+        if list(found[1:]) == known:
+            return None
+        raise BarsError(
+            f"{where}: bar {time} was taken as {known}, now it is {list(found[1:])}; only closed bars are taken "
+            "and they do not change, start(bars) again to amend history"
+        )
+
+    def push(self, bar: Bar) -> None:
+        """Take an accepted bar."""
+        self.times.push(bar.opened)
+        self.ohlcv.push(bar[1:])
+        self.hours.push(bar.opened)
+        self.seen += 1
+        self.flags = pattern_flags(*prices_of(self.ohlcv.rows[-1:]), self.hours.standard, self._rules)[-1]
+
+
+def prices_of(ohlcv: Float64Array) -> tuple[Float64Array, Float64Array, Float64Array, Float64Array]:
+    """Open, high, low and close of rows of bars, (n,) each."""
+    return ohlcv[:, 0], ohlcv[:, 1], ohlcv[:, 2], ohlcv[:, 3]
