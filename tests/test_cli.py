@@ -292,5 +292,6 @@ def test_every_command_that_is_listed_works() -> None:
         "status",
         "import",
         "verify",
+        "diff",
         "bundle",
     }
