@@ -96,7 +96,7 @@ def test_bad_input(capsys: pytest.CaptureFixture[str], arguments: list[str], wor
 def test_files_that_are_not_bars(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     headless = csv(tmp_path / "headless.csv", header="timestamp,open,high,low,price,volume\n")
     assert "no column 'close'" in refused(capsys, ["import", str(headless), *MARKET])
-    assert "'close' is missing" in refused(capsys, ["import", str(headless), *MARKET, "--repair"])
+    assert "no column 'close'" in refused(capsys, ["import", str(headless), *MARKET, "--repair"])
     empty = tmp_path / "empty.csv"
     empty.touch()
     assert "empty" in refused(capsys, ["import", str(empty), *MARKET])
@@ -124,7 +124,7 @@ def test_settings_of_the_environment(capsys: pytest.CaptureFixture[str], monkeyp
 def test_import_brings_bars_into_the_lake(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["import", str(csv(tmp_path / "mine.csv")), *MARKET]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("30 bars, 2024-01-01 00:00 to 2024-01-30 00:00 UTC, saved as ")
+    assert out.startswith("TEST 1d: 30 new bars; 30 bars in ")
     bars = load_bars("TEST", "1d")
     assert len(bars) == 30
     validate_bars(bars)
@@ -132,7 +132,7 @@ def test_import_brings_bars_into_the_lake(capsys: pytest.CaptureFixture[str], tm
 
 def test_import_repairs_only_when_asked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = csv(tmp_path / "twice.csv")
-    path.write_text(path.read_text() + "2024-01-30,100,101,99,100.5,10\n")
+    path.write_text(path.read_text() + "2024-01-30,100,101,99,100.5,77\n")
     assert "repair" in refused(capsys, ["import", str(path), *MARKET])
     assert main(["import", str(path), *MARKET, "--repair"]) == 0
     assert "31 rows in, 30 out" in capsys.readouterr().out

@@ -24,6 +24,7 @@ DISTRIBUTIONS = {
     "talib": "ta-lib",
     "bs4": "nbconvert",
     "cycler": "matplotlib",
+    "fsspec": "s3fs",
     "IPython": "ipykernel",
     "llvmlite": "numba",
     "matplotlib_inline": "ipykernel",

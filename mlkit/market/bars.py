@@ -10,7 +10,7 @@ import pandas as pd
 from mlkit.errors import BarsError
 from mlkit.market.symbols import check_symbol as check_symbol
 from mlkit.market.times import TIMEFRAMES as TIMEFRAMES
-from mlkit.market.times import Int64Array, floor_times, timeframe_ns
+from mlkit.market.times import Int64Array, floor_times, such_rows, timeframe_ns
 from mlkit.market.times import timeframe_delta as timeframe_delta
 
 Float64Array = npt.NDArray[np.float64]
@@ -53,7 +53,7 @@ def validate_bars(frame: pd.DataFrame, *, symbol: str | None = None, timeframe: 
     data = np.empty((len(COLUMNS), len(frame)))
     for row, name in enumerate(COLUMNS):
         data[row] = _numbers(frame[name], index, where)
-    _check_values(data, index, where)
+    check_values(data, index, where)
     return make_bars(index, data, symbol=symbol, timeframe=timeframe)
 
 
@@ -164,8 +164,15 @@ def _check_times(index: pd.DatetimeIndex, timeframe: str, where: str) -> None:
             kind, mend = "repeats", "frame[~frame.index.duplicated(keep='last')]"
         raise BarsError(
             f"{where}: index row {row} ({index[row]}) {kind} row {row - 1} ({index[row - 1]}); "
-            f"mend with {mend} or mlkit.repair_bars{_others(gaps <= 0)}"
+            f"mend with {mend} or mlkit.repair_bars{such_rows(np.append(False, gaps <= 0))}"
         )
+    check_grid(index, timeframe, where)
+
+
+def check_grid(index: pd.DatetimeIndex, timeframe: str, where: str, first: int = 0) -> None:
+    """Raise BarsError for UTC times off the timeframe's grid; ``first`` is the number of the first row."""
+    times = np.asarray(index.asi8)
+    gaps = np.diff(times)
     step = timeframe_ns(timeframe)
     odd = gaps[gaps != step]  # most markets have few: a division for each of these, not for each bar
     if floor_times(times[:1], timeframe)[0] == times[0] and not (odd % step).any():
@@ -175,8 +182,8 @@ def _check_times(index: pd.DatetimeIndex, timeframe: str, where: str) -> None:
         row = int(np.argmax(off))
         anchor = "Monday 00:00 UTC" if timeframe == "1w" else "00:00 UTC"
         raise BarsError(
-            f"{where}: index row {row} ({index[row]}) is off the {timeframe} grid, counted from {anchor}; "
-            f"pass the right timeframe, or mlkit.repair_bars floors the times{_others(off)}"
+            f"{where}: index row {row + first} ({index[row]}) is off the {timeframe} grid, counted from {anchor}; "
+            f"pass the right timeframe, or mlkit.repair_bars floors the times{such_rows(off)}"
         )
 
 
@@ -190,15 +197,16 @@ def _numbers(column: pd.Series, index: pd.DatetimeIndex, where: str) -> Float64A
     return column.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def _check_values(data: Float64Array, index: pd.DatetimeIndex, where: str) -> None:
+def check_values(data: Float64Array, index: pd.DatetimeIndex, where: str, first: int = 0) -> None:
+    """Raise BarsError for values (5, n) that no bar has; ``first`` is the number of the first row."""
     for start in range(0, data.shape[1], _BLOCK):  # in blocks that stay in the cache
         o, h, lo, c, v = data[:, start : start + _BLOCK]
         fine = (lo > 0) & (lo <= o) & (lo <= c) & (o <= h) & (c <= h) & (h < np.inf) & (v >= 0) & (v < np.inf)
         if not fine.all():
-            _report_values(data, index, where)
+            _report_values(data, index, where, first)
 
 
-def _report_values(data: Float64Array, index: pd.DatetimeIndex, where: str) -> NoReturn:
+def _report_values(data: Float64Array, index: pd.DatetimeIndex, where: str, first: int) -> NoReturn:
     """Raise for the first fault that applies; one certainly does."""
 
     def refuse(name: str, bad: BoolArray, what: str, mend: str, than: Float64Array | None = None) -> None:
@@ -207,8 +215,8 @@ def _report_values(data: Float64Array, index: pd.DatetimeIndex, where: str) -> N
             value = float(data[COLUMNS.index(name), row])
             other = "" if than is None else f" {float(than[row])!r}"
             raise BarsError(
-                f"{where}: column {name!r}, row {row} ({index[row]}): {value!r} {what}{other}; "
-                f"{mend}, or use mlkit.repair_bars{_others(bad)}"
+                f"{where}: column {name!r}, row {row + first} ({index[row]}): {value!r} {what}{other}; "
+                f"{mend}, or use mlkit.repair_bars{such_rows(bad)}"
             )
 
     o, h, lo, c, v = data
@@ -223,11 +231,6 @@ def _report_values(data: Float64Array, index: pd.DatetimeIndex, where: str) -> N
         refuse(name, values < lo, "is below the low", "lower the low", lo)
     refuse("volume", v < 0, "is negative", "set it to 0")
     raise AssertionError("unreachable: one check above fails")
-
-
-def _others(bad: BoolArray) -> str:
-    count = int(bad.sum())
-    return f" (first of {count} such rows)" if count > 1 else ""
 
 
 def listing(names: list[Any], most: int = 12) -> str:

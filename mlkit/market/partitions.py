@@ -11,6 +11,7 @@ import pyarrow.parquet
 
 from mlkit.errors import BarsError, LakeError
 from mlkit.market.bars import COLUMNS, Float64Array, ohlcv_arrays, open_times, validate_bars
+from mlkit.market.columns import choose, make_block
 from mlkit.market.folders import Folder
 from mlkit.market.manifest import NAME, Manifest, Partition, month_starts, parse_manifest
 from mlkit.market.symbols import symbol_folder
@@ -82,8 +83,12 @@ class Market:
             raw = self.folder.read(f"{self.place}/{name}")
             if raw is None:
                 raise LakeError(f"{where} is missing; try again")
-            times, data = decode_month(raw, where)
-            parts.append(pd.DataFrame(data.T, index=pd.DatetimeIndex(times, tz="UTC"), columns=list(COLUMNS)))
+            table = _parquet(raw, where).read(use_threads=False)
+            chosen = choose(table.column_names, where)
+            columns = {role: table.column(table.column_names.index(column)) for role, column in chosen.items()}
+            block = make_block(columns, chosen, where, "UTC", 0, lambda row: f"row {row}")
+            index = pd.DatetimeIndex(block.times, tz="UTC")
+            parts.append(pd.DataFrame(block.data.T, index=index, columns=list(COLUMNS)))
         frame = pd.concat(parts) if len(parts) > 1 else parts[0]
         try:
             return validate_bars(frame, symbol=self.symbol, timeframe=self.timeframe)
@@ -102,18 +107,29 @@ def encode_month(times: Int64Array, data: Float64Array) -> bytes:
 
 
 def decode_month(raw: bytes, where: str) -> Values:
-    """Open times and values of a Parquet file, its page checksums verified. Raises LakeError."""
+    """Open times and values of a month that `encode_month` wrote, its page checksums verified. Raises LakeError."""
+    file = _parquet(raw, where)
     try:
-        file = pa.parquet.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True)
+        if not file.schema_arrow.equals(_SCHEMA):
+            raise TypeError(f"columns {file.schema_arrow.names}")
         table = file.read(use_threads=False)
-        times = table.column("timestamp").cast(pa.timestamp("ns", tz="UTC")).cast(pa.int64()).to_numpy()
-        data = np.empty((len(COLUMNS), table.num_rows))
-        for row, name in enumerate(COLUMNS):
-            data[row] = table.column(name).to_numpy()
-    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise LakeError(f"{where}: not a readable month of bars ({reason}); restore it or import it again") from error
+        times = table.column(0).cast(pa.int64()).to_numpy()
+        data = np.stack([table.column(name).to_numpy() for name in COLUMNS])
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        raise _unreadable(where, error) from error
     return np.asarray(times, dtype=np.int64), data
+
+
+def _parquet(raw: bytes, where: str) -> pa.parquet.ParquetFile:
+    try:
+        return pa.parquet.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(where, error) from error
+
+
+def _unreadable(where: str, error: Exception) -> LakeError:
+    reason = " ".join(str(error).split())[:160]
+    return LakeError(f"{where}: not a readable Parquet file of bars ({reason}); restore it or import it again")
 
 
 def months_of(bars: pd.DataFrame) -> Iterator[Month]:

@@ -1,36 +1,26 @@
-"""Where bars come from: the two built-in series, CSV and Parquet files, and the local lake."""
+"""Where bars come from: the two built-in series, files, frames in memory, and the lake."""
 
-import gzip
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 
 from mlkit.config import Settings
 from mlkit.errors import BarsError, ConfigError, DependencyError
-from mlkit.market.bars import (
-    COLUMNS,
-    TIME_NAMES,
-    Float64Array,
-    check_symbol,
-    listing,
-    timeframe_delta,
-    validate_bars,
-)
-from mlkit.market.commits import Commit
+from mlkit.market.bars import check_symbol, listing, timeframe_delta, validate_bars
+from mlkit.market.commits import Commit, Conflict
+from mlkit.market.intake import Intake
+from mlkit.market.repair import RepairReport
 from mlkit.market.store import BarStore
-from mlkit.market.times import RowError, first_fault, moment, parse_times
+from mlkit.market.tables import KINDS
+from mlkit.market.times import moment
 
 BUILT_IN = {
     "SP500": "sp500",
     "NASDAQ": "nasdaq",
 }  # folders of arch.data: real daily bars, 1999 to 2018
 _BUILT_IN_DATES = "%m/%d/%Y"
-_INDEX_NAME = "__index_level_0__"  # pandas' name for a nameless index in Parquet
 
 
 def load_bars(
@@ -73,41 +63,78 @@ def load_bars(
     return bars
 
 
-def read_bars(path: str | Path, *, symbol: str, timeframe: str, tz: str | None = "UTC") -> pd.DataFrame:
-    """Read bars from one ``.csv``, ``.csv.gz`` or ``.parquet`` file, strictly: nothing is repaired.
+def read_bars(source: Any, *, symbol: str, timeframe: str, tz: str | None = "UTC") -> pd.DataFrame:
+    """Read bars from a file or a frame in memory, strictly: nothing is repaired.
 
-    The file has a header with open, high, low, close, volume in any case, and one of timestamp, date, time,
-    datetime, open time (or, in Parquet, a time index). Other columns, such as ``Adj Close`` or trade counts,
-    are no part of bars and are left out. CSV may be separated by comma, semicolon, tab or bar. Times are
-    ISO 8601, datetimes, or epoch numbers whose unit (s, ms, us, ns) follows from their magnitude.
+    A file is ``.csv``, ``.csv.gz``, ``.txt``, ``.tsv`` (comma, semicolon, tab or bar), ``.parquet`` or
+    ``.feather``; a frame is one of pandas, polars, pyarrow or anything with the Arrow C stream interface. Its
+    columns are open, high, low, close, volume in any case, and one of timestamp, date, time, datetime, open time,
+    unix (or a time index): so exports of Binance, Yahoo, Kraken, MetaTrader (tick volume) and TradingView read as
+    they are, and those of Binance, Kraken and MetaTrader without a header too. Other columns are left out. Times
+    are ISO 8601, datetimes, or epoch numbers whose unit (s, ms, us, ns) follows from their magnitude. Rows may
+    come in any order, and rows that repeat another exactly are dropped; nothing is lost by either.
 
     Parameters
     ----------
-    path: the file.
+    source: path or frame.
     symbol, timeframe: labels of the result.
     tz: zone of times written without one (``"UTC"``); None refuses such times.
 
     Returns valid bars (n_bars, 5), see ``validate_bars``.
 
-    Raises ConfigError for a file that is missing or of another kind, and BarsError with path, column, line
-    and mend for anything in it that is not a valid bar.
+    Raises ConfigError for a file that is missing or of another kind, and BarsError with path, column, rows
+    and mend for anything in it that is not a valid bar, such as one that is not closed yet.
     """
-    path = Path(path)
-    check_symbol(symbol)
-    timeframe_delta(timeframe)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; give the path of a .csv, .csv.gz or .parquet file")
-    text = path.name.lower().endswith((".csv", ".csv.gz"))
-    if not text and path.suffix.lower() not in (".parquet", ".pq"):
-        raise ConfigError(f"{path}: {path.suffix or 'no'} file type; mlkit reads .csv, .csv.gz and .parquet")
-    if path.stat().st_size == 0:
-        raise BarsError(f"{path}: the file is empty; export the bars again")
+    intake = Intake(symbol, timeframe, tz=tz, now=pd.Timestamp.now("UTC"))
+    intake.add(source)
     try:
-        table = _csv_table(path) if text else _parquet_table(path)
-        frame = _frame(table, path, text, tz)
-        return validate_bars(frame, symbol=symbol, timeframe=timeframe)
+        return intake.bars()
     except BarsError as error:
-        raise BarsError(str(error) if str(error).startswith(f"{path}") else f"{path}: {error}") from None
+        raise BarsError(f"{source}: {error}" if isinstance(source, str | Path) else str(error)) from None
+
+
+def import_bars(
+    source: Any,
+    *,
+    symbol: str,
+    timeframe: str,
+    tz: str | None = "UTC",
+    repair: bool = False,
+    on_conflict: Conflict = "refuse",
+    settings: Settings | None = None,
+) -> tuple[Commit, RepairReport]:
+    """Add the bars of a file, of all files of a folder, or of a frame to the lake, in one commit.
+
+    Memory stays bounded however large a file is: beyond 256 MB of rows they wait in a temporary folder.
+
+    Parameters
+    ----------
+    source, symbol, timeframe, tz: see ``read_bars``; files of a folder may overlap where they agree.
+    repair: mend what can be mended, see ``repair_bars``; bars that are not closed yet are dropped then.
+    on_conflict: for bars that the lake has with other values, see ``BarStore.append``.
+
+    Returns (commit, report): what the lake gained, and what was sorted, dropped or mended on the way.
+
+    Raises as ``read_bars``, ConfigError for the name of a built-in series or a folder without files, and
+    LakeError for a disk that refuses. Nothing is written then.
+    """
+    check_free(symbol, timeframe)
+    intake = Intake(symbol, timeframe, tz=tz, repair=repair, now=pd.Timestamp.now("UTC"))
+    for each in _files(Path(source)) if isinstance(source, str | Path) else (source,):
+        intake.add(each)
+    store = BarStore((settings or Settings()).lake)
+    name = Path(source).name if isinstance(source, str | Path) else None
+    commit = store.append_months(symbol, timeframe, intake.months(), on_conflict=on_conflict, source=name)
+    return commit, intake.report
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(each for each in path.iterdir() if each.name.lower().endswith(KINDS) and each.name[0] not in "._")
+    if not found:
+        raise ConfigError(f"{path}: no file in it is one of {', '.join(KINDS)}")
+    return found
 
 
 def save_bars(bars: pd.DataFrame, settings: Settings | None = None) -> Commit:
@@ -156,98 +183,3 @@ def _lake_with(symbol: str, timeframe: str, settings: Settings) -> BarStore:
             f'mlkit.save_bars(mlkit.read_bars("file.csv", symbol="{symbol}", timeframe="{timeframe}"))'
         )
     return store
-
-
-# --- files to frames ------------------------------------------------------------------------------
-
-
-def _csv_table(path: Path) -> pa.Table:
-    """Every column as text, so that nothing is parsed by a guess."""
-    raw = path.read_bytes()
-    try:
-        data = gzip.decompress(raw) if path.name.lower().endswith(".gz") else raw
-        head = data.lstrip(b"\xef\xbb\xbf\r\n").split(b"\n", 1)[0].decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise BarsError(f"{path}: not a readable UTF-8 CSV file ({error}); export it again") from error
-    comma = max(",;\t|", key=head.count)
-    names = [name.strip('"') for name in head.rstrip("\r").split(comma)]
-    try:
-        return pa.csv.read_csv(
-            pa.BufferReader(data),
-            read_options=pa.csv.ReadOptions(use_threads=False, block_size=1 << 24),
-            parse_options=pa.csv.ParseOptions(delimiter=comma),
-            convert_options=pa.csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        raise BarsError(f"{path}: {' '.join(str(error).split())}; mend the line or export again") from error
-
-
-def _parquet_table(path: Path) -> pa.Table:
-    try:
-        return pa.parquet.ParquetFile(path).read()  # not read_table: it would read labels off the path
-    except (pa.ArrowInvalid, OSError) as error:
-        raise BarsError(f"{path}: not a readable Parquet file ({error}); write it again") from error
-
-
-def _frame(table: pa.Table, path: Path, text: bool, tz: str | None) -> pd.DataFrame:
-    chosen = _choose(table.column_names, path)
-    if table.num_rows == 0:
-        raise BarsError(f"{path}: a header but no rows; export the bars again")
-    columns = {}
-    for role, name in chosen.items():
-        values = table.column(table.column_names.index(name))
-        try:
-            columns[role] = parse_times(_times(values), tz=tz) if role == "timestamp" else _numbers(values)
-        except RowError as error:
-            at = f"line {_line(path, error.row)}" if text else f"row {error.row}"
-            raise BarsError(f"{path}: column {name!r}, {at}: {error.detail}") from None
-    index = columns.pop("timestamp")
-    return pd.DataFrame(columns, index=index, copy=False)
-
-
-def _choose(names: list[str], path: Path) -> dict[str, str]:
-    """Map timestamp, open, ... volume to the file's column names."""
-    chosen: dict[str, str] = {}
-    for name in names:
-        key = name.strip().lower()
-        key = "timestamp" if key in (*TIME_NAMES, _INDEX_NAME) else key
-        if key not in ("timestamp", *COLUMNS):
-            continue
-        if key in chosen:
-            raise BarsError(f"{path}: columns {chosen[key]!r} and {name!r} both name the {key}; keep one")
-        chosen[key] = name
-    for role in ("timestamp", *COLUMNS):
-        if role not in chosen:
-            raise BarsError(
-                f"{path}: no column {role!r} in the header ({listing(names)}); "
-                "name the columns timestamp, open, high, low, close, volume in the first line"
-            )
-    return chosen
-
-
-def _times(values: pa.ChunkedArray) -> pd.Series:
-    if pa.types.is_date(values.type):
-        values = values.cast(pa.timestamp("s"))
-    return pd.Series(values.to_pandas())
-
-
-def _numbers(values: pa.ChunkedArray) -> Float64Array:
-    try:
-        return np.asarray(values.cast(pa.float64()).to_numpy(), dtype=np.float64)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        column = values.to_pandas()
-        parsed = pd.to_numeric(column, errors="coerce")
-        bad = parsed.isna().to_numpy() if parsed.dtype.kind in "fiu" else np.ones(len(column), dtype=bool)
-        if bad.any():
-            raise first_fault(column, bad, "is not a number", "mend the value") from None
-        return np.asarray(parsed, dtype=np.float64)
-
-
-def _line(path: Path, row: int) -> int:
-    """Line of a CSV file, from 1, that holds data row ``row``; blank lines hold none."""
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        filled = (number for number, line in enumerate(file, 1) if line.strip())
-        return next(number for position, number in enumerate(filled) if position == row + 1)

@@ -59,9 +59,16 @@ class RowError(BarsError):
 def first_fault(values: pd.Series, bad: npt.NDArray[np.bool_], what: str, mend: str) -> RowError:
     """Error for the first row marked ``bad``: its value, what is wrong and how to mend it."""
     row = int(np.argmax(bad))
-    count = int(bad.sum())
-    others = f" (first of {count} such rows)" if count > 1 else ""
-    return RowError(row, f"{values.tolist()[row]!r} {what}; {mend}{others}")
+    return RowError(row, f"{values.tolist()[row]!r} {what}; {mend}{such_rows(bad)}")
+
+
+def such_rows(bad: npt.NDArray[np.bool_]) -> str:
+    """How many rows are marked, and the first five, where it is more than one."""
+    rows = np.flatnonzero(bad)
+    if len(rows) < 2:
+        return ""
+    shown = ", ".join(str(row) for row in rows[:5])
+    return f" ({len(rows)} such rows: {shown}{', ...' if len(rows) > 5 else ''})"
 
 
 def parse_times(values: pd.Series, *, tz: str | None = "UTC") -> pd.DatetimeIndex:
@@ -146,11 +153,25 @@ def _utc(index: pd.DatetimeIndex, values: pd.Series, tz: str | None) -> pd.Datet
         if tz is None:
             every = np.ones(len(values), dtype=bool)
             raise first_fault(values, every, "has no time zone", 'pass tz="UTC" if the times are UTC')
-        try:
-            index = index.tz_localize(tz)
-        except (ValueError, KeyError) as error:  # clock changes, or a zone that does not exist
-            raise BarsError(f"times cannot be read in zone {tz!r}: {error}; write them in UTC") from error
+        index = _localized(index, values, tz)
     try:
         return index.tz_convert("UTC").as_unit("ns")
     except pd.errors.OutOfBoundsDatetime as error:
         raise BarsError(f"a time does not fit nanoseconds (1677 to 2262): {error}") from error
+
+
+def _localized(index: pd.DatetimeIndex, values: pd.Series, tz: str) -> pd.DatetimeIndex:
+    """Clock times of a zone; those that its clock changes leave out or repeat are refused, not guessed."""
+    try:
+        ahead = index.tz_localize(tz, nonexistent="shift_forward", ambiguous="NaT")
+    except (ValueError, KeyError) as error:  # a zone that does not exist
+        raise BarsError(f"times cannot be read in zone {tz!r}: {error}; pass a name such as Europe/Berlin") from error
+    twice = np.asarray(ahead.isna())
+    if twice.any():
+        what = f"happens twice in {tz}, where the clock was set back"
+        raise first_fault(values, twice, what, "write the times in UTC, or with an offset")
+    moved = np.asarray(ahead.tz_localize(None) != index)
+    if moved.any():
+        what = f"does not exist in {tz}, where the clock was set forward"
+        raise first_fault(values, moved, what, "write the times in UTC, or pass the zone they are really in")
+    return ahead

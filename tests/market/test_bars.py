@@ -119,7 +119,10 @@ FAULTS: dict[str, tuple[Fault, list[str]]] = {
     "no time": (reindexed(lambda t: [*t[:3], pd.NaT, *t[4:]]), ["row 3 is NaT", "drop the row"]),
     "year 3000": (lambda f: f.set_axis(f.index + pd.Timedelta(days=365_000), axis=0), ["1677 to 2262"]),
     "repeated": (reindexed(lambda t: [*t[:4], t[3], *t[5:]]), ["row 4 ", "repeats row 3", "duplicated"]),
-    "unsorted": (lambda f: f.iloc[::-1], ["row 1 ", "earlier than row 0", "sort_index", "first of 7"]),
+    "unsorted": (
+        lambda f: f.iloc[::-1],
+        ["row 1 ", "earlier than row 0", "sort_index", "7 such rows: 1, 2, 3, 4, 5, ..."],
+    ),
     "off grid": (reindexed(moved), ["row 5 (2024-01-01 00:05:01+00:00)", "off the 1m grid", "repair_bars"]),
     "nan": (put("high", 2, np.nan), ["'high', row 2 (2024-01-01 00:02:00+00:00)", "is missing", "drop"]),
     "infinite price": (put("open", 2, np.inf), ["'open', row 2 (2024", "inf is infinite", "drop the row"]),

@@ -106,7 +106,6 @@ def test_names_zones_text_and_other_columns_are_tidied() -> None:
         "columns renamed": 5,
         "columns left out": 1,
         "rows without a time dropped": 1,
-        "times converted to UTC": 29,
         "rows with text for a number": 1,
         "rows without a valid price dropped": 1,
     }
@@ -120,12 +119,12 @@ def test_bars_that_are_finer_than_the_timeframe_are_refused() -> None:
 @pytest.mark.parametrize(
     ("frame", "says"),
     [
-        (CLEAN.drop(columns="volume"), "'volume' is missing"),
+        (CLEAN.drop(columns="volume"), "no column 'volume'"),
         (CLEAN.iloc[:0], "0 rows"),
         (CLEAN.assign(open=np.nan), "no valid row is left of 30"),
         (CLEAN.set_axis(pd.DatetimeIndex([pd.NaT] * 30, tz="UTC"), axis=0), "no row has a time"),
         (CLEAN.reset_index(drop=True), "A 1m: time of row 0: 0 is no whole epoch"),
-        (CLEAN.assign(Date="2024-01-01", Time="00:00"), "'Date' and 'Time' both hold times"),
+        (CLEAN.assign(Date="2024-01-01", Timestamp="00:00"), "'Date' and 'Timestamp' both name the timestamp"),
         (CLEAN.to_numpy(), "not ndarray"),
     ],
 )
