@@ -43,6 +43,10 @@ class Patience:
     most: float = 60.0
     longest: float = 600.0
 
+    def wait(self, attempt: int, chance: random.Random) -> float:
+        """Seconds to wait after the given attempt, from 1, has failed."""
+        return min(self.most, self.first * 2.0 ** (attempt - 1)) * chance.uniform(0.5, 1.0)
+
 
 class Pace:
     """Slots for requests, shared by all threads: an exchange counts the requests of an address together."""
@@ -236,8 +240,8 @@ class Exchange:
 
     def _back_off(self, what: str, attempt: int, reason: str) -> None:
         patience = self._patience
-        wait = min(patience.most, patience.first * 2 ** (attempt - 1)) * self._random.uniform(0.5, 1.0)
-        told = _retry_after(self._headers, self._clock())
+        wait = patience.wait(attempt, self._random)
+        told = retry_after(self._headers, self._clock())
         if told is not None and told > patience.longest:
             raise FetchError(
                 f"{self.name}: {reason}, and asks to come back in {told:,.0f} s; run the same command again then"
@@ -319,7 +323,7 @@ def _bad_response(text: str) -> Exception:
     return ccxt.BadResponse(text)  # type: ignore[no-any-return]
 
 
-def _retry_after(headers: dict[str, str], now: float) -> float | None:
+def retry_after(headers: dict[str, str], now: float) -> float | None:
     """Seconds to wait by the header Retry-After, a number or an HTTP date (RFC 9110, 10.2.3)."""
     value = next((value for name, value in headers.items() if name.lower() == "retry-after"), None)
     if value is None:

@@ -118,6 +118,20 @@ def missing_spans(have: Int64Array, start: int, stop: int, step: int, join: int)
     return spans
 
 
+def refuse_foreign(store: BarStore, bars: pd.DataFrame, source: str) -> None:
+    """BarsError where bars disagree with the lake's so often that they are those of another market."""
+    symbol, timeframe = bars.attrs["symbol"], bars.attrs["timeframe"]
+    ours = store.read(symbol, timeframe, since=bars.index[0], until=bars.index[-1] + pd.Timedelta(1, "ns"))
+    common = ours.index.intersection(bars.index)
+    differs = (ours.loc[common].to_numpy() != bars.loc[common].to_numpy()).any(axis=1)
+    if differs.sum() >= _FOREIGN and 2 * differs.sum() >= differs.size:
+        raise BarsError(
+            f"{int(differs.sum())} of {differs.size} bars that the lake already has differ from those of {source}, "
+            f"the first at {common[int(np.argmax(differs))]:%Y-%m-%d %H:%M}: it is another market; collect it "
+            "under another name (--as NAME)"
+        )
+
+
 class _Collector:
     """Collects one symbol; ``result`` tells what became of it."""
 
@@ -234,29 +248,14 @@ class _Collector:
         self.pages = []
         index = pd.DatetimeIndex(times, tz="UTC")
         bars = make_bars(index, values, symbol=self.symbol, timeframe=self.timeframe)
-        self._compare(bars)
+        if np.isin(times, self.have).any():
+            refuse_foreign(self.store, bars, self.exchange.name)
         commit = self.store.append(bars, on_conflict=self.revised, source=self.exchange.name)
         self.have = np.union1d(self.have, times)
         done = self.result
         self._update(
             added=done.added + commit.added, known=done.known + commit.known, revised=done.revised + commit.revised
         )
-
-    def _compare(self, bars: pd.DataFrame) -> None:
-        """Refuse bars that disagree with the lake's so often that they are those of another market."""
-        times = open_times(bars)
-        both = np.intersect1d(times, self.have)
-        if not both.size:
-            return
-        ours = self.store.read(self.symbol, self.timeframe, since=_time(both[0]), until=_time(both[-1] + self.step))
-        common = ours.index.intersection(bars.index)
-        differs = (ours.loc[common].to_numpy() != bars.loc[common].to_numpy()).any(axis=1)
-        if differs.sum() >= _FOREIGN and 2 * differs.sum() >= differs.size:
-            raise BarsError(
-                f"{int(differs.sum())} of {differs.size} bars that the lake already has differ from those of "
-                f"{self.exchange.name}, the first at {common[int(np.argmax(differs))]:%Y-%m-%d %H:%M}: it is "
-                "another market; collect it under another name (--as NAME)"
-            )
 
     def _count_absent(self, start: int, stop: int) -> None:
         inside = self.have[(self.have >= start) & (self.have < stop)]
