@@ -1,5 +1,7 @@
-"""``index.html``: the whole report in one file that loads nothing, runs nothing, and prints."""
+"""``index.html``: the whole report in one file that loads nothing, runs nothing but its own few lines, and prints."""
 
+import base64
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -11,8 +13,9 @@ from mlkit.report.headline import collect_insight, shown_value
 from mlkit.report.story import Heading, Story
 
 _STYLE = Path(__file__).with_name("page.css")
-# Whatever a notebook put into its output, the browser fetches nothing and runs nothing.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:"
+_SCRIPT = Path(__file__).with_name("page.js")
+# Whatever a notebook put into its output, the browser fetches nothing and runs nothing but the page's own script.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; script-src 'sha256-{digest}'"
 
 
 def render_page(
@@ -32,11 +35,13 @@ def render_page(
     stories = [Story(name, notebook, folder, tuple(notebooks)) for name, notebook in notebooks.items()]
     articles = [f'<article id="{story.stem}">{story.html()}</article>' for story in stories]
     title = f"{receipt['symbol']} {receipt['timeframe']}"
+    script = _SCRIPT.read_text(encoding="utf-8")
+    policy = _POLICY.format(digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode())
     insight, failure = collect_insight(notebooks), receipt.get("failure")
     parts = [
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         f"<title>{escape(title)} report</title>",
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<style>\n{_STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<div class='page'>",
         _header(title, receipt),
@@ -47,7 +52,7 @@ def render_page(
         f'<section id="insight"><h2>Insight</h2>{insight[1]}</section>' if insight else "",
         *articles,
         _provenance(receipt),
-        "</main>\n</div>\n</body>\n</html>\n",
+        f"</main>\n</div>\n<script>{script}</script>\n</body>\n</html>\n",
     ]
     return "\n".join(parts)
 
