@@ -51,6 +51,12 @@ def seed_value(text: str) -> int:
     return int(text)
 
 
+def count_value(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text[:18]) > 0):
+        raise ConfigError(f"{text!r} is not a whole number of 1 or more")
+    return int(text[:18])
+
+
 def parameter_value(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():

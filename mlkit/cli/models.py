@@ -5,7 +5,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlkit.cli.arguments import AddCommand, Arguments, run_options, settings_from, symbol_value, timeframe_value
+from mlkit.cli.arguments import (
+    AddCommand,
+    Arguments,
+    count_value,
+    run_options,
+    settings_from,
+    symbol_value,
+    timeframe_value,
+)
 from mlkit.errors import ConfigError
 
 
@@ -14,8 +22,10 @@ def register(command: AddCommand) -> None:
     _train_arguments(command("train", _train, "train the models of a market and publish them"))
     bundle = command("bundle", None, "look after model bundles")
     action = bundle.add_subparsers(dest="action", required=True, metavar="action")
-    sub = action.add_parser("verify", help="check every file of a bundle against its manifest", allow_abbrev=False)
+    sub = action.add_parser("verify", help="check every file of a bundle, in another process", allow_abbrev=False)
     sub.add_argument("folder", type=Path, help="a bundle, or a folder that holds CURRENT")
+    sub.add_argument("--seconds", type=count_value, default=120, help="time it may take")
+    sub.add_argument("--memory", type=count_value, default=2048, metavar="MB", help="memory its models may take")
     sub.set_defaults(run=_bundle_verify)
 
 
@@ -73,9 +83,11 @@ def _train_patterns(arguments: Arguments, settings: Any) -> None:
 
 
 def _bundle_verify(arguments: Arguments) -> None:
-    from mlkit.models.bundle import ModelBundle
+    from mlkit.models.inspection import inspect_bundle
 
-    bundle = ModelBundle.open(arguments.folder)
-    manifest = bundle.manifest
-    market = f"{manifest.symbol} {manifest.timeframe}"
-    print(f"{bundle.path}: whole, {len(manifest.files)} files of {market} match their digests")
+    found = inspect_bundle(arguments.folder, seconds=arguments.seconds, megabytes=arguments.memory)
+    print(f"{found['path']}: whole, {found['files']} files of {found['market']} match their digests")
+    if found["trees"]:
+        print(f"{found['trees']} trees; read alike by {', '.join(['mlkit', *found['read_alike']])}")
+    if found["not_installed"]:
+        print(f"not asked, since not installed: {', '.join(found['not_installed'])}")

@@ -47,6 +47,16 @@ class Learner(Protocol):
     name: ClassVar[str]
 
     @property
+    def files(self) -> dict[str, bytes]:
+        """File name to content, one file a horizon."""
+        ...
+
+    @property
+    def trees(self) -> Trees:
+        """What is in the files: one model a horizon."""
+        ...
+
+    @property
     def rounds(self) -> tuple[int, ...]:
         """Trees kept, per horizon."""
         ...

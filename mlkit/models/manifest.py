@@ -68,7 +68,7 @@ class TrainingSpan(_Strict):
 
     start: str
     end: str
-    bars: int = Field(ge=0)
+    bars: int = Field(ge=0, lt=2**63)
 
 
 class Manifest(_Strict):
@@ -85,7 +85,7 @@ class Manifest(_Strict):
     training_span: TrainingSpan
     garch: tuple[float, float, float] | None = None  # omega, alpha, beta that the features filter with
     data_sha256: Digest  # fingerprint of the training bars
-    seed: int
+    seed: int = Field(ge=0, lt=2**64)
     settings: dict[str, JsonValue]
     library_versions: dict[str, str]
     metrics: dict[str, JsonValue]
@@ -146,7 +146,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise damaged(folder, f"{MANIFEST} is not a manifest") from error
     if schema != SCHEMA_VERSION or not isinstance(schema, int):
         raise BundleError(
-            f"bundle {folder}: schema {str(schema)[:40]}, this mlkit reads {SCHEMA_VERSION}; train again or install"
+            f"bundle {folder}: schema {repr(schema)[:40]}, this mlkit reads {SCHEMA_VERSION}; train again or install"
             " the mlkit that wrote it"
         )
     try:

@@ -194,8 +194,9 @@ class PricePredictor:
             horizons, n_features = tuple(described["horizons"]), int(described["n_features"])
             weights = {name: float(w) for name, w in described["weights"].items()}
             training = dict(described["training"])
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise BundleError(f"{CALIBRATION_FILE}: not a calibration ({error!r}); train again") from error
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+            detail = repr(error)[:160]
+            raise BundleError(f"{CALIBRATION_FILE}: not a calibration ({detail}); train again") from error
         sound = weights.keys() <= LEARNERS.keys() and abs(sum(weights.values()) - 1.0) < 1e-9
         if horizons != tuple(c.horizon for c in calibrations) or not sound:
             raise BundleError(f"{CALIBRATION_FILE}: horizons or weights contradict each other; train again")

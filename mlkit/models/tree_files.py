@@ -170,7 +170,8 @@ def _only(text: str) -> float:
 
 
 _LIGHTGBM_HEAD = {"version": "v4", "num_class": "1", "num_tree_per_iteration": "1", "objective": "regression"}
-_DEFAULT_LEFT, _MISSING_ZERO = 2, 4  # bits of a decision; 1 is a category
+_CATEGORY, _MISSING_ZERO = 1, 4  # bits of a decision
+_ZERO = np.float32(1e-35)  # LightGBM takes a feature up to here for 0, then decides
 
 
 def read_lightgbm(data: bytes, name: str = "model") -> tuple[TreeArrays, FloatVector]:
@@ -218,7 +219,7 @@ def _lightgbm_tree(said: dict[str, str]) -> dict[str, npt.NDArray[Any]]:
         return array
 
     decision = numbers("decision_type", int, inner)
-    _demand("splits by category, or with zero for missing", int((decision & (1 | _MISSING_ZERO)).any()), 0)
+    _demand("splits by category, or with zero for missing", int((decision & (_CATEGORY | _MISSING_ZERO)).any()), 0)
 
     def children(key: str) -> Any:
         child = numbers(key, int, inner)
@@ -227,12 +228,19 @@ def _lightgbm_tree(said: dict[str, str]) -> dict[str, npt.NDArray[Any]]:
     nothing = np.zeros(leaves)
     return {
         "feature": np.concatenate([numbers("split_feature", int, inner), nothing]),
-        "threshold": np.concatenate([numbers("threshold", float, inner), nothing]),
+        "threshold": np.concatenate([_past_zero(numbers("threshold", float, inner)), nothing]),
         "left": children("left_child"),
         "right": children("right_child"),
         "value": np.concatenate([np.zeros(inner), numbers("leaf_value", float, leaves)]),
         "gain": np.concatenate([numbers("split_gain", float, inner), nothing]),
     }
+
+
+def _past_zero(threshold: FloatVector) -> FloatVector:
+    """Thresholds inside what LightGBM takes for zero, moved to its end: all of it is on one side."""
+    below = np.float64(np.nextafter(-_ZERO, np.float32(-1)))
+    above = np.where((threshold >= 0) & (threshold < _ZERO), np.float64(_ZERO), threshold)
+    return np.where((threshold < 0) & (threshold >= -_ZERO), below, above)
 
 
 def _pairs(text: str) -> dict[str, str]:

@@ -22,6 +22,7 @@ from mlkit.models.base import Float32Matrix, FloatMatrix, FloatVector
 LEAF = -1
 DEPTH_LIMIT = 255  # levels of one tree
 NODE_LIMIT = 2**23  # of all trees of one model
+FEATURE_LIMIT = 2**16
 
 # One node is read at once. A leaf sends every row back to itself, so a walk may take more steps than it needs.
 NODE = np.dtype([("threshold", np.float32), ("feature", np.uint32), ("child", np.uint32)])
@@ -124,13 +125,19 @@ class Trees:
         return out
 
 
+def stump() -> TreeArrays:
+    """One leaf over one feature: the smallest model, to compile the walk with."""
+    one, nothing = np.full(1, LEAF, dtype=np.int32), np.zeros(1)
+    return TreeArrays(np.zeros(1, dtype=np.int32), nothing, one, one, nothing, np.array([0, 1]), 1)
+
+
 def _fault(model: TreeArrays) -> str:
     """The first reason why these arrays are no trees, or nothing."""
     nodes, offsets = len(model.feature), model.offsets
     if any(len(array) != nodes for array in (model.threshold, model.left, model.right, model.value)):
         return "node arrays differ in length"
-    if nodes > NODE_LIMIT:
-        return f"{nodes} nodes are too many"
+    if nodes > NODE_LIMIT or not 0 < model.n_features <= FEATURE_LIMIT:
+        return f"{nodes} nodes over {model.n_features} features, at most {NODE_LIMIT} over {FEATURE_LIMIT} can be"
     size = np.diff(offsets)
     if len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != nodes or (size < 1).any():
         return "tree offsets do not cover the nodes"

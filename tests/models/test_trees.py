@@ -36,7 +36,11 @@ Z = np.column_stack(
 Z += 0.3 * rng.normal(size=Z.shape)
 # Beside fresh rows, rows that sit on, just below and just above thresholds.
 NEAR = np.concatenate([X, np.nextafter(X, np.float32(np.inf)), np.nextafter(X, np.float32(-np.inf))])
-ROWS = np.concatenate([features(20_000, 3), NEAR])
+TINY = X[:2000].copy()  # LightGBM takes a feature within 1e-35 of 0 for 0
+TINY[:, (2, 4, 6)] = np.random.default_rng(4).choice(
+    [sign * np.nextafter(np.float32(1e-35), np.float32(end)) for sign in (-1, 1) for end in (0, 1e-35, 1)], (2000, 3)
+)
+ROWS = np.concatenate([features(20_000, 3), NEAR, TINY])
 
 
 @pytest.fixture(scope="module")
