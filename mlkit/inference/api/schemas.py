@@ -1,0 +1,121 @@
+"""The documents of the endpoints, as OpenAPI shows them."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from mlkit.inference.insight import (
+    Freshness,
+    Insight,
+    ModelStatus,
+    PatternReading,
+    Price,
+    PricePrediction,
+    Probability,
+    Signal,
+    UtcTime,
+)
+
+Volume = Annotated[float, Field(ge=0.0)]
+Candle = tuple[int, Price, Price, Price, Price, Volume]
+
+
+class InsightAnswer(Insight):
+    """An insight, and the newest bars where they were asked for."""
+
+    candles: list[Candle] | None = None  # [epoch seconds of the open, open, high, low, close, volume], oldest first
+
+
+class Part(BaseModel):
+    """What every part of an insight repeats: which bar, by which models, how old."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    symbol: str
+    timeframe: str
+    timestamp: UtcTime
+    known_at: UtcTime | None
+    current_price: Price
+    model_status: ModelStatus
+    message: str | None
+    freshness: Freshness
+    reasons: dict[str, str]
+    bundle: str | None
+
+
+class PatternsAnswer(Part):
+    """Patterns at the newest bar."""
+
+    patterns: PatternReading
+
+
+class PricePredictionAnswer(Part):
+    """Forecasts from the newest bar."""
+
+    price_predictions: dict[str, PricePrediction]
+
+
+class SignalsAnswer(Part):
+    """Signals at the newest bar, the leading one first, and the confidence of that one."""
+
+    signals: list[Signal]
+    confidence: Probability | None
+
+
+class MarketStatus(BaseModel):
+    """One market: its newest bundle and what was measured when that was trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    symbol: str
+    timeframe: str
+    bundle: str | None = None
+    created: str | None = None
+    trained_from: str | None = None  # open time of the first training bar
+    trained_until: str | None = None  # of the last
+    training_bars: int | None = None
+    metrics: dict[str, JsonValue] = {}  # horizon -> metrics out of sample, with the verdict
+    pattern_evidence: dict[str, JsonValue] = {}
+    reason: str | None = None  # why there is no bundle
+
+
+class StatusAnswer(ModelStatus):
+    """What this server can answer."""
+
+    message: str | None = None
+    version: str
+    packages: dict[str, bool]  # optional package -> whether it is installed
+    markets: list[MarketStatus]
+
+
+class Health(BaseModel):
+    """The server is up."""
+
+    status: str = "ok"
+    version: str
+
+
+class ErrorDetail(BaseModel):
+    """Why there is no answer."""
+
+    reason: str
+    status: int
+    request_id: str
+
+
+class ErrorAnswer(BaseModel):
+    """The document of every error."""
+
+    error: ErrorDetail
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"model": ErrorAnswer, "description": text}
+    for code, text in (
+        (400, "The Host header is not one that this server answers to."),
+        (401, "The token is missing or wrong."),
+        (404, "There are no bars of this symbol and timeframe."),
+        (422, "The symbol or a parameter is not well-formed, or there are too few bars."),
+        (503, "Busy, or the models or bars cannot be read; see Retry-After."),
+    )
+}

@@ -1,0 +1,85 @@
+"""uvicorn around the application: one process or several, structured logs, a start that refuses what is unsafe."""
+
+import json
+import logging
+import os
+import tempfile
+import time
+from typing import Any
+
+from mlkit.config import Settings
+from mlkit.inference.api.metrics import SHARED_FOLDER
+from mlkit.inference.api.options import ServeOptions
+
+OPTIONS = "MLKIT_SERVE_OPTIONS"  # how worker processes get theirs; the token stays in its file
+
+
+def run_server(options: ServeOptions, settings: Settings | None = None) -> None:
+    """Serve until interrupted.
+
+    Parameters
+    ----------
+    options : address, processes, limits, token file.
+    settings : for one process; several take theirs from the environment, as `Settings` does.
+
+    Raises ConfigError, before anything listens, for an address that others can reach without a token.
+    """
+    import uvicorn
+
+    options.token()
+    common: dict[str, Any] = {
+        "host": options.host.strip("[]"),
+        "port": options.port,
+        "log_config": log_config(),
+        "access_log": False,
+        "server_header": False,
+        "date_header": True,
+        "timeout_keep_alive": 15,
+        "h11_max_incomplete_event_size": 16 * 1024,
+    }
+    if options.workers == 1:
+        from mlkit.inference.api.app import create_app
+
+        uvicorn.run(create_app(settings, options), **common)
+        return
+    with tempfile.TemporaryDirectory(prefix="mlkit-metrics-") as folder:
+        os.environ[SHARED_FOLDER] = folder
+        os.environ[OPTIONS] = options.model_dump_json()
+        uvicorn.run("mlkit.inference.api.server:worker_app", factory=True, workers=options.workers, **common)
+
+
+def worker_app() -> Any:
+    """The application of a worker process, from the environment that `run_server` prepared."""
+    from mlkit.inference.api.app import create_app
+
+    return create_app(Settings(), ServeOptions.model_validate_json(os.environ[OPTIONS]))
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, logger, event, process, and the fields of the record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record; a traceback is one string in it."""
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+            "pid": record.process,
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def log_config() -> dict[str, Any]:
+    """Logging of uvicorn and mlkit as JSON lines on standard error."""
+    loggers = ("uvicorn", "uvicorn.error", "mlkit")
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"json": {"()": "mlkit.inference.api.server.JsonLines"}},
+        "handlers": {"json": {"class": "logging.StreamHandler", "formatter": "json", "stream": "ext://sys.stderr"}},
+        "loggers": {name: {"handlers": ["json"], "level": "INFO", "propagate": False} for name in loggers},
+    }
