@@ -26,11 +26,15 @@ if TYPE_CHECKING:
     from mlkit.labels import pattern_labels as pattern_labels
     from mlkit.market.bars import validate_bars as validate_bars
     from mlkit.market.fetch import fetch_bars as fetch_bars
+    from mlkit.market.quality import quality as quality
     from mlkit.market.repair import repair_bars as repair_bars
+    from mlkit.market.resample import resample as resample
     from mlkit.market.segments import segments as segments
+    from mlkit.market.sources import import_bars as import_bars
     from mlkit.market.sources import load_bars as load_bars
     from mlkit.market.sources import read_bars as read_bars
     from mlkit.market.sources import save_bars as save_bars
+    from mlkit.market.status import data_status as data_status
     from mlkit.models.bundle import ModelBundle as ModelBundle
     from mlkit.operations.training import train as train
 
@@ -45,16 +49,20 @@ _PUBLIC = {
     "Predictor": "mlkit.inference.predictor",
     "Settings": "mlkit.config",
     "WalkForward": "mlkit.evaluation.splits",
+    "data_status": "mlkit.market.status",
     "build_features": "mlkit.features.engine",
     "feature": "mlkit.features.own",
     "feature_catalogue": "mlkit.features.catalogue",
     "fetch_bars": "mlkit.market.fetch",
     "forward_returns": "mlkit.labels",
+    "import_bars": "mlkit.market.sources",
     "insights": "mlkit.inference.predictor",
     "load_bars": "mlkit.market.sources",
     "pattern_labels": "mlkit.labels",
+    "quality": "mlkit.market.quality",
     "read_bars": "mlkit.market.sources",
     "repair_bars": "mlkit.market.repair",
+    "resample": "mlkit.market.resample",
     "save_bars": "mlkit.market.sources",
     "segments": "mlkit.market.segments",
     "train": "mlkit.operations.training",

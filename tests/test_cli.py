@@ -291,6 +291,7 @@ def test_every_command_that_is_listed_works() -> None:
         "insights",
         "status",
         "import",
+        "data",
         "verify",
         "diff",
         "bundle",

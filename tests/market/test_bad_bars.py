@@ -287,11 +287,10 @@ def test_a_bad_file_laid_into_the_lake_by_hand_is_refused(lake: Settings) -> Non
     assert "not a readable Parquet file" in answer(lambda: mlkit.load_bars("A", "1m"))
 
 
-def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table() -> None:
     assert len(KINDS) >= 36
-    with capsys.disabled():
-        print(f"\n{'kind':34} {'as it comes':48} with --repair")
-        for kind, (_, strict, repair, _) in KINDS.items():
-            plain = strict if strict in ("kept", "sorted", "once") else f"refused: ...{strict}..."
-            mended = repair[1:] if repair.startswith("=") else repair if repair == "kept" else "refused"
-            print(f"{kind:34} {plain[:47]:48} {mended}")
+    print(f"\n{'kind':34} {'as it comes':48} with --repair")
+    for kind, (_, strict, repair, _) in KINDS.items():
+        plain = strict if strict in ("kept", "sorted", "once") else f"refused: ...{strict}..."
+        mended = repair[1:] if repair.startswith("=") else repair if repair == "kept" else "refused"
+        print(f"{kind:34} {plain[:47]:48} {mended}")

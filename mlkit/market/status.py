@@ -1,0 +1,55 @@
+"""What the lake holds, how fresh and how complete, from its manifests."""
+
+import pandas as pd
+
+from mlkit.config import Settings
+from mlkit.errors import MlkitError
+from mlkit.market.store import BarStore
+from mlkit.market.times import timeframe_delta
+
+_COLUMNS = ("bars", "first", "last", "age", "of_the_grid", "revised", "source", "dataset", "problem")
+
+
+def data_status(
+    settings: Settings | None = None, *, now: pd.Timestamp | None = None, check: bool = False
+) -> pd.DataFrame:
+    """One row for each market of the lake, by a look at its manifest alone.
+
+    Parameters
+    ----------
+    settings: names the lake; ``Settings()`` by default.
+    now: for the age; the clock by default.
+    check: read every file and compare it with its digest.
+
+    Returns a DataFrame, index symbol and timeframe: ``bars``; ``first`` and ``last`` open time, UTC; ``age``, from
+    the close of the last bar to now; ``of_the_grid``, bars there as a share of those that a market without closes
+    would have; ``revised``, bars that a later write changed; ``source``; ``dataset``, hash of the bars; ``problem``,
+    text that is empty where all is well. A market that cannot be read has 0 bars and says why.
+    """
+    store = BarStore((settings or Settings()).lake)
+    now = pd.Timestamp.now("UTC") if now is None else now
+    rows = {market: _row(store, *market, now, check) for market in store.markets()}
+    frame = pd.DataFrame(list(rows.values()), columns=list(_COLUMNS))
+    symbols, timeframes = [market[0] for market in rows], [market[1] for market in rows]
+    frame.index = pd.MultiIndex.from_arrays([symbols, timeframes], names=["symbol", "timeframe"])
+    return frame.astype({"age": "timedelta64[ns]"})
+
+
+def _row(store: BarStore, symbol: str, timeframe: str, now: pd.Timestamp, check: bool) -> dict[str, object]:
+    step = timeframe_delta(timeframe)
+    try:
+        manifest = store.manifest(symbol, timeframe)
+        bars = store.read(symbol, timeframe) if check or manifest is None else None
+    except MlkitError as error:
+        none = pd.Timestamp("NaT")
+        empty = {"bars": 0, "first": none, "last": none, "age": pd.Timedelta("NaT"), "of_the_grid": 0.0, "revised": 0}
+        return {**empty, "source": "", "dataset": "", "problem": str(error)}
+    if manifest is not None:
+        rows, first, last = manifest.rows, manifest.first, manifest.last
+        known = (manifest.revised, manifest.source or "", manifest.dataset[:12], "")
+    else:
+        assert bars is not None
+        rows, first, last = len(bars), bars.index[0], bars.index[-1]
+        known = (0, "", "", "no manifest yet: the next write makes one")
+    share = rows / ((last - first) // step + 1)
+    return dict(zip(_COLUMNS, (rows, first, last, now - last - step, share, *known), strict=True))

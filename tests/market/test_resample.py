@@ -1,0 +1,93 @@
+"""Resampling: pandas' own aggregation, an exchange's own bars, and never a bar before it is closed."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import mlkit
+from mlkit.errors import BarsError, ConfigError
+from mlkit.market.bars import TIMEFRAMES, validate_bars
+from mlkit.market.simulate import null_market
+
+MINUTES = null_market(3 * 1440 + 17, seed=6, symbol="A")  # from midnight
+HOW = {"open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum"}
+
+
+@pytest.mark.parametrize("timeframe", ["3m", "5m", "15m", "1h", "4h", "12h", "1d"])
+def test_it_is_what_pandas_makes_without_the_open_last_bar(timeframe: str) -> None:
+    holes = MINUTES.drop(index=MINUTES.index[[30, 31, 32, 33, 34, 35, 700, 2000]])
+    theirs = holes.resample(TIMEFRAMES[timeframe], origin="epoch").agg(HOW).dropna()
+    closed = theirs[theirs.index + TIMEFRAMES[timeframe] <= MINUTES.index[-1] + pd.Timedelta(minutes=1)]
+    ours = mlkit.resample(holes, timeframe)
+    pd.testing.assert_frame_equal(ours, closed, check_freq=False, rtol=1e-12)
+    assert ours.attrs == {"symbol": "A", "timeframe": timeframe}
+    pd.testing.assert_frame_equal(validate_bars(ours), ours)
+
+
+def test_weeks_begin_on_monday(sp500: pd.DataFrame) -> None:
+    weeks = mlkit.resample(sp500, "1w")
+    theirs = sp500.resample("W-MON", label="left", closed="left").agg(HOW).dropna()
+    assert (weeks.index.day_of_week == 0).all()
+    pd.testing.assert_frame_equal(weeks, theirs.loc[: weeks.index[-1]], check_freq=False, rtol=1e-12)
+    assert weeks.index[-1] == pd.Timestamp("2018-12-24", tz="UTC")  # of the week of 31 December one day is there
+
+
+def test_the_result_of_a_prefix_is_a_prefix_to_the_bit() -> None:
+    whole = mlkit.resample(MINUTES, "15m")
+    for stop in (15, 16, 29, 30, 31, 1439, 1440, 1441, 4000):
+        part = mlkit.resample(MINUTES.iloc[:stop], "15m")
+        assert len(part) == stop // 15
+        pd.testing.assert_frame_equal(part, whole.iloc[: len(part)], check_exact=True)
+
+
+def test_changing_the_future_changes_no_closed_bar() -> None:
+    later = MINUTES.copy()
+    later.iloc[2000:] *= 3.0
+    before = MINUTES.index[2000] - pd.Timedelta(hours=1)
+    pd.testing.assert_frame_equal(
+        mlkit.resample(later, "1h").loc[:before], mlkit.resample(MINUTES, "1h").loc[:before], check_exact=True
+    )
+
+
+def test_the_moment_of_knowledge_closes_the_last_bar() -> None:
+    part = MINUTES.iloc[:59]  # the minute 00:59 had no trade
+    with pytest.raises(BarsError, match="59 bars are too few for one whole 1h bar"):
+        mlkit.resample(part, "1h")
+    hour = mlkit.resample(part, "1h", known_at=pd.Timestamp("2024-01-01 01:00"))
+    assert hour["close"].iloc[0] == part["close"].iloc[-1]
+    with pytest.raises(BarsError, match="too few"):
+        mlkit.resample(part, "1h", known_at=pd.Timestamp("2024-01-01 00:59:59", tz="UTC"))
+
+
+def test_a_start_in_the_middle_of_a_bar_is_left_out() -> None:
+    assert mlkit.resample(MINUTES.iloc[7:], "15m").index[0] == MINUTES.index[15]
+
+
+@pytest.mark.parametrize("timeframe", ["1m", "3m", "2h"])
+def test_what_is_no_multiple_is_refused(timeframe: str) -> None:
+    with pytest.raises(ConfigError, match="not a multiple"):
+        mlkit.resample(mlkit.resample(MINUTES, "5m"), timeframe) if timeframe != "2h" else mlkit.resample(
+            null_market(99, seed=1, timeframe="12h", symbol="A"), "2h"
+        )
+
+
+def test_the_same_timeframe_changes_nothing() -> None:
+    pd.testing.assert_frame_equal(mlkit.resample(MINUTES, "1m"), MINUTES, check_freq=False)
+
+
+@pytest.mark.parametrize(("small", "large"), [
+    ("BTCUSDT_BYBIT-1m", "BTCUSDT_BYBIT-5m"), ("ETHUSDT_BYBIT-1m", "ETHUSDT_BYBIT-5m"),
+    ("BTCUSDT-15m", "BTCUSDT-1h"), ("ETHUSDT-15m", "ETHUSDT-1h"), ("BTCUSDT-1h", "BTCUSDT-1d"),
+])  # fmt: skip
+def test_it_equals_the_exchanges_own_bars(small: str, large: str, real_bars: Callable[[str], pd.DataFrame]) -> None:
+    theirs = real_bars(large)
+    ours = mlkit.resample(real_bars(small), theirs.attrs["timeframe"])
+    both = ours.index.intersection(theirs.index)
+    assert len(both) > 2000 and len(both) >= len(ours) - 40
+    prices = ["open", "high", "low", "close"]
+    same = (ours.loc[both, prices] == theirs.loc[both, prices]).all(axis=1)
+    print(f"{small} to {large}: {same.sum()} of {len(both)} bars equal")
+    assert same.all()
+    np.testing.assert_allclose(ours.loc[both, "volume"], theirs.loc[both, "volume"], rtol=1e-6)
