@@ -22,7 +22,8 @@ Sleep = Callable[[float], object]  # seconds
 Answer = TypeVar("Answer")
 
 _MS = 1_000_000  # ns in a millisecond
-_SETTLE = 2.0  # seconds after its close until a candle counts as final: late trades still change it
+SETTLE = 2.0  # seconds after its close until a candle counts as final: late trades still change it
+_DRIFT = 3600.0  # seconds for which a comparison of the clocks is believed
 _FINAL = frozenset({400, 401, 403, 404, 405, 407, 410, 422, 451})  # asking again gives the same answer
 # What ccxt's parsers raise on an answer of another shape than the exchange documents.
 _SHAPE = (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError)
@@ -121,7 +122,8 @@ class Exchange:
         self._random = random.Random(seed)
         self._status: int | None = None  # of the answer at hand
         self._headers: dict[str, str] = {}
-        self._ahead: float | None = None  # seconds the exchange's clock is ahead of ours
+        self._ahead = 0.0  # seconds the exchange's clock is ahead of ours
+        self._set: float | None = None  # when that was measured, by our clock
         self._hook()
 
     def wait(self, seconds: float) -> None:
@@ -141,14 +143,14 @@ class Exchange:
 
     def now(self) -> int:
         """Time in ns since the epoch by the exchange's clock where it tells it, else by ours."""
-        if self._ahead is None:
-            self._ahead = self._skew() if self.client.has.get("fetchTime") else 0.0
+        if self.client.has.get("fetchTime") and (self._set is None or abs(self._clock() - self._set) > _DRIFT):
+            self._ahead, self._set = self._skew(), self._clock()
         return round((self._clock() + self._ahead) * 1e9)
 
     def closed(self, timeframe: str) -> int:
         """Exclusive bound of the open times, in ns, of bars that are finished now."""
         step = timeframe_ns(timeframe)
-        return self.now() - round(_SETTLE * 1e9) - step + 1
+        return self.now() - round(SETTLE * 1e9) - step + 1
 
     def check_timeframe(self, timeframe: str) -> None:
         """Raise ConfigError for a timeframe that mlkit or the exchange does not have."""

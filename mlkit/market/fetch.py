@@ -87,7 +87,7 @@ def fetch_bars(
     lines = ProgressLines() if progress is True else None
     show = lines or (progress if callable(progress) else lambda state: None)
     collectors = [
-        _Collector(exchange.twin(), store, lake_name, market, timeframe, span, revised, show)
+        Collector(exchange.twin(), store, lake_name, market, timeframe, span, revised, show)
         for lake_name, market in markets.items()
     ]
     try:
@@ -132,7 +132,7 @@ def refuse_foreign(store: BarStore, bars: pd.DataFrame, source: str) -> None:
         )
 
 
-class _Collector:
+class Collector:
     """Collects one symbol; ``result`` tells what became of it."""
 
     def __init__(
@@ -153,6 +153,7 @@ class _Collector:
         self.result = Collected(symbol, timeframe, exchange.name)
         self.have: Int64Array = np.empty(0, dtype=np.int64)  # open times in the lake, within reach of the span
         self.pages: list[tuple[Int64Array, Float64Array]] = []  # fetched, not committed
+        self.committed: list[Int64Array] = []  # open times
         self.done = self.total = 0
         self.newest: int | None = None  # open time of the exchange's newest candle, once asked for
         exchange.notice = self._tell
@@ -161,7 +162,7 @@ class _Collector:
         """Collect; errors of ours end up in ``result``."""
         try:
             try:
-                self._collect()
+                self.collect()
             finally:
                 self._commit()
         except Halted:
@@ -172,7 +173,8 @@ class _Collector:
             self._update(error=f"{' '.join(str(error).split())}; {self._resumes()}")
         self._tell()
 
-    def _collect(self) -> None:
+    def collect(self) -> None:
+        """Fetch and commit what is missing; errors are raised as they come."""
         market = self.exchange.market(self.wanted)
         self.page = self.exchange.page_size(market)
         start, stop = self._bounds(market)
@@ -186,7 +188,7 @@ class _Collector:
         for begin, end in spans:
             self._walk(market, begin, end)
         self._commit()
-        if not self.have.size:
+        if not self.have.size and not self.committed:
             raise ConfigError(f"{self.exchange.name} has no {self.wanted} {self.timeframe} bars from {_time(start)} on")
         self._count_absent(start, stop)
 
@@ -248,17 +250,18 @@ class _Collector:
         self.pages = []
         index = pd.DatetimeIndex(times, tz="UTC")
         bars = make_bars(index, values, symbol=self.symbol, timeframe=self.timeframe)
-        if np.isin(times, self.have).any():
+        if np.searchsorted(self.have, times[0]) < np.searchsorted(self.have, times[-1], "right"):
             refuse_foreign(self.store, bars, self.exchange.name)
         commit = self.store.append(bars, on_conflict=self.revised, source=self.exchange.name)
-        self.have = np.union1d(self.have, times)
+        self.committed.append(times)
         done = self.result
         self._update(
             added=done.added + commit.added, known=done.known + commit.known, revised=done.revised + commit.revised
         )
 
     def _count_absent(self, start: int, stop: int) -> None:
-        inside = self.have[(self.have >= start) & (self.have < stop)]
+        held = np.unique(np.concatenate([self.have, *self.committed]))
+        inside = held[(held >= start) & (held < stop)]
         if inside.size:
             self._update(absent=int((stop - inside[0]) // self.step - inside.size))
 
@@ -280,9 +283,9 @@ class _Collector:
         return floor if floor == time else floor + self.step
 
 
-def _run(collectors: list[_Collector], jobs: int, halt: threading.Event) -> None:
+def _run(collectors: list[Collector], jobs: int, halt: threading.Event) -> None:
     """Run all collectors on at most ``jobs`` threads; an interrupt lets them commit what they have."""
-    waiting: SimpleQueue[_Collector] = SimpleQueue()
+    waiting: SimpleQueue[Collector] = SimpleQueue()
     for collector in collectors:
         waiting.put(collector)
     crashes: list[BaseException] = []
