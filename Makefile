@@ -20,7 +20,7 @@ export CUBLAS_WORKSPACE_CONFIG := :4096:8
 export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels report test lint format lab notebooks bench lock clean
+.PHONY: help setup kernels report test lint format lab notebooks bench soak lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +58,9 @@ notebooks: kernels ## Run the committed notebooks again and rewrite them in plac
 
 bench: kernels ## Run the benchmarks in tests/bench
 	@set -e; for file in tests/bench/bench_*.py; do echo "# $$file"; $(BIN)/python "$$file"; done
+
+soak: kernels ## Run the long endurance checks in tests/bench (kills, floods, leaks)
+	@set -e; for file in tests/bench/soak_*.py; do echo "# $$file"; $(BIN)/python "$$file"; done
 
 lock: setup ## Resolve the newest versions into constraints.txt and environment.yml
 	$(BIN)/python .ci/lock.py

@@ -7,6 +7,7 @@ machine agrees on. No run times, no interpreter version, no tool's private metad
 """
 
 import argparse
+import ast
 import json
 import os
 import re
@@ -32,6 +33,12 @@ VOLATILE = {
 }
 
 
+# A notebook calls mlkit and reads the answer; what is longer than a plot helper belongs into the package.
+HELPER_LINES = 12
+CELL_LINES = 25
+NETWORK = {"requests", "urllib", "http", "httpx", "aiohttp", "socket", "ccxt", "ftplib", "s3fs"}
+
+
 def clean(notebook: NotebookNode) -> None:
     """Drop everything that differs between two runs or two machines, in place."""
     notebook.metadata = nbformat.from_dict(METADATA)
@@ -49,12 +56,31 @@ def problems(path: Path) -> list[str]:
     for number, cell in enumerate(notebook.cells):
         if extra := sorted(set(cell.metadata) - CELL_METADATA):
             found.append(f"cell {number} has metadata {', '.join(extra)}")
+        if cell.cell_type == "code":
+            found += [f"cell {number} {fault}" for fault in logic(cell.source)]
         on_purpose = "raises-exception" in cell.metadata.get("tags", ())
         for output in cell.get("outputs", ()):
             if (output.output_type == "error" and not on_purpose) or output.get("name") == "stderr":
                 found.append(f"cell {number} shows an error or a warning")
             text = json.dumps({k: v for k, v in output.get("data", {}).items() if not k.startswith("image/")})
             found += [f"cell {number} shows {name}" for name, seen in VOLATILE.items() if seen.search(text)]
+    return found
+
+
+def logic(source: str) -> list[str]:
+    """What in the code of one cell belongs elsewhere: logic, or a way to the network."""
+    lines = [line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))]
+    found = [f"is {len(lines)} lines long"] if len(lines) > CELL_LINES else []
+    found += ["runs a shell or magic command"] if len(lines) < len(source.splitlines()) else []
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        if isinstance(node, ast.ClassDef):
+            found.append(f"defines the class {node.name}")
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            found += [f"defines {node.name}, {length} lines long"] if length > HELPER_LINES else []
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        found += [f"imports {name}: no network" for name in names if name.split(".")[0] in NETWORK]
     return found
 
 
