@@ -31,7 +31,8 @@ setup: ## Make or mend .venv with the pinned packages
 # Compiled once here, not in two test workers at once, nor with a message in somebody's notebook.
 kernels: setup
 	@$(BIN)/python -c 'import mlkit; bars = mlkit.load_bars("SP500", "1d"); mlkit.build_features(bars); \
-	    mlkit.pattern_labels(bars); mlkit.FeatureStream().push(1.0, 1.0, 1.0, 1.0, 0.0)'
+	    mlkit.pattern_labels(bars); mlkit.FeatureStream().push(1.0, 1.0, 1.0, 1.0, 0.0); \
+	    from mlkit.models.inspection import warm_up; warm_up()'
 
 report: kernels ## Run the notebooks into reports/ (SYMBOL, TIMEFRAME, PROFILE=smoke|full, SEED)
 	$(BIN)/mlkit report --symbol "$(SYMBOL)" --timeframe "$(TIMEFRAME)" --profile "$(PROFILE)" --seed "$(SEED)"

@@ -118,8 +118,10 @@ class Trees:
         )
 
     def predict(self, X: Float32Matrix) -> FloatMatrix:
-        """Answer of every model, float64 (n, models), for finite float32 features (n, F) in C order."""
+        """Answer of every model, float64 (n, models), for finite float32 features (n, F)."""
         out = np.empty((len(X), len(self.ends)))
+        X = np.ascontiguousarray(X).view()
+        X.flags.writeable = False  # as pandas hands out its columns: one compiled walk serves both
         _walk(X, self.nodes, self.value, self.roots, self.depths, self.ends, self.single, out)
         out /= self.divisor
         return out

@@ -10,7 +10,7 @@ import xgboost
 
 from mlkit.errors import BundleError
 from mlkit.models.tree_files import read_lightgbm, read_xgboost
-from mlkit.models.trees import DEPTH_LIMIT, LEAF, TreeArrays, Trees
+from mlkit.models.trees import DEPTH_LIMIT, LEAF, TreeArrays, Trees, _walk
 
 F = 12
 
@@ -94,6 +94,11 @@ def test_a_row_never_depends_on_its_company(kind: str, request: pytest.FixtureRe
         parts = [trees.predict(ROWS[:1000][start : start + size]) for start in range(0, 1000, size)]
         assert np.array_equal(np.concatenate(parts), whole)
     assert trees.predict(ROWS[:0]).shape == (0, 2)
+    assert np.array_equal(trees.predict(np.asfortranarray(ROWS[:1000])), whole)
+    locked = ROWS[:1000].copy()
+    locked.flags.writeable = False
+    assert np.array_equal(trees.predict(locked), whole)
+    assert len(_walk.signatures) == 1  # a second one would be seconds of compilation at somebody's first forecast
 
 
 def test_gain_is_what_the_libraries_report(boosters: list[Any], light: list[Any]) -> None:
