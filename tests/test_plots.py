@@ -59,6 +59,7 @@ def every_figure(bars: pd.DataFrame) -> dict[str, Callable[[Axes], Axes]]:
     table = pd.DataFrame({"forecast": [0.4, 0.6], "observed": [0.5, 0.55], "rows": [100, 50]})
     shares = pd.DataFrame({0.8: [0.79, 0.8, 0.7, 0.81], 0.9: [0.9, 0.91, 0.88, 0.9]}, index=HORIZONS)
     wealth = pd.DataFrame({"ensemble": np.exp(returns.fillna(0).cumsum()), "flat": 1.0})
+    curve = scores.set_index(pd.Index([0.1, 0.3, 0.5, 1.0], name="share"))
     splits = [(np.arange(50), np.arange(60, 90)), (np.arange(80), np.arange(90, 120))]
     index = pd.DatetimeIndex(bars.index)
     return {
@@ -75,8 +76,10 @@ def every_figure(bars: pd.DataFrame) -> dict[str, Callable[[Axes], Axes]]:
         "horizon_scores": lambda ax: plots.horizon_scores(ax, scores, unit="R²"),
         "importance": lambda ax: plots.importance(ax, gain),
         "learning_curve": lambda ax: plots.learning_curve(ax, epochs),
+        "random_entry": lambda ax: plots.random_entry(ax, draws, 0.01),
         "reliability": lambda ax: plots.reliability(ax, table),
         "returns_histogram": lambda ax: plots.returns_histogram(ax, returns),
+        "risk_coverage": lambda ax: plots.risk_coverage(ax, {1: curve}, unit="hit rate", naive=0.5),
     }
 
 

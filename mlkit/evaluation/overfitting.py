@@ -98,10 +98,12 @@ def _sharpe(weights: FloatArray, counts: FloatArray, sums: FloatArray, squares: 
     return np.divide(mean, np.sqrt(np.where(moves, variance, 1.0)), out=np.zeros_like(mean), where=moves)
 
 
-def reality_check(returns: ArrayLike, *, block: float, reps: int = 1000, seed: int = 7) -> "pd.Series[float]":
-    """p-values of "none of these strategies earns more than nothing", all of them tested together.
+def reality_check(
+    returns: ArrayLike, *, block: float, benchmark: ArrayLike | None = None, reps: int = 1000, seed: int = 7
+) -> "pd.Series[float]":
+    """p-values of "none of these strategies earns more than the benchmark", all of them tested together.
 
-    Hansen's test for superior predictive ability against staying flat, by the stationary bootstrap. A small p-value
+    Hansen's test for superior predictive ability, by the stationary bootstrap. A small p-value
     says that the best of the family is better than chance would make the best of so many.
 
     Parameters
@@ -110,24 +112,28 @@ def reality_check(returns: ArrayLike, *, block: float, reps: int = 1000, seed: i
         Net returns, (n, N); NaN counts as no position, 0. Strategies that never trade are no contenders.
     block
         Mean block length in bars, at least the bars a position is held.
+    benchmark
+        Net returns to be beaten, (n,), such as those of buy-and-hold; staying flat by default. A strategy that is
+        the benchmark is no contender.
 
     Returns
     -------
     Series: ``lower``, ``consistent`` (the one to quote) and ``upper`` (White's reality check, which poor
-    strategies in the family make timid); 1 for each where none trades.
+    strategies in the family make timid); 1 for each without a contender.
 
     References
     ----------
     White (2000), *Econometrica* 68; Hansen (2005), *J. Business & Economic Statistics* 23 (``arch.bootstrap.SPA``).
     """
     r = np.nan_to_num(np.asarray(returns, dtype=np.float64), nan=0.0)
-    r = r[:, r.std(axis=0) > 0.0]
+    to_beat = np.zeros(len(r)) if benchmark is None else np.nan_to_num(np.asarray(benchmark, dtype=np.float64))
+    r = r[:, (r - to_beat[:, None]).std(axis=0) > 0.0]
     names = ["lower", "consistent", "upper"]
     if r.shape[1] == 0:
         return pd.Series(1.0, index=names)
     from arch.bootstrap import SPA
 
-    test = SPA(np.zeros(len(r)), -r, block_size=block, reps=reps, bootstrap="stationary", seed=seed)
+    test = SPA(-to_beat, -r, block_size=block, reps=reps, bootstrap="stationary", seed=seed)
     test.compute()
     pvalues: pd.Series[float] = test.pvalues.astype(np.float64).loc[names]
     return pvalues

@@ -60,8 +60,12 @@ def strategy_returns(
     return table.set_axis(bars.index[first : first + len(table)], axis=0)
 
 
-def evidence(bars: "pd.DataFrame", forecasts: "pd.DataFrame", settings: Settings | None = None) -> "pd.DataFrame":
+def evidence(
+    bars: "pd.DataFrame", forecasts: "pd.DataFrame", settings: Settings | None = None, *, column: str = "log_return"
+) -> "pd.DataFrame":
     """The backtest of each horizon beside its baselines, and its Sharpe ratio deflated by the trials of the ledger.
+
+    Parameters are those of `backtests`.
 
     Returns
     -------
@@ -73,7 +77,7 @@ def evidence(bars: "pd.DataFrame", forecasts: "pd.DataFrame", settings: Settings
     import pandas as pd
 
     settings = settings or Settings()
-    results = backtests(bars, forecasts, settings)
+    results = backtests(bars, forecasts, settings, column=column)
     claims = count_trials(forecasts, settings) * len(results)
     years = (bars.index[-1] - bars.index[0]) / pd.Timedelta(days=365.25)
     rows = {}

@@ -10,7 +10,9 @@ from mlkit.plots.evaluation import (
     folds,
     forecast_vs_outcome,
     horizon_scores,
+    random_entry,
     reliability,
+    risk_coverage,
 )
 from mlkit.plots.look import PALETTE, RC, style
 from mlkit.plots.market import base_rates, calendar_gaps, candles, cones, feature_panel, returns_histogram
@@ -32,7 +34,9 @@ __all__ = [
     "horizon_scores",
     "importance",
     "learning_curve",
+    "random_entry",
     "reliability",
     "returns_histogram",
+    "risk_coverage",
     "style",
 ]

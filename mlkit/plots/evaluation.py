@@ -182,6 +182,45 @@ def equity(ax: Axes, curves: pd.DataFrame) -> Axes:
     return ax
 
 
+def risk_coverage(ax: Axes, curves: dict[int, pd.DataFrame], *, unit: str, naive: float) -> Axes:
+    """Skill when acting on the most confident share of the bars only, with its intervals; one line a horizon.
+
+    Parameters
+    ----------
+    curves: horizon to the table of ``evaluation.selective.risk_coverage``: index the share, columns ``value``,
+        ``low``, ``high``.
+    unit, naive: what the value is, and its value without skill.
+    """
+    for k, (horizon, table) in enumerate(curves.items()):
+        colour, share = PALETTE[k % len(PALETTE)], table.index.to_numpy(dtype=float)
+        value, low, high = (table[name].to_numpy(dtype=float) for name in ("value", "low", "high"))
+        ax.fill_between(share, low, high, color=colour, alpha=0.12, lw=0)
+        ax.plot(share, value, "o-", ms=4, lw=1.3, color=colour, label=f"{horizon} bar{'s' if horizon > 1 else ''}")
+    ax.axhline(naive, color=GREY, ls="--", lw=1.2, label="no skill")
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.set(xlabel="share of the bars acted on, most confident first", ylabel=unit)
+    legend_above(ax, len(curves) + 1)
+    return ax
+
+
+def random_entry(ax: Axes, draws: npt.ArrayLike, strategy: float, *, bins: int = 40) -> Axes:
+    """Net return of the same positions entered at other times, and where the strategy's own lies among them.
+
+    Parameters
+    ----------
+    draws, strategy: ``draws`` and ``net_return`` of ``Backtest.random_entry()``.
+    """
+    values = 100.0 * np.asarray(draws, dtype=float)
+    spread = max(float(np.ptp(values)), 1e-6)
+    edges = np.linspace(values.min() - 0.02 * spread, values.max() + 0.02 * spread, bins + 1)
+    ax.hist(values, bins=list(edges), color=PALE, label="entered at another time")
+    ax.axvline(float(np.median(values)), color=GREY, ls="--", lw=1.2, label="their median")
+    ax.axvline(100.0 * strategy, color=BLUE, lw=2, label="as the forecast said")
+    ax.set(xlabel="net return over the test span (%, not compounded)", ylabel="rotations")
+    legend_above(ax, 3)
+    return ax
+
+
 def _wilson(share: npt.NDArray[Any], n: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """95 % score interval of a proportion (Wilson 1927)."""
     z2 = 1.96**2

@@ -82,3 +82,13 @@ def test_strategies_that_never_trade_are_no_contenders() -> None:
     padded = np.column_stack([returns, np.zeros(200)])
     assert reality_check(padded, block=5, reps=100).equals(reality_check(returns, block=5, reps=100))
     assert reality_check(np.zeros((200, 2)), block=5).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_beating_nothing_is_not_beating_the_market() -> None:
+    """The planted fault: strategies that are mostly long in a rising market beat staying flat."""
+    rng = np.random.default_rng(6)
+    market = rng.normal(0.0015, 0.01, 600)
+    long = market[:, None] * (rng.random((600, 4)) < 0.9)
+    assert reality_check(long, block=10, reps=300)["consistent"] < 0.05
+    assert reality_check(long, block=10, reps=300, benchmark=market)["consistent"] > 0.2
+    assert reality_check(market[:, None], block=10, benchmark=market).tolist() == [1.0, 1.0, 1.0]
