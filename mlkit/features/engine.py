@@ -1,19 +1,31 @@
 """Bars to features: one causal step, looped over a history or called once for a new bar."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from mlkit.errors import BarsError, ConfigError
+from mlkit.features.advance import advance
 from mlkit.features.catalogue import FAMILIES, feature_specs
-from mlkit.features.kernel import announce_compilation, entry, kernel, local, put
+from mlkit.features.kernel import (
+    LINE,
+    announce_compilation,
+    copy,
+    entry,
+    kernel,
+    local,
+    place_in_line,
+    settle,
+    write_line,
+)
+from mlkit.features.lanes import WIDTH, Shelf, put, shelf, turn_columns
 from mlkit.features.many import each_symbol
 from mlkit.features.market import market
 from mlkit.features.pattern import candle, rule
-from mlkit.features.rules import N_PATTERNS, Flags
-from mlkit.features.state import STATE_SIZE, Bar, State, Vector, advance, new_state, view_state
+from mlkit.features.rules import N_FLAGS
+from mlkit.features.state import AT_ONCE, BARS_SEEN, STATE_SIZE, Bar, Seen, Vector, new_state, view_state
 from mlkit.features.technical import (
     lag,
     momentum,
@@ -37,73 +49,158 @@ DEFAULT_GARCH = (-1.0, 0.08, 0.90)
 
 FEATURE_NAMES: tuple[str, ...] = tuple(spec.name for spec in feature_specs())
 N_FEATURES = len(FEATURE_NAMES)
+_PLACES = {name: place for place, name in enumerate(FEATURE_NAMES)}
 _WARM_UPS = np.array([spec.warm_up for spec in feature_specs()], dtype=np.int64)
 #: Rows at the start in which at least one feature is NaN.
 WARM_UP = int(_WARM_UPS.max())
 # First column of each family, in catalogue order.
-(A0, A1, A2, A3, A4, A5, A6, A7, A8, A9, A10, A11) = (
-    int(at) for at in np.cumsum([0] + [len(rows()) for rows in FAMILIES.values()])
-)
+_FIRST = np.cumsum([0] + [len(rows()) for rows in FAMILIES.values()])[:-1]
+A0, A1, A2, A3, A4, A5, A6, A7, A8, A9, A10 = (int(at) for at in _FIRST)
+
+
+class Wanted(NamedTuple):
+    """Which columns are asked for."""
+
+    places: Any  # in the catalogue, int64 (n_columns,)
+    families: Any  # whether any of a family is, bool (n_families,)
+
+
+_ALL = Wanted(np.arange(N_FEATURES), np.ones(len(FAMILIES), dtype=np.bool_))
+
+
+# Sizes of the arrays of a block: the columns in lanes, the rows of a block that is not full, the rules.
+_COLUMNS, _ROWS, _FLAGS = N_FEATURES * WIDTH, WIDTH * N_FEATURES + LINE, N_FLAGS * WIDTH
+MUCH = 4096  # bars of which the rows outgrow the processor's cache
 
 
 @kernel
-def _row(s: State, b: Bar, flags: Flags, row: Any) -> None:
-    """Every family into the row of the newest bar, in the order of the catalogue."""
+def _sheets(s: Seen, b: Bar, flags: Shelf, families: Any, columns: Any) -> None:
+    """The wanted families of a block of bars, in the order of the catalogue."""
     x = share(s, b)
-    put(row, A0, price(s, b, x))
-    put(row, A1, moving_average(s, b))
-    put(row, A2, volatility(s, b, x))
-    put(row, A3, volume(s, b, x))
-    put(row, A4, momentum(s, b, x))
-    put(row, A5, trend(s, b, x))
-    lag(s, b, x, row, A6)
-    put(row, A7, statistics(s, b, x))
-    put(row, A8, candle(s, b, x))
-    put(row, A9, rule(flags))
-    put(row, A10, market(s, b, x))
+    if families[0]:
+        put(columns, A0, price(s, b, x))
+    if families[1]:
+        put(columns, A1, moving_average(s, b))
+    if families[2]:
+        put(columns, A2, volatility(s, b, x))
+    if families[3]:
+        put(columns, A3, volume(s, b, x))
+    if families[4]:
+        put(columns, A4, momentum(s, b, x))
+    if families[5]:
+        put(columns, A5, trend(s, b, x))
+    if families[6]:
+        put(columns, A6, lag(s, b, x))
+    if families[7]:
+        put(columns, A7, statistics(s, b, x))
+    if families[8]:
+        put(columns, A8, candle(s, b, x))
+    if families[9]:
+        put(columns, A9, rule(flags))
+    if families[10]:
+        put(columns, A10, market(s, b, x))
+
+
+@kernel
+def _write(columns: Any, rows: Any, out: Any, first: int, n: int) -> None:
+    """Columns in lanes into ``n`` rows of ``out``, by way of ``rows``, so that memory is written in order.
+
+    Much is written past the processor's cache, a line at a time, as far as lines are whole.
+    """
+    width = out.shape[1]
+    start, size = first * width, n * width
+    before = place_in_line(out, start)
+    for j in range(0, width - WIDTH, WIDTH):
+        turn_columns(columns, j, rows, before + j, width)
+    last = max(width - WIDTH, 0)  # some a second time, or some too many, which the next row overwrites
+    turn_columns(columns, last, rows, before + last, width)
+    if out.shape[0] >= MUCH:
+        end = before + size
+        whole = end - end % LINE
+        copy(out, start, rows, before, min(LINE - before, size))
+        for j in range(LINE, whole, LINE):
+            write_line(out, start - before + j, rows, j)
+        if whole >= LINE:
+            copy(out, start - before + whole, rows, whole, end - whole)
+    else:
+        copy(out, start, rows, before, size)
 
 
 @entry
-def _steps(o: Vector, h: Vector, low: Vector, c: Vector, v: Vector, state: Vector, warm_ups: Any, out: Any) -> None:
-    """Take closed bars into the state one by one; the features of each go into its row of ``out``, float32.
+def _steps(
+    o: Vector, h: Vector, low: Vector, c: Vector, v: Vector, state: Vector, warm_ups: Any, wanted: Wanted, out: Any
+) -> None:
+    """Take closed bars into the state, eight at a time; the features of each go into its row of ``out``, float32.
 
-    A history and a single new bar go through this one function. Each sheet goes straight to memory: gathered in a
-    row first, all columns are kept at hand until the end and the code outgrows the processor's instruction cache.
+    A history and a single new bar go through this one function: a new bar is a block of one.
     """
-    s = view_state(state)
-    flags = (local(N_PATTERNS, o), local(N_PATTERNS, o))
-    for i in range(o.shape[0]):
-        b = advance(o[i], h[i], low[i], c[i], v[i], s, flags)
-        _row(s, b, flags, out[i])
-        if b.t < WARM_UP:
+    s, i, every = view_state(state), 0, out.shape[1] == N_FEATURES
+    found, columns, rows, picked = local(_FLAGS, o), local(_COLUMNS, out), local(_ROWS, out), local(_COLUMNS, out)
+    flags = shelf(found, 0, WIDTH)
+    while i < o.shape[0]:
+        t = int(s.clock[BARS_SEEN])
+        n = min(WIDTH, o.shape[0] - i, AT_ONCE - (t & (AT_ONCE - 1)))
+        bars, seen = advance(o, h, low, c, v, i, n, s, flags)
+        _sheets(seen, bars, flags, wanted.families, columns)
+        if t < WARM_UP:
             for j in range(N_FEATURES):
-                if b.t < warm_ups[j]:
-                    out[i, j] = np.nan
+                for r in range(n):
+                    if t + r < warm_ups[j]:
+                        columns[j * WIDTH + r] = np.nan
+        if every:
+            _write(columns, rows, out, i, n)
+        else:
+            for j in range(out.shape[1]):
+                copy(picked, j * WIDTH, columns, wanted.places[j] * WIDTH, WIDTH)
+            _write(picked, rows, out, i, n)
+        i += n
+    settle()
+
+
+def _wanted(columns: Sequence[str] | None) -> tuple[list[str], Wanted]:
+    """Names of the wanted columns in the order of the catalogue, and what the kernel is told of them."""
+    if columns is None:
+        return list(FEATURE_NAMES), _ALL
+    if unknown := [name for name in columns if name not in _PLACES]:
+        raise ConfigError(f"no feature {unknown[0]!r}; mlkit.feature_catalogue() lists them")
+    if not columns or len(set(columns)) < len(columns):
+        raise ConfigError("columns must name at least one feature, and none twice")
+    places = np.array(sorted(_PLACES[name] for name in columns))
+    families = np.isin(np.arange(len(FAMILIES)), np.searchsorted(_FIRST, places, side="right") - 1)
+    return [FEATURE_NAMES[place] for place in places], Wanted(places, families)
 
 
 @overload
 def build_features(
-    bars: "pd.DataFrame", *, garch: tuple[float, float, float] = ..., progress: bool | None = ...
+    bars: "pd.DataFrame",
+    *,
+    columns: Sequence[str] | None = ...,
+    garch: tuple[float, float, float] = ...,
+    progress: bool | None = ...,
 ) -> "pd.DataFrame": ...
 @overload
 def build_features(
     bars: "Mapping[str, pd.DataFrame]",
     *,
+    columns: Sequence[str] | None = ...,
     garch: tuple[float, float, float] = ...,
     progress: bool | None = ...,
 ) -> "dict[str, pd.DataFrame]": ...
 def build_features(
     bars: "pd.DataFrame | Mapping[str, pd.DataFrame]",
     *,
+    columns: Sequence[str] | None = None,
     garch: tuple[float, float, float] = DEFAULT_GARCH,
     progress: bool | None = None,
 ) -> "pd.DataFrame | dict[str, pd.DataFrame]":
-    """Every feature of every bar.
+    """Every feature of every bar, or the features that are asked for.
 
     Parameters
     ----------
     bars : DataFrame (n_bars, 5), or {symbol: DataFrame}
         Valid bars; see `mlkit.validate_bars`. Those of many symbols are computed over all cores.
+    columns : names of the catalogue
+        Only these, the same numbers for less time and memory; in the catalogue's order. By default all.
     garch : (omega, alpha, beta)
         GARCH(1,1) parameters in squared log returns, fitted on training bars only.
     progress : bool
@@ -120,16 +217,19 @@ def build_features(
     ------
     BarsError
         When the bars break the contract.
+    ConfigError
+        When a column is none of the catalogue's, or the GARCH parameters are not stationary.
     """
     import pandas as pd
 
     if isinstance(bars, Mapping):
-        return each_symbol(lambda one: build_features(one, garch=garch), bars, progress)
+        return each_symbol(lambda one: build_features(one, columns=columns, garch=garch), bars, progress)
     bars = validate_bars(bars)
-    out = np.empty((len(bars), N_FEATURES), dtype=np.float32)
+    names, wanted = _wanted(columns)
+    out = np.empty((len(bars), len(names)), dtype=np.float32)
     announce_compilation(_steps)
-    _steps(*ohlcv_arrays(bars), new_state(_check_garch(garch)), _WARM_UPS, out)
-    frame = pd.DataFrame(out, index=bars.index, columns=list(FEATURE_NAMES), copy=False)
+    _steps(*ohlcv_arrays(bars), new_state(_check_garch(garch)), _WARM_UPS, wanted, out)
+    frame = pd.DataFrame(out, index=bars.index, columns=names, copy=False)
     frame.attrs.update(bars.attrs)
     return frame
 
@@ -169,14 +269,14 @@ class FeatureStream:
             )
         self._bar[:] = open, high, low, close, volume
         row = np.empty((1, N_FEATURES), dtype=np.float32)
-        _steps(*self._parts, self._vector, _WARM_UPS, row)
+        _steps(*self._parts, self._vector, _WARM_UPS, _ALL, row)
         first: Float32Matrix = row[0]
         return first
 
     def extend(self, bars: "pd.DataFrame") -> Float32Matrix:
         """Take many closed bars, valid ones, at once; their features, float32 (n_bars, n_features), as of `push`."""
         out = np.empty((len(bars), N_FEATURES), dtype=np.float32)
-        _steps(*ohlcv_arrays(bars), self._vector, _WARM_UPS, out)
+        _steps(*ohlcv_arrays(bars), self._vector, _WARM_UPS, _ALL, out)
         return out
 
     @property

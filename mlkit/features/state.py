@@ -1,7 +1,11 @@
 """The one causal state that every feature reads: recent bars, rolling sums, extremes and averages.
 
-The state is a single float64 vector; `State` names views into it. A closed bar enters through `advance`,
-which touches nothing but that vector, so whatever a feature can see lies in the past.
+The state is a single float64 vector; `State` names views into it. Closed bars enter through `advance`, a block of
+up to eight at a time, which touches nothing but that vector; so whatever a feature can see lies in the past.
+
+What a bar is by itself (returns, ranges, products) is worked out for the whole block in `Lanes`. What remembers
+(sums, extremes, averages) then goes bar by bar, all quantities of a bar side by side, and is turned into lanes
+again for the formula sheets: `Seen`.
 """
 
 import math
@@ -10,9 +14,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from mlkit.features.kernel import LANES, TINY, approach_four, kernel, quotients, view
-from mlkit.features.rolling import roll_extremes, roll_sums, roll_trend
-from mlkit.features.rules import RULE_SIZES, Flags, RuleState, rules_step
+from mlkit.features.kernel import LANES, TINY, kernel, view
+from mlkit.features.lanes import WIDTH, Lanes, Shelf, choose
+from mlkit.features.rules import RULE_SIZES, RuleState
 
 Vector = npt.NDArray[np.float64]
 Part = TypeVar("Part")
@@ -26,36 +30,63 @@ Part = TypeVar("Part")
 N_QUANTITIES = 36
 
 WINDOWS = (5, 10, 14, 20, 50, 100, 200)  # lengths of the rolling sums, bars
-W5, W10, W14, W20, W50, W100, W200 = range(7)
+# Of each window, where its sums begin: `total[W20 + VOLUME]`.
+W5, W10, W14, W20, W50, W100, W200 = range(0, 7 * N_QUANTITIES, N_QUANTITIES)
 _STRETCHES = (  # first and last quantity that a window sums
     (HIGHER_HIGH, RETURN2), (HIGHER_HIGH, ABS_BODY), (TYPICAL, DOWN_MOVE), (VOLUME, TYPICAL),
     (BODY, BULK_VOLUME), (VOLUME, CLOSE_VOLUME), (VOLUME, RETURN2),
 )
-FIRST = tuple(first for first, _ in _STRETCHES)
+F5, F10, F14, F20, F50, F100, F200 = (first for first, _ in _STRETCHES)
 WIDTHS = tuple(-(-(last + 1 - first) // LANES) * LANES for first, last in _STRETCHES)
 EXTREMES = (14, 20, 50)  # lengths of the rolling highs and lows, bars
-X14, X20, X50 = range(3)
 TRENDS = (20, 50)  # lengths of the regressions of the close on time, bars
-T20, T50 = range(2)
 
-# Columns of the ring of recent bars.
-R_OPEN, R_HIGH, R_LOW, R_CLOSE, R_VOLUME, R_RETURN, R_TYPICAL, R_TO_HIGH, R_TO_LOW = range(9)
-RING = 64  # bars kept; a power of two, so that a position is one bitwise and
+# Fields of the recent bars.
+(R_OPEN, R_HIGH, R_LOW, R_CLOSE, R_VOLUME, R_RETURN, R_TYPICAL, R_TO_HIGH, R_TO_LOW, R_VARIANCE,
+ R_STOCHASTIC) = range(11)
+N_FIELDS = 11
+PAST = 64  # bars kept, at least
+LENGTH = 2 * PAST + WIDTH  # room for a field: bar t is at PAST + t % PAST
+AT_ONCE = 16  # a block of bars may not cross a multiple of this
 
-# Exponential averages. The first eight are of the close, the others of changes.
+# Exponential averages. The first eight are of the close, then twelve of changes, the last two of averages.
 (E5, E10, E20, E50, E100, E200, E12, E26,
  GAIN7, LOSS7, GAIN14, LOSS14, GAIN21, LOSS21, ATR7, ATR14, ATR28, PLUS_DM, MINUS_DM,
- EWMA_VARIANCE, MACD_SIGNAL, ADX) = range(22)
-N_LEVELS, N_DIRECT = 8, 20  # the last two are averages of averages
+ EWMA_VARIANCE) = range(20)
+MACD_SIGNAL, ADX = 24, 25
 SLOWEST = 200
 # fmt: on
 EMA_WEIGHTS = np.array(
     [2 / (n + 1) for n in (5, 10, 20, 50, 100, 200, 12, 26)]  # exponential
     + [1 / n for n in (7, 7, 14, 14, 21, 21, 7, 14, 28, 14, 14)]  # Wilder's
-    + [0.06, 2 / 10, 1 / 14]  # RiskMetrics' variance, the MACD signal, Wilder's ADX
+    + [0.06, 0.0, 0.0, 0.0, 0.0]  # RiskMetrics' variance, and places that make it three times eight
 )
+MACD_WEIGHT, ADX_WEIGHT = 2 / 10, 1 / 14
 
-BARS_SEEN, RUN_LENGTH, GARCH_VARIANCE = range(3)  # columns of the clock
+# What the windows tell of a block, beside the sums.
+(HIGHEST14, LOWEST14, HIGHEST20, LOWEST20, HIGHEST50, LOWEST50) = range(6)
+RAW20, RAW50 = 6, 11  # sums of the regressions: of y, y squared, y times position; anchor; position
+(MEAN20, VARIANCE20, SLOPE20, R_SQUARED20, MEAN50, VARIANCE50, SLOPE50, R_SQUARED50,
+ STOCHASTIC_D, RUN, GARCH) = range(16, 27)  # fmt: skip
+
+# The results of one bar in a row: the sums of each window, each rounded up to eights, then the others.
+_ROOM = tuple(-(-width // WIDTH) * WIDTH for width in WIDTHS)
+S5, S10, S14, S20, S50, S100, S200, OTHERS = (sum(_ROOM[:k]) for k in range(8))
+TILES = np.array(  # where each eight of them go among the totals
+    [
+        window + first + j
+        for window, (first, _), room in zip(range(0, 7 * N_QUANTITIES, N_QUANTITIES), _STRETCHES, _ROOM, strict=True)
+        for j in range(0, room, WIDTH)
+    ]
+)
+ROW = OTHERS + 16
+QUANTITIES = 40  # of a bar, rounded up to eights
+# Sizes of the arrays of a block.
+SIZE_QUANTITIES, SIZE_ROWS, SIZE_TOTALS = QUANTITIES * WIDTH, ROW * WIDTH, (7 * N_QUANTITIES) * WIDTH
+SIZE_CHANGES, SIZE_AVERAGES, SIZE_OTHERS = 16 * WIDTH, 26 * WIDTH, 27 * WIDTH
+SIZE_LEVELS = 24 * WIDTH
+
+BARS_SEEN, RUN_LENGTH, GARCH_VARIANCE, MACD_STATE, ADX_STATE = range(5)  # columns of the clock
 OMEGA, ALPHA, BETA = range(3)  # GARCH(1,1); a negative omega means "target the 200-bar variance"
 HALF_CORWIN = 0.5 / (3.0 - 2.0 * math.sqrt(2.0))
 
@@ -63,15 +94,11 @@ HALF_CORWIN = 0.5 / (3.0 - 2.0 * math.sqrt(2.0))
 class Parts(NamedTuple, Generic[Part]):
     """The parts of the state vector, by what they hold; as views `State`, as shapes `SHAPES`."""
 
-    clock: Part  # [3]: bars seen, signed run of candles, GARCH variance of the next bar
+    clock: Part  # [5]: bars seen, signed run of candles, GARCH variance of the next bar, MACD signal, ADX
     garch: Part  # [3]: omega, alpha, beta
-    ring: Part  # [RING, 9]
-    typical: Part  # [2 RING]: typical prices twice over, so that the newest 64 lie in one stretch
-    average: Part  # [22]
-    weight: Part  # [22], of the newest value in each average
-    newest: Part  # [22], what each average moves to
-    quantity: Part  # [N_QUANTITIES], of the newest bar
-    total: Part  # [len(WINDOWS), N_QUANTITIES]
+    past: Part  # [N_FIELDS * LENGTH]: each field of the recent bars in time order
+    average: Part  # [24]
+    weight: Part  # [24], of the newest value in each average
     sum5: Part  # [w + 2, width of its stretch], as are its neighbours
     sum10: Part
     sum14: Part
@@ -79,24 +106,21 @@ class Parts(NamedTuple, Generic[Part]):
     sum50: Part
     sum100: Part
     sum200: Part
-    highest: Part  # [len(EXTREMES)]
-    lowest: Part  # [len(EXTREMES)]
     extreme14: Part  # [w + 2, 2], as are its neighbours
     extreme20: Part
     extreme50: Part
-    trend: Part  # [len(TRENDS), 4]: mean, variance, slope per bar, r squared
     trend20: Part  # [w + 3, 3]
     trend50: Part  # [w + 3, 3]
-    stochastic: Part  # [3]: place of the close in the 14-bar range, 0 to 100, newest first
     rules: Any  # RuleState
 
 
 State = Parts[Vector]
 SHAPES: Parts[tuple[int, ...]] = Parts._make(
-    [(3,), (3,), (RING, 9), (2 * RING,), *[(len(EMA_WEIGHTS),)] * 3, (N_QUANTITIES,), (len(WINDOWS), N_QUANTITIES)]
+    [(5,), (3,), (N_FIELDS * LENGTH,), *[(len(EMA_WEIGHTS),)] * 2]
     + [(w + 2, width) for w, width in zip(WINDOWS, WIDTHS, strict=True)]
-    + [(len(EXTREMES),), (len(EXTREMES),), *((w + 2, 2) for w in EXTREMES)]
-    + [(len(TRENDS), 4), *((w + 3, 3) for w in TRENDS), (3,), (sum(RULE_SIZES),)]
+    + [(w + 2, 2) for w in EXTREMES]
+    + [(w + 3, 3) for w in TRENDS]
+    + [(sum(RULE_SIZES),)]
 )
 _LINE = 8  # float64 in a line of the processor's cache; a part that starts with a line is quickest to reach
 _ENDS = np.cumsum([0, *(-(-math.prod(shape) // _LINE) * _LINE for shape in SHAPES)])
@@ -117,13 +141,9 @@ def view_state(vector: Vector) -> State:
     return Parts(
         view(x, AT.clock, SHAPES.clock),
         view(x, AT.garch, SHAPES.garch),
-        view(x, AT.ring, SHAPES.ring),
-        view(x, AT.typical, SHAPES.typical),
+        view(x, AT.past, SHAPES.past),
         view(x, AT.average, SHAPES.average),
         view(x, AT.weight, SHAPES.weight),
-        view(x, AT.newest, SHAPES.newest),
-        view(x, AT.quantity, SHAPES.quantity),
-        view(x, AT.total, SHAPES.total),
         view(x, AT.sum5, SHAPES.sum5),
         view(x, AT.sum10, SHAPES.sum10),
         view(x, AT.sum14, SHAPES.sum14),
@@ -131,15 +151,11 @@ def view_state(vector: Vector) -> State:
         view(x, AT.sum50, SHAPES.sum50),
         view(x, AT.sum100, SHAPES.sum100),
         view(x, AT.sum200, SHAPES.sum200),
-        view(x, AT.highest, SHAPES.highest),
-        view(x, AT.lowest, SHAPES.lowest),
         view(x, AT.extreme14, SHAPES.extreme14),
         view(x, AT.extreme20, SHAPES.extreme20),
         view(x, AT.extreme50, SHAPES.extreme50),
-        view(x, AT.trend, SHAPES.trend),
         view(x, AT.trend20, SHAPES.trend20),
         view(x, AT.trend50, SHAPES.trend50),
-        view(x, AT.stochastic, SHAPES.stochastic),
         rules,
     )
 
@@ -161,179 +177,49 @@ def new_state(garch: tuple[float, float, float]) -> Vector:
 
 
 class Bar(NamedTuple):
-    """The newest closed bar and the one before it; at the first bar the one before is the bar itself."""
+    """A block of closed bars and the bars before them; at the first bar the one before is the bar itself."""
 
-    t: int
-    open: float
-    high: float
-    low: float
-    close: float
-    volume: float
-    open1: float
-    high1: float
-    low1: float
-    close1: float
-    volume1: float
-    log_return: float
-    true_range: float
+    open: Lanes
+    high: Lanes
+    low: Lanes
+    close: Lanes
+    volume: Lanes
+    open1: Lanes
+    high1: Lanes
+    low1: Lanes
+    close1: Lanes
+    volume1: Lanes
+    log_return: Lanes
+    true_range: Lanes
+
+
+class Seen(NamedTuple):
+    """What the formula sheets see at the close of each bar of a block: lanes by number."""
+
+    total: Shelf  # [window + quantity]
+    average: Shelf  # [E5] and its neighbours
+    other: Shelf  # [HIGHEST14] and its neighbours
+    now: Shelf  # [R_OPEN] and its neighbours
+    ago1: Shelf  # the same some bars ago
+    ago2: Shelf
+    ago3: Shelf
+    ago5: Shelf
+    ago10: Shelf
+    ago20: Shelf
+    ago60: Shelf
+    past: Vector
+    at: int  # place of the block in each field of ``past``
 
 
 @kernel
-def inverse(b: float) -> float:
-    """``1 / b``, and 0 where b is not positive: no information is zero, never inf. Without a branch."""
+def inverse(b: Lanes) -> Lanes:
+    """``1 / b``, and 0 where b is not positive: no information is zero, never inf."""
     some = b > TINY
-    return (1.0 if some else 0.0) / (b if some else 1.0)
+    inverted: Lanes = choose(some, 1.0, 0.0) / choose(some, b, 1.0)
+    return inverted
 
 
 @kernel
-def ratio(a: float, b: float) -> float:
+def ratio(a: Lanes, b: Lanes) -> Lanes:
     """``a / b``, and 0 where b is not positive."""
     return a * inverse(b)
-
-
-@kernel
-def advance(o: float, h: float, low: float, c: float, v: float, s: State, flags: Flags) -> Bar:
-    """Take one closed bar into the state; returns it with what it shares with the bar before.
-
-    ``flags`` receives the rules of the bar, classic and continuous.
-    """
-    t = int(s.clock[BARS_SEEN])
-    now, before = s.ring[t & (RING - 1)], s.ring[(t - 1) & (RING - 1)]
-    if t == 0:
-        before[R_OPEN] = before[R_CLOSE] = before[R_HIGH] = before[R_LOW] = before[R_TYPICAL] = c
-        before[R_VOLUME] = v
-    close1, r1, typical1 = before[R_CLOSE], before[R_RETURN], before[R_TYPICAL]
-    typical = (h + low + c) * (1.0 / 3.0)
-    # The log of a quotient keeps the digits of a small move that a difference of logs would lose.
-    high_c, low_c, close1_c, open_c = quotients((h, low, close1, o), (c, c, c, c))
-    to_high, to_low, to_close1 = math.log(high_c), math.log(low_c), math.log(close1_c)
-    to_open, r = to_close1 if o == close1 else math.log(open_c), 0.0 - to_close1
-    bar = Bar(
-        t, o, h, low, c, v,
-        before[R_OPEN], before[R_HIGH], before[R_LOW], close1, before[R_VOLUME],
-        r, max(h, close1) - min(low, close1),
-    )  # fmt: skip
-    _measure_price(bar, typical, r1, s)
-    _measure_volume(bar, typical, typical1, s)
-    _measure_range(to_open, to_high, to_low, s)
-    spread = _corwin_schultz(to_high, to_low, before[R_TO_HIGH] - r, before[R_TO_LOW] - r)
-    s.quantity[CORWIN_SCHULTZ] = spread
-    now[R_OPEN], now[R_HIGH], now[R_LOW], now[R_CLOSE], now[R_VOLUME] = o, h, low, c, v
-    now[R_RETURN], now[R_TYPICAL], now[R_TO_HIGH], now[R_TO_LOW] = r, typical, to_high, to_low
-    s.typical[t & (RING - 1)] = s.typical[(t & (RING - 1)) + RING] = typical
-    # The rules come here so that the quantities have reached the cache before they are read four at a time.
-    rules_step(o, h, low, c, s.rules, flags)
-    _roll(t, h, low, c, s)
-    _average(bar, s)
-    _count(bar, s)
-    s.clock[BARS_SEEN] = t + 1
-    return bar
-
-
-@kernel
-def _measure_price(b: Bar, typical: float, r1: float, s: State) -> None:
-    """Summed quantities of the newest bar that are made of prices and returns."""
-    q, r, change, body = s.quantity, b.log_return, b.close - b.close1, b.close - b.open
-    q[HIGHER_HIGH] = 1.0 if b.high > b.high1 else 0.0
-    q[HIGHER_LOW] = 1.0 if b.low > b.low1 else 0.0
-    q[BODY], q[ABS_BODY], q[RANGE], q[TRUE_RANGE] = body, abs(body), b.high - b.low, b.true_range
-    q[CLOSE], q[TYPICAL] = b.close, typical
-    q[RETURN], q[RETURN2], q[RETURN3], q[RETURN4] = r, r * r, r * r * r, (r * r) * (r * r)
-    q[ABS_RETURN], q[LAGGED_PRODUCT], q[BIPOWER] = abs(r), r * r1, abs(r * r1)
-    q[ABS_MOVE], q[UP_MOVE], q[DOWN_MOVE] = abs(change), max(change, 0.0), max(-change, 0.0)
-    q[ZERO_RETURN] = 1.0 if change == 0.0 else 0.0
-    q[VORTEX_UP], q[VORTEX_DOWN] = abs(b.high - b.low1), abs(b.low - b.high1)
-
-
-@kernel
-def _measure_volume(b: Bar, typical: float, typical1: float, s: State) -> None:
-    """Summed quantities of the newest bar that weigh with its volume."""
-    q, r, v = s.quantity, b.log_return, b.volume
-    flow = typical * v
-    q[VOLUME], q[VOLUME2], q[RETURN_VOLUME] = v, v * v, r * v
-    q[TYPICAL_VOLUME], q[CLOSE_VOLUME] = flow, b.close * v
-    q[SIGNED_VOLUME] = v if r > 0.0 else (-v if r < 0.0 else 0.0)
-    q[FLOW_VOLUME] = ratio((b.close - b.low) - (b.high - b.close), b.high - b.low) * v
-    rise, tie = typical - typical1, 1e-14 * typical  # prices on a grid tie but for rounding; TA-Lib agrees
-    q[FLOW_UP] = flow if rise > tie else 0.0
-    q[FLOW_DOWN] = flow if rise < -tie else 0.0
-    q[ILLIQUIDITY] = ratio(abs(r), b.close * v)
-    variance = s.average[EWMA_VARIANCE]  # as it stood before this bar
-    q[BULK_VOLUME] = v * math.erf(r / math.sqrt(2.0 * variance)) if variance > TINY else 0.0
-
-
-@kernel
-def _measure_range(to_open: float, to_high: float, to_low: float, s: State) -> None:
-    """Summed quantities of the newest bar that estimate variance from its range; logs of / close."""
-    q, log_range = s.quantity, to_high - to_low
-    q[PARKINSON], q[OPEN_CLOSE2] = log_range * log_range, to_open * to_open
-    q[ROGERS_SATCHELL] = to_high * (to_high - to_open) + to_low * (to_low - to_open)
-
-
-@kernel
-def _corwin_schultz(high: float, low: float, high1: float, low1: float) -> float:
-    """Two-bar spread from logs of highs and lows, floored at 0 (Corwin and Schultz 2012)."""
-    beta = (high - low) * (high - low) + (high1 - low1) * (high1 - low1)
-    gamma = max(high, high1) - min(low, low1)
-    half = HALF_CORWIN * (math.sqrt(2.0) - 1.0) * math.sqrt(beta) - math.sqrt(0.5 * HALF_CORWIN) * gamma
-    return 2.0 * math.tanh(half) if half > 0.0 else 0.0
-
-
-@kernel
-def _roll(t: int, h: float, low: float, c: float, s: State) -> None:
-    """Move every window on by the newest bar."""
-    roll_sums(s.sum5, t % 5, FIRST[W5], s.quantity, s.total[W5])
-    roll_sums(s.sum10, t % 10, FIRST[W10], s.quantity, s.total[W10])
-    roll_sums(s.sum14, t % 14, FIRST[W14], s.quantity, s.total[W14])
-    roll_sums(s.sum20, t % 20, FIRST[W20], s.quantity, s.total[W20])
-    roll_sums(s.sum50, t % 50, FIRST[W50], s.quantity, s.total[W50])
-    roll_sums(s.sum100, t % 100, FIRST[W100], s.quantity, s.total[W100])
-    roll_sums(s.sum200, t % 200, FIRST[W200], s.quantity, s.total[W200])
-    s.highest[X14], s.lowest[X14] = roll_extremes(s.extreme14, t % 14, h, low)
-    s.highest[X20], s.lowest[X20] = roll_extremes(s.extreme20, t % 20, h, low)
-    s.highest[X50], s.lowest[X50] = roll_extremes(s.extreme50, t % 50, h, low)
-    roll_trend(s.trend20, t % 20, t == 0, c, s.trend[T20])
-    roll_trend(s.trend50, t % 50, t == 0, c, s.trend[T50])
-
-
-@kernel
-def _average(b: Bar, s: State) -> None:
-    """Exponential averages. Each begins as the plain mean of what it has seen, as Wilder's do, until its own
-    weight takes over."""
-    a, q, t, weight, x = s.average, s.quantity, b.t, s.weight, s.newest
-    if t <= SLOWEST:
-        for j in range(N_LEVELS):
-            weight[j] = max(EMA_WEIGHTS[j], 1.0 / (t + 1.0))
-        for j in range(N_LEVELS, len(EMA_WEIGHTS)):
-            weight[j] = max(EMA_WEIGHTS[j], 1.0 / max(t, 1))  # the first bar has no change
-    up, down = b.high - b.high1, b.low1 - b.low
-    for j in range(N_LEVELS):
-        x[j] = b.close
-    x[GAIN7] = x[GAIN14] = x[GAIN21] = q[UP_MOVE]
-    x[LOSS7] = x[LOSS14] = x[LOSS21] = q[DOWN_MOVE]
-    x[ATR7] = x[ATR14] = x[ATR28] = b.true_range
-    x[PLUS_DM] = up if (up > down) & (up > 0.0) else 0.0
-    x[MINUS_DM] = down if (down > up) & (down > 0.0) else 0.0
-    x[EWMA_VARIANCE] = q[RETURN2]
-    for j in range(0, N_DIRECT, LANES):
-        approach_four(a, j, x, j, weight, j)
-    a[MACD_SIGNAL] += weight[MACD_SIGNAL] * (a[E12] - a[E26] - a[MACD_SIGNAL])
-    spread, total = abs(a[PLUS_DM] - a[MINUS_DM]), a[PLUS_DM] + a[MINUS_DM]
-    a[ADX] += weight[ADX] * (100.0 * ratio(spread, total) - a[ADX])
-
-
-@kernel
-def _count(b: Bar, s: State) -> None:
-    """Run of same-coloured candles, place in the 14-bar range, GARCH(1,1) variance of the next bar."""
-    span = s.highest[X14] - s.lowest[X14]
-    s.stochastic[2], s.stochastic[1] = s.stochastic[1], s.stochastic[0]
-    s.stochastic[0] = ratio(100.0 * (b.close - s.lowest[X14]), span) if span > 0.0 else 50.0
-    rises, falls, run = b.close > b.open, b.close < b.open, s.clock[RUN_LENGTH]
-    longer = min(10.0, max(run, 0.0) + 1.0) if rises else max(-10.0, min(run, 0.0) - 1.0)
-    s.clock[RUN_LENGTH] = longer if rises | falls else 0.0
-    omega, alpha, beta = s.garch[OMEGA], s.garch[ALPHA], s.garch[BETA]
-    squared = b.log_return * b.log_return
-    if omega < 0.0:
-        omega = (1.0 - alpha - beta) * s.total[W200, RETURN2] * (1.0 / min(b.t + 1.0, 200.0))
-    variance = s.clock[GARCH_VARIANCE] if b.t > 1 else squared
-    s.clock[GARCH_VARIANCE] = omega + alpha * squared + beta * variance

@@ -26,13 +26,18 @@ from numba import njit
 
 import mlkit
 from mlkit.features import engine
-from mlkit.features.rules import rules_step
-from mlkit.features.state import Vector, advance, new_state, view_state
+from mlkit.features.advance import _enter, _measure, advance
+from mlkit.features.engine import _write
+from mlkit.features.kernel import LINE, local, settle
+from mlkit.features.lanes import fetch, shelf, store
+from mlkit.features.rules import N_FLAGS, rules_step
+from mlkit.features.state import LENGTH, PAST, SIZE_QUANTITIES, Vector, new_state, view_state
 from mlkit.market.bars import make_bars, ohlcv_arrays
 from mlkit.market.simulate import null_market
 
 RIVALS = runpy.run_path(str(Path(__file__).with_name("rivals.py")))
 MILLION = 1_000_000
+FLAGS, COLUMNS, ROWS = N_FLAGS * 8, engine.N_FEATURES * 8, engine.N_FEATURES * 8 + LINE  # sizes of a block's arrays
 Task = Callable[[], object]
 uncached = njit(nogil=True, error_model="numpy", _nrt=False)  # as the kernels, but compiled at each run
 
@@ -69,6 +74,11 @@ def say(what: str, value: str, goal: str = "") -> None:
     print(f"{what:<66} {value:>16}   {goal}", flush=True)
 
 
+def steps(arrays: tuple[Vector, ...], out: np.ndarray) -> None:
+    """The kernel alone, all columns."""
+    engine._steps(*arrays, new_state(engine.DEFAULT_GARCH), engine._WARM_UPS, engine._ALL, out)
+
+
 def against_copying(n_bars: int, repeats: int) -> None:
     """`build_features`, all columns and the DataFrame, over np.copyto of its matrix."""
     bars = tiled(n_bars)
@@ -78,7 +88,7 @@ def against_copying(n_bars: int, repeats: int) -> None:
     took = best(
         {
             "copy": lambda: np.copyto(target, matrix),
-            "kernel": lambda: engine._steps(*arrays, new_state(engine.DEFAULT_GARCH), engine._WARM_UPS, out),
+            "kernel": lambda: steps(arrays, out),
             "all": lambda: mlkit.build_features(bars),
         },
         repeats,
@@ -89,25 +99,47 @@ def against_copying(n_bars: int, repeats: int) -> None:
 
 
 @uncached
-def _advance_only(o: Vector, h: Vector, low: Vector, c: Vector, v: Vector, state: Vector, x: Vector, y: Vector) -> None:
-    """The state alone: what is left is the formula sheets and writing the row."""
-    s, flags = view_state(state), (x, y)
-    for i in range(o.shape[0]):
-        advance(o[i], h[i], low[i], c[i], v[i], s, flags)
+def _rules_only(o: Vector, h: Vector, low: Vector, c: Vector, v: Vector, state: Vector) -> None:
+    """The candlestick rules alone."""
+    s, found = view_state(state), local(FLAGS, o)
+    for i in range(0, o.shape[0] - 7, 8):
+        rules_step(i, 8, fetch(o, i), fetch(h, i), fetch(low, i), fetch(c, i), s.rules, shelf(found, 0, 8))
 
 
 @uncached
-def _rules_only(o: Vector, h: Vector, low: Vector, c: Vector, state: Vector, x: Vector, y: Vector) -> None:
-    """The candlestick rules alone."""
-    s, flags = view_state(state), (x, y)
-    for i in range(o.shape[0]):
-        rules_step(o[i], h[i], low[i], c[i], s.rules, flags)
+def _bars_only(o: Vector, h: Vector, low: Vector, c: Vector, v: Vector, state: Vector, found: Vector) -> None:
+    """What each bar is by itself, logs among it."""
+    s = view_state(state)
+    for i in range(0, o.shape[0] - 7, 8):
+        at = PAST + (i & (PAST - 1))
+        _enter(o, h, low, c, v, i, 8, i, at, s.past)
+        _measure(shelf(s.past, at, LENGTH), shelf(s.past, at - 8, LENGTH), shelf(found, 0, 8))
+
+
+@uncached
+def _state_only(o: Vector, h: Vector, low: Vector, c: Vector, v: Vector, state: Vector) -> None:
+    """The whole state: what is left is the formula sheets and writing the rows."""
+    s, found = view_state(state), local(FLAGS, o)
+    for i in range(0, o.shape[0] - 7, 8):
+        _, seen = advance(o, h, low, c, v, i, 8, s, shelf(found, 0, 8))
+        store(found, 0, seen.total[0] + seen.average[0] + seen.other[0])
+
+
+@uncached
+def _rows_only(n: int, out: np.ndarray) -> None:
+    """Turning the columns into rows, and writing them."""
+    columns, rows = local(COLUMNS, out), local(ROWS, out)
+    for k in range(COLUMNS):
+        columns[k] = 0.0
+    for i in range(0, n - 7, 8):
+        _write(columns, rows, out, i, 8)
+    settle()
 
 
 def profile() -> None:
     """Where the time of one bar goes, in nanoseconds."""
     bars = tiled(100_000)
-    arrays, flags = ohlcv_arrays(bars), (np.zeros(15), np.zeros(15))
+    arrays = ohlcv_arrays(bars)
     matrix = np.zeros((len(bars), engine.N_FEATURES), dtype=np.float32)
 
     def fresh() -> np.ndarray:
@@ -120,9 +152,11 @@ def profile() -> None:
 
     took = best(
         {
-            "rules": lambda: _rules_only(*arrays[:4], state(), *flags),
-            "state": lambda: _advance_only(*arrays, state(), *flags),
-            "kernel": lambda: engine._steps(*arrays, state(), engine._WARM_UPS, matrix),
+            "rules": lambda: _rules_only(*arrays, state()),
+            "bars": lambda: _bars_only(*arrays, state(), np.empty(SIZE_QUANTITIES)),
+            "state": lambda: _state_only(*arrays, state()),
+            "rows": lambda: _rows_only(len(bars), matrix),
+            "kernel": lambda: steps(arrays, matrix),
             "validate": lambda: ohlcv_arrays(mlkit.validate_bars(bars)),
             "fresh": fresh,
             "all": lambda: mlkit.build_features(bars),
@@ -133,8 +167,10 @@ def profile() -> None:
     print("\nwhere the time of one bar goes, ns")
     parts = {
         "candlestick rules": each["rules"],
-        "rolling sums, extremes, averages, logs": each["state"] - each["rules"],
-        "formula sheets and the row": each["kernel"] - each["state"],
+        "each bar by itself: logs, ranges, products": each["bars"],
+        "rolling sums, extremes, averages": each["state"] - each["rules"] - each["bars"],
+        "formula sheets": each["kernel"] - each["state"] - each["rows"],
+        "turning columns into rows, writing them": each["rows"],
         "checking and copying the bars": each["validate"],
         "new memory for the matrix": each["fresh"],
         "build_features": each["all"],
@@ -164,19 +200,22 @@ def against_libraries() -> None:
 
 
 def against_pandas_ta() -> None:
-    """pandas-ta-classic on 20,000 bars: time is linear in bars, so the ratio holds for a million."""
-    bars = tiled(20_000)
+    """pandas-ta-classic on 50,000 bars: time is linear in bars, so the ratio holds for a million."""
+    bars = tiled(50_000)
+    same = RIVALS["IN_PANDAS_TA"]
     for talib in (False, True):
         columns = RIVALS["pandas_ta"](bars, talib).shape[1]
         tasks: dict[str, Task] = {
-            "mlkit": lambda: mlkit.build_features(bars),
+            "all": lambda: mlkit.build_features(bars),
+            "same": lambda: mlkit.build_features(bars, columns=same),
             "ta": lambda talib=talib: RIVALS["pandas_ta"](bars, talib),
         }
-        took = best(tasks, 5)
-        how = "with TA-Lib" if talib else "its own code"
-        whole, cell = took["ta"] / took["mlkit"], engine.N_FEATURES / columns
-        say(f"pandas-ta-classic ({how}, 20k bars), its {columns} columns / our all", f"{whole:.1f} x", ">= 100 x")
-        say(f"pandas-ta-classic ({how}, 20k bars), a cell / ours", f"{whole * cell:.0f} x")
+        took = best(tasks, 3)
+        how = f"pandas-ta-classic ({'with TA-Lib' if talib else 'its own code'}, 50k bars)"
+        whole, cell = took["ta"] / took["all"], engine.N_FEATURES / columns
+        say(f"{how}, its {columns} / our same {len(same)}", f"{took['ta'] / took['same']:.0f} x", ">= 100 x")
+        say(f"{how}, its {columns} / our {engine.N_FEATURES}", f"{whole:.0f} x")
+        say(f"{how}, a cell / ours", f"{whole * cell:.0f} x")
 
 
 def _together(tasks: list[Task]) -> None:
@@ -193,7 +232,7 @@ def two_symbols() -> None:
     out = np.zeros((2, 30_000, engine.N_FEATURES), dtype=np.float32)
 
     def kernel(k: int) -> None:
-        engine._steps(*arrays[k], new_state(engine.DEFAULT_GARCH), engine._WARM_UPS, out[k])
+        steps(arrays[k], out[k])
 
     arrays = [ohlcv_arrays(bars) for bars in pair]
     builds: list[Task] = [lambda: mlkit.build_features(pair[0]), lambda: mlkit.build_features(pair[1])]

@@ -110,6 +110,20 @@ def pandas_ta(bars: pd.DataFrame, talib: bool = False) -> pd.DataFrame:
         return pd.concat(parts, axis=1).astype(np.float32)
 
 
+#: Our columns that say what those of `pandas_ta` say, as ratios.
+IN_PANDAS_TA = [
+    *(f"{kind}_ratio_{n}" for kind in ("sma", "ema") for n in PERIODS),
+    *(f"atr_ratio_{n}" for n in (7, 14, 28)), *(f"rsi_{n}" for n in (7, 14, 21)),
+    "bollinger_position_20", "bollinger_width_20", "macd_line", "macd_signal", "macd_histogram",
+    "stochastic_k_14", "stochastic_d_14", "williams_r_14", "cci_14", "cci_20", "return_1",
+    *(f"roc_{n}" for n in (5, 10, 20, 60)), "balance_of_power", "chande_momentum_14",
+    "adx_14", "plus_di_14", "minus_di_14", "vortex_plus_14", "vortex_minus_14",
+    "efficiency_ratio_10", "efficiency_ratio_20", "trend_slope_20", "trend_slope_50", "money_flow_index_14", "obv_20",
+    "chaikin_money_flow_20", "vwma_ratio_20", "donchian_position_20", "donchian_position_50", "drawdown_50", "rally_50",
+    "choppiness_14", "true_range_ratio", *(f"volume_ratio_{n}" for n in (5, 10, 20, 50)), "zscore_20", "zscore_50",
+    *(f"rolling_std_{n}" for n in (5, 10, 20, 50, 100)),
+    *(f"rolling_{moment}_{n}" for moment in ("skew", "kurtosis") for n in (10, 20, 50, 100)),
+]  # fmt: skip
 RIVALS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "TA-Lib + pandas": talib_and_pandas,
     "polars-talib": polars_talib,

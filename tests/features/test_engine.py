@@ -65,6 +65,33 @@ def test_stream_gives_the_bits_of_the_batch(sp500: pd.DataFrame, features: pd.Da
     assert np.array_equal(bits(rows), bits(features.to_numpy()[:1200]))
 
 
+@pytest.mark.parametrize("names", [["log_return_1"], ["rsi_14", "sma_ratio_5", "market_pressure_50"], None])
+@pytest.mark.parametrize("cut", [3, 5031])
+def test_chosen_columns_have_the_bits_of_all(
+    names: list[str] | None, cut: int, sp500: pd.DataFrame, features: pd.DataFrame
+) -> None:
+    chosen = names or [name for k, name in enumerate(features.columns) if k % 3 == 1]
+    part = mlkit.build_features(sp500.iloc[:cut], columns=chosen)
+    assert list(part.columns) == [name for name in features.columns if name in chosen]
+    assert np.array_equal(bits(part.to_numpy()), bits(features[part.columns].to_numpy()[:cut]))
+
+
+def test_unknown_and_repeated_columns_are_refused(sp500: pd.DataFrame) -> None:
+    with pytest.raises(ConfigError, match="no feature 'rsi_15'"):
+        mlkit.build_features(sp500, columns=["rsi_14", "rsi_15"])
+    for columns in ([], ["rsi_14", "rsi_14"]):
+        with pytest.raises(ConfigError, match="at least one feature, and none twice"):
+            mlkit.build_features(sp500, columns=columns)
+
+
+def test_a_stream_may_stand_anywhere_in_a_block(sp500: pd.DataFrame, features: pd.DataFrame) -> None:
+    stream, at = mlkit.FeatureStream(), 0
+    for size in (1, 7, 8, 9, 3, 16, 15, 17, 64, 5, 300):
+        rows = stream.extend(sp500.iloc[at : at + size])
+        assert np.array_equal(bits(rows), bits(features.to_numpy()[at : at + size])), at
+        at += size
+
+
 def test_prefix_gives_the_bits_of_the_whole(sp500: pd.DataFrame, features: pd.DataFrame) -> None:
     for cut in (1, 2, 57, 601, 2500):
         part = mlkit.build_features(sp500.iloc[:cut]).to_numpy()

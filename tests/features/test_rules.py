@@ -20,7 +20,6 @@ from mlkit.features.rules import (
     WARM_UP,
     pattern_flags,
     rule_state,
-    rules_step,
 )
 
 FILES = sorted(path.stem for path in (Path(__file__).parents[2] / "../shared/data/ohlcv").glob("*.parquet"))
@@ -182,17 +181,14 @@ def test_flags_go_on_from_a_saved_state(standard: str, nasdaq: pd.DataFrame) -> 
         np.testing.assert_array_equal(np.concatenate([first, second]), whole)
 
 
-def test_step_gives_the_batch_bar_by_bar(sp500: pd.DataFrame) -> None:
+def test_bars_one_by_one_give_the_flags_of_the_batch(sp500: pd.DataFrame) -> None:
     prices = [column[:60] for column in prices_of(sp500)]
-    classic, continuous = (pattern_flags(*prices, standard) for standard in STANDARDS)
-    state, row = rule_state(), np.full(2 * N_PATTERNS, 9.0)
-    flags = row[:N_PATTERNS], row[N_PATTERNS:]
-    for t, bar in enumerate(zip(*prices, strict=True)):
-        rules_step(*bar, state, flags)
-        unknown = np.array([t < WARM_UP[name] for name in PATTERNS])
-        for found, batch in zip(flags, (classic, continuous), strict=True):
-            np.testing.assert_array_equal(np.isnan(found), unknown)
-            np.testing.assert_array_equal(np.nan_to_num(found), batch[t])
+    for standard in STANDARDS:
+        batch, state = pattern_flags(*prices, standard), rule_state()
+        for t in range(60):
+            found = pattern_flags(*(column[t : t + 1] for column in prices), standard, state)[0]
+            np.testing.assert_array_equal(found, batch[t])
+            assert not found[[t < WARM_UP[name] for name in PATTERNS]].any()
 
 
 def test_flags_of_a_prefix_are_a_prefix_of_the_flags(nasdaq: pd.DataFrame) -> None:
