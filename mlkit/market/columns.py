@@ -82,12 +82,15 @@ def read_frame(frame: Any, tz: str | None) -> Block:
         chosen = choose(names, where)
         columns = {role: frame.iloc[:, names.index(name)] for role, name in chosen.items()}
     elif hasattr(frame, "__arrow_c_stream__"):
-        table = pa.table(frame)
+        try:
+            table = pa.table(frame)
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise BarsError(f"{where}: not a table ({error}); pass a frame with a column for each field") from error
         chosen = choose(table.column_names, where)
         columns = {role: table.column(table.column_names.index(name)) for role, name in chosen.items()}
     else:
         raise BarsError(f"read_bars takes a path, or a frame of pandas, polars or pyarrow, not {type(frame).__name__}")
-    if not len(frame):
+    if not len(columns["timestamp"]):
         raise BarsError(f"{where}: no bars (0 rows); pass at least one")
     return make_block(columns, chosen, where, tz, 0, lambda row: f"row {row}")
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,8 @@ class Intake:
     """Takes the rows of one market, strictly or with repair, and gives its bars.
 
     Rows may come in any order; rows that repeat another exactly are dropped. Both are counted. All else that is
-    wrong is refused, or mended where ``repair`` says so: see `mlkit.repair_bars`.
+    wrong is refused, or mended where ``repair`` says so: see `mlkit.repair_bars`. Use it in a ``with`` statement:
+    rows that do not fit into memory wait in a temporary folder, which is removed at its end.
 
     Parameters
     ----------
@@ -54,6 +55,12 @@ class Intake:
         self._rows_in = self._rows_out = 0
         self._last: int | None = None
         self._spool = _Spool()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._spool.close()
 
     def add(self, source: Any) -> None:
         """Take the rows of a path or of a frame in memory. Raises BarsError or ConfigError, naming the place."""
@@ -209,6 +216,12 @@ class _Spool:
         for path in sorted(Path(self._folder.name).iterdir()):
             rows = np.fromfile(path, dtype=np.float64).reshape(-1, 1 + len(COLUMNS)).T
             yield np.ascontiguousarray(rows[0]).view(np.int64), np.ascontiguousarray(rows[1:])
+
+    def close(self) -> None:
+        """Remove what waits on disk."""
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
 
     def _spill(self) -> None:
         if self._folder is None:

@@ -67,12 +67,11 @@ def repair_bars(frame: pd.DataFrame, *, symbol: str, timeframe: str) -> tuple[pd
     """
     from mlkit.market.intake import Intake  # it mends with the rules below
 
-    intake = Intake(symbol, timeframe, repair=True)
     if not isinstance(frame, pd.DataFrame):
         raise BarsError(f"bars must be a pandas DataFrame, not {type(frame).__name__}; see mlkit.read_bars")
-    intake.add(frame)
-    bars = validate_bars(intake.bars())
-    return bars, intake.report
+    with Intake(symbol, timeframe, repair=True) as intake:
+        intake.add(frame)
+        return validate_bars(intake.bars()), intake.report
 
 
 def mend_rows(

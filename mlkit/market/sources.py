@@ -85,12 +85,12 @@ def read_bars(source: Any, *, symbol: str, timeframe: str, tz: str | None = "UTC
     Raises ConfigError for a file that is missing or of another kind, and BarsError with path, column, rows
     and mend for anything in it that is not a valid bar, such as one that is not closed yet.
     """
-    intake = Intake(symbol, timeframe, tz=tz, now=pd.Timestamp.now("UTC"))
-    intake.add(source)
-    try:
-        return intake.bars()
-    except BarsError as error:
-        raise BarsError(f"{source}: {error}" if isinstance(source, str | Path) else str(error)) from None
+    with Intake(symbol, timeframe, tz=tz, now=pd.Timestamp.now("UTC")) as intake:
+        intake.add(source)
+        try:
+            return intake.bars()
+        except BarsError as error:
+            raise BarsError(f"{source}: {error}" if isinstance(source, str | Path) else str(error)) from None
 
 
 def import_bars(
@@ -119,13 +119,13 @@ def import_bars(
     LakeError for a disk that refuses. Nothing is written then.
     """
     check_free(symbol, timeframe)
-    intake = Intake(symbol, timeframe, tz=tz, repair=repair, now=pd.Timestamp.now("UTC"))
-    for each in _files(Path(source)) if isinstance(source, str | Path) else (source,):
-        intake.add(each)
     store = BarStore((settings or Settings()).lake)
     name = Path(source).name if isinstance(source, str | Path) else None
-    commit = store.append_months(symbol, timeframe, intake.months(), on_conflict=on_conflict, source=name)
-    return commit, intake.report
+    with Intake(symbol, timeframe, tz=tz, repair=repair, now=pd.Timestamp.now("UTC")) as intake:
+        for each in _files(Path(source)) if isinstance(source, str | Path) else (source,):
+            intake.add(each)
+        commit = store.append_months(symbol, timeframe, intake.months(), on_conflict=on_conflict, source=name)
+        return commit, intake.report
 
 
 def _files(path: Path) -> list[Path]:
