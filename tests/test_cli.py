@@ -290,6 +290,7 @@ def test_every_command_that_is_listed_works() -> None:
         "train",
         "insights",
         "status",
+        "serve",
         "import",
         "data",
         "verify",

@@ -19,7 +19,6 @@ from mlkit.config import Settings
 from mlkit.errors import ConfigError, DependencyError, MlkitError, TooFewBarsError
 from mlkit.inference.api.bodies import body_of, render, respond
 from mlkit.inference.api.guard import Guard, error_body
-from mlkit.inference.api.markets import Answer, MarketKey, Markets
 from mlkit.inference.api.metrics import CONTENT_TYPE, Metrics
 from mlkit.inference.api.options import ServeOptions
 from mlkit.inference.api.page import mount_page
@@ -34,6 +33,7 @@ from mlkit.inference.api.schemas import (
 )
 from mlkit.inference.api.shared import BusyError, Shared
 from mlkit.inference.api.status import server_status
+from mlkit.inference.markets import Answer, MarketKey, Markets
 from mlkit.inference.predictor import LIVE_BARS
 from mlkit.market.symbols import check_symbol
 from mlkit.market.times import TIMEFRAMES, timeframe_delta

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mlkit.inference.api.markets import Answer
 from mlkit.inference.insight import Freshness
+from mlkit.inference.markets import Answer
 
 PARTS: dict[str, tuple[str, ...]] = {
     "patterns": ("patterns",),

@@ -18,7 +18,6 @@ import mlkit
 from mlkit.config import Settings
 from mlkit.errors import ConfigError
 from mlkit.inference.api.app import create_app
-from mlkit.inference.api.markets import Markets
 from mlkit.inference.api.options import ServeOptions
 from mlkit.inference.api.schemas import (
     InsightAnswer,
@@ -27,6 +26,7 @@ from mlkit.inference.api.schemas import (
     SignalsAnswer,
     StatusAnswer,
 )
+from mlkit.inference.markets import Markets
 from mlkit.inference.predictor import insights
 from mlkit.models.bundle import ModelBundle
 from mlkit.models.publishing import publish
