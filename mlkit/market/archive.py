@@ -103,6 +103,7 @@ class _Reader:
         self.step = timeframe_ns(timeframe)
         self.result = Collected(symbol, timeframe, "archive")
         self.have = np.empty(0, dtype=np.int64)
+        self.pending: list[pd.DataFrame] = []  # read, not committed
         self.refused: list[str] = []
 
     def run(self, since: pd.Timestamp | None, until: pd.Timestamp | None) -> None:
@@ -128,7 +129,10 @@ class _Reader:
         total = max(0, until.value - since.value) // self.step
         period = Period(since.normalize().replace(day=1), False)
         while period.start < until:
-            self._month(period, since, until)
+            try:
+                self._month(period, since, until)
+            finally:
+                self._commit()
             done = min(total, (period.stop.value - since.value) // self.step)
             last = self.store.last(self.symbol, self.timeframe)
             self.show(Progress(self.symbol, self.timeframe, done, total, self.result.added, last))
@@ -160,7 +164,7 @@ class _Reader:
         return bool(held < max(1, (stop - start) // self.step)) and start < stop
 
     def _file(self, period: Period, since: pd.Timestamp, until: pd.Timestamp) -> bool:
-        """Commit one file's bars; a bad file is noted, and the next ones still read. False where there is none."""
+        """Read one file's bars; a bad file is noted, and the next ones still read. False where there is none."""
         file_name = period.file(self.market, self.timeframe)
         try:
             with self.place.open(self.market, self.timeframe, period) as file:
@@ -170,13 +174,25 @@ class _Reader:
             bars = bars.loc[(bars.index >= since) & (bars.index < until)]
             if bars.empty:
                 return True
-            if np.isin(open_times(bars), self.have).any():
+            held = self.store.last(self.symbol, self.timeframe) is not None
+            if held and np.isin(open_times(bars), self.have).any():
                 refuse_foreign(self.store, bars, "the archive")
         except BarsError as error:
             self.refused.append(f"{file_name}: {' '.join(str(error).split())}")
             return True
-        commit = self.store.append(bars, on_conflict=self.revised, source="archive")
+        self.pending.append(bars)
         self.have = np.union1d(self.have, open_times(bars))
+        return True
+
+    def _commit(self) -> None:
+        """Write the bars at hand into the lake."""
+        if not self.pending:
+            return
+        bars = pd.concat(self.pending)
+        bars = bars[~bars.index.duplicated()].sort_index()  # the month's bar goes before the day's
+        bars.attrs = {"symbol": self.symbol, "timeframe": self.timeframe}
+        self.pending = []
+        commit = self.store.append(bars, on_conflict=self.revised, source="archive")
         done = self.result
         self.result = replace(
             done,
@@ -184,4 +200,3 @@ class _Reader:
             known=done.known + commit.known,
             revised=done.revised + commit.revised,
         )
-        return True
