@@ -136,33 +136,37 @@ def rows_at_once(name: str, trees: Trees, models: list[Any], X: np.ndarray) -> N
         say(f"{name}: {rows:,} rows", f"{1e3 * ours:9.1f} ms  {1e3 * other:9.1f} ms  {other / ours:6.1f} x")
 
 
-def cold_start(root: Path) -> None:
-    """A fresh interpreter opens a bundle and predicts one row; seconds of each step."""
-    code = """
+COLD = """
 import json, sys, time
-t = [time.perf_counter()]
-import numpy
-t.append(time.perf_counter())
+clock = time.process_time
+t = [clock()]
+import numpy, numba, pandas
+t.append(clock())
 from mlkit.models.bundle import ModelBundle
-t.append(time.perf_counter())
+t.append(clock())
 bundle = ModelBundle.open(sys.argv[1])
-t.append(time.perf_counter())
+t.append(clock())
 model = bundle.price
-t.append(time.perf_counter())
+t.append(clock())
 X = numpy.zeros((1, model.n_features), numpy.float32)
 for learner in model.learners.values():
     learner.predict(X)
-t.append(time.perf_counter())
+t.append(clock())
 heavy = sorted({'xgboost', 'lightgbm', 'sklearn', 'torch'} & sys.modules.keys())
-steps = ['numpy', 'import', 'open and verify', 'parse', 'first row']
+import xgboost, lightgbm, sklearn.ensemble
+t.append(clock())
+steps = ['numpy, numba, pandas', 'mlkit.models', 'digests', 'reading the trees', 'first row']
+steps += ['not needed: the libraries']
 print(json.dumps([dict(zip(steps, (b - a for a, b in zip(t, t[1:])))), heavy]))
 """
+
+
+def cold_start(root: Path) -> None:
+    """A fresh interpreter opens a bundle and predicts one row; processor seconds of each step."""
     best: dict[str, float] = {}
     for _ in range(5):
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code, str(root)], capture_output=True, text=True, check=True)
+        done = subprocess.run([sys.executable, "-c", COLD, str(root)], capture_output=True, text=True, check=True)
         steps, heavy = json.loads(done.stdout)
-        steps["whole process"] = time.perf_counter() - start
         best = {step: min(value, best.get(step, value)) for step, value in steps.items()}
     for step, value in best.items():
         say(f"cold start: {step}", f"{1e3 * value:.0f} ms")
@@ -192,14 +196,11 @@ def bundle_of(root: Path, settings: EnsembleSettings) -> PricePredictor:
     return price
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rows", type=int, default=100_000)
-    arguments = parser.parse_args()
-    settings = EnsembleSettings.full(n_threads=1)
+def beside_the_libraries(n_rows: int, settings: EnsembleSettings) -> None:
+    """The same trees on both sides: bits, one row, batches."""
     models = rivals(*market(8_000, 1), settings)
     trees = ours(models)
-    X, _ = market(arguments.rows, 2)
+    X, _ = market(n_rows, 2)
     for name, made in trees.items():
         same = np.array_equal(made.predict(X[:30_000]), door(models[name])(X[:30_000]).astype(np.float64))
         say(f"{name}: bits of 30,000 rows, 4 horizons", "equal" if same else "DIFFERENT", "equal")
@@ -219,6 +220,18 @@ def main() -> None:
     tell_rows("12 models: one row", took["all mlkit"], np.asarray(theirs), "20 x; p99 2,000 us")
     for name, made in trees.items():
         rows_at_once(name, made, models[name], X)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--only", choices=("rows", "cold"), help="half of it")
+    arguments = parser.parse_args()
+    settings = EnsembleSettings.full(n_threads=1)
+    if arguments.only != "cold":
+        beside_the_libraries(arguments.rows, settings)
+    if arguments.only == "rows":
+        return
     with tempfile.TemporaryDirectory() as folder:
         price = bundle_of(Path(folder), settings)
         say("a bundle: trees of each library and horizon", str(price.training["trees"]["xgboost"]) + " of XGBoost")
