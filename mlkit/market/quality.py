@@ -28,7 +28,7 @@ class Finding:
     answer: str  # what happens to them from here on
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class QualityReport:
     """Bars that are valid, looked at: a table of findings, and where in time they are."""
 
@@ -58,6 +58,8 @@ class QualityReport:
             where = f"  first {_short(each.first[0])}" if each.first else ""
             lines.append(f"  {each.kind:18} {each.count:>9,}{where}" + (f"; {each.answer}" if each.count else ""))
         return "\n".join(lines)
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         rows = "".join(
