@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     model_storage_path: Path = Path("data/models")
     ledger_path: Path = Path("data/ledger.jsonl")  # every fit is written here
     training_data_path: Path | str = Path("data/bars")  # or the URL of an object store, such as s3://bucket/bars
+    pattern_weights_path: Path | None = None  # folder of pattern CNN weights to use instead of the shipped ones
     pattern_sequence_length: int = 20  # bars in one CNN window
     pattern_num_classes: int = 15
     prediction_horizons: tuple[int, ...] = (1, 5, 15, 60)  # bars ahead
@@ -54,6 +55,11 @@ class Settings(BaseSettings):
     def models(self) -> Path:
         """Absolute folder of the model bundles."""
         return project_root() / self.model_storage_path
+
+    @property
+    def pattern_weights(self) -> Path | None:
+        """Absolute folder of the pattern CNN's weights; None for the shipped ones."""
+        return None if self.pattern_weights_path is None else project_root() / self.pattern_weights_path
 
     @field_validator("training_data_path")
     @classmethod

@@ -13,6 +13,7 @@ import pytest
 from mlkit import cli
 from mlkit.cli import main
 from mlkit.errors import ReportError
+from mlkit.inference.predictor import Predictor
 from mlkit.market.bars import validate_bars
 from mlkit.market.sources import load_bars
 from mlkit.models.pattern_cnn import PatternCNN, PatternMeta, PatternModel
@@ -32,7 +33,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def network(monkeypatch: pytest.MonkeyPatch) -> None:
     """An untrained network in place of the shipped ones."""
     model = PatternModel(PatternCNN().eval(), PatternMeta(standard="classic"))
-    monkeypatch.setattr("mlkit.models.pattern_cnn.pretrained", lambda standard: model)
+    monkeypatch.setattr("mlkit.models.pattern_cnn.pretrained", lambda *_: model)
 
 
 def csv(path: Path, rows: int = 30, header: str = CSV) -> Path:
@@ -73,7 +74,7 @@ def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
         (["train", *MARKET, "--seed", "x"], "seed 'x' is not a whole number"),
         (["train", *MARKET, "--seed", "-1"], "seed '-1' is not a whole number"),
         (["train", *MARKET, "--profile", "huge"], "invalid choice: 'huge'"),
-        (["train", *MARKET, "--standard", "classic"], "--standard goes with --only patterns"),
+        (["train", *MARKET, "--out", "x"], "--out goes with --only patterns"),
         (["train", *MARKET, "--only", "patterns"], "leave --symbol and --timeframe out"),
         (["train", *MARKET], "no bars TEST 1d"),
         (["report", "-p", "horizon"], "parameter 'horizon' is not name=value"),
@@ -297,3 +298,36 @@ def test_every_command_that_is_listed_works() -> None:
         "diff",
         "bundle",
     }
+
+
+def test_own_pattern_weights_are_trained_resumed_and_used(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    from mlkit.config import Settings
+    from mlkit.models.pattern_cnn import load_cnn
+    from mlkit.operations import pattern_training
+
+    monkeypatch.setitem(pattern_training.PROFILES, "smoke", pattern_training.PROFILES["tiny"])
+    command = ["train", "--only", "patterns", "--profile", "smoke", "--seed", "1"]
+    folder = home / "data" / "models" / "patterns"
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pattern_training, "calibrated", stopped)  # after the last epoch
+        assert main(command) == 130
+    assert [path.name for path in folder.iterdir()] == ["checkpoint-smoke-1.safetensors"]
+    capsys.readouterr()
+
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    paths = [Path(line) for line in out.splitlines()]
+    assert paths == [folder / "classic.safetensors", folder / "continuous.safetensors"]
+    assert "pattern CNN" in err
+    assert not list(folder.glob("checkpoint*"))
+
+    monkeypatch.setenv("MLKIT_PATTERN_WEIGHTS_PATH", "data/models/patterns")
+    bars = load_bars("SP500", "1d").iloc[:40]
+    found = Predictor(settings=Settings()).pattern_probabilities(bars)
+    assert (found.to_numpy()[-1] == load_cnn(paths[0]).probabilities(bars.to_numpy())[-1]).all()

@@ -34,7 +34,9 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeframe", type=timeframe_value, help="such as 1d or 1m")
     run_options(parser)
     parser.add_argument("--only", choices=("patterns",), help="patterns: the pattern CNN, from simulated bars alone")
-    parser.add_argument("--standard", choices=("classic", "continuous"), help="of the pattern CNN; classic by default")
+    parser.add_argument(
+        "--out", type=Path, help="folder of the pattern CNN's weights and of its checkpoint; data/models/patterns"
+    )
 
 
 def _train(arguments: Arguments) -> None:
@@ -42,8 +44,8 @@ def _train(arguments: Arguments) -> None:
     if arguments.only:
         _train_patterns(arguments, settings)
         return
-    if arguments.standard:
-        raise ConfigError("--standard goes with --only patterns; the models of a market choose theirs")
+    if arguments.out:
+        raise ConfigError("--out goes with --only patterns; the models of a market are published with their bundles")
     for name in ("symbol", "timeframe"):
         if getattr(arguments, name) is None:
             raise ConfigError(f"train needs --{name}, such as mlkit train --symbol SP500 --timeframe 1d")
@@ -68,18 +70,25 @@ def _verdict(measured: Any) -> str:
 def _train_patterns(arguments: Arguments, settings: Any) -> None:
     if arguments.symbol or arguments.timeframe:
         raise ConfigError("--only patterns learns from simulated bars; leave --symbol and --timeframe out")
-    from mlkit.models.pattern_cnn import save_cnn
-    from mlkit.operations.pattern_training import train_patterns
+    from tqdm import tqdm
 
-    def tell(row: dict[str, float]) -> None:
-        score = f"macro F1 {row['valid_macro_f1']:.3f}"
-        print(f"epoch {int(row['epoch']) + 1}: {score}", file=sys.stderr, flush=True)
+    from mlkit.operations.pattern_training import epochs_of, ship_patterns
 
-    standard: Any = arguments.standard or "classic"
-    model, _ = train_patterns(standard=standard, seed=settings.seed, profile=settings.profile, progress=tell)
-    path = settings.models / f"patterns-{standard}.safetensors"
-    save_cnn(path, model)
-    print(path)
+    # The whole training unless something smaller was asked for: it makes the very weights that mlkit ships.
+    profile = settings.profile if "profile" in settings.model_fields_set else "full"
+    folder = arguments.out or settings.models / "patterns"
+    checkpoint = folder / f"checkpoint-{profile}-{settings.seed}.safetensors"
+    with tqdm(total=epochs_of(profile), unit="epoch", desc="pattern CNN", file=sys.stderr) as bar:
+
+        def tell(row: dict[str, float]) -> None:
+            if bar.n == 0:  # a resumed training begins where it stopped
+                bar.initial = bar.n = int(row["epoch"])
+            bar.set_postfix_str(f"macro F1 {row['valid_macro_f1']:.3f}", refresh=False)
+            bar.update()
+
+        paths = ship_patterns(folder, seed=settings.seed, profile=profile, checkpoint=checkpoint, progress=tell)
+    checkpoint.unlink(missing_ok=True)
+    print("\n".join(map(str, paths)))
 
 
 def _bundle_verify(arguments: Arguments) -> None:

@@ -1,7 +1,7 @@
-"""Does a pattern matter? Returns after it with intervals, and what probabilities add to the rules' flags.
+"""How well probabilities agree with the rules; what follows a pattern; what probabilities add to the rules' flags.
 
-Nothing here knows a pattern: flags are signed numbers, one column a claim, +1 where it says "up", -1 where it
-says "down", 0 where it says nothing.
+Nothing here knows a pattern. The flags of returns are signed numbers, one column a claim, +1 where it says "up",
+-1 where it says "down", 0 where it says nothing.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from mlkit.errors import ConfigError
-from mlkit.evaluation.metrics import average_rank
+from mlkit.evaluation.metrics import average_rank, expected_calibration_error
 from mlkit.evaluation.significance import Interval
 
 FloatArray = npt.NDArray[np.float64]
@@ -21,6 +21,47 @@ IntArray = npt.NDArray[np.int64]
 Fold = tuple[IntArray, IntArray]  # rows to fit on, rows to score
 
 COLUMNS = ("pattern", "horizon", "hits", "mean_bps", "low_bps", "high_bps", "p")
+
+
+def agreement(
+    truth: pd.DataFrame, p: pd.DataFrame, thresholds: ArrayLike, *, bins: int = 15, draws: int = 5, seed: int = 7
+) -> pd.DataFrame:
+    """How well probabilities reproduce flags, column by column.
+
+    Parameters
+    ----------
+    truth, p : (n, k) each, the same columns: bool flags, and probabilities of them. Rows where ``p`` is NaN are
+        left out.
+    thresholds : (k,), probability from which a flag counts as predicted; not chosen on these rows.
+    bins, draws, seed : of the calibration error and its noise floor.
+
+    Returns
+    -------
+    One row a column of ``truth``: positives, F1, precision, recall, AP (average precision), ECE (expected
+    calibration error, equal-width bins) and ECE noise: the mean ECE of outcomes drawn from the very probabilities,
+    which a perfect calibration would show. F1, precision, recall and AP are NaN without a positive.
+    """
+    from sklearn.metrics import average_precision_score
+
+    known = p.notna().all(axis=1).to_numpy()
+    y, q = truth.to_numpy(dtype=bool)[known], p.to_numpy(dtype=np.float64)[known]
+    hit = q >= np.asarray(thresholds)
+    both, found, there = (a.sum(axis=0).astype(np.float64) for a in (hit & y, hit, y))
+    some = np.where(there > 0, 1.0, np.nan)
+    rng = np.random.default_rng(seed)
+    noise = [[expected_calibration_error(rng.random(len(c)) < c, c, bins) for _ in range(draws)] for c in q.T]
+    return pd.DataFrame(
+        {
+            "positives": there.astype(int),
+            "F1": some * 2.0 * both / np.maximum(found + there, 1.0),
+            "precision": some * both / np.maximum(found, 1.0),
+            "recall": some * both / np.maximum(there, 1.0),
+            "AP": [average_precision_score(a, b) if a.any() else np.nan for a, b in zip(y.T, q.T, strict=True)],
+            "ECE": [expected_calibration_error(a, b, bins) for a, b in zip(y.T, q.T, strict=True)],
+            "ECE noise": np.mean(noise, axis=1),
+        },
+        index=truth.columns,
+    )
 
 
 def returns_after(

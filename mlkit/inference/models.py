@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable
 from functools import cache, cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mlkit.errors import DependencyError
@@ -30,13 +31,18 @@ class Models:
         Without one, or where it holds no pattern CNN, the shipped CNN of the market's standard reads patterns.
     cnn : PatternModel or None
         Used instead of the bundle's or the shipped one.
+    weights : Path or None
+        Folder of weights that take the place of the shipped ones (``Settings.pattern_weights``).
 
     A missing optional package gives None and the reason, and one warning in the log; a damaged bundle is a
     BundleError.
     """
 
-    def __init__(self, bundle: "ModelBundle | None", cnn: "PatternModel | None" = None) -> None:
+    def __init__(
+        self, bundle: "ModelBundle | None", cnn: "PatternModel | None" = None, weights: Path | None = None
+    ) -> None:
         self.bundle = bundle
+        self._weights = weights
         self._given = cnn
         self._lock = threading.RLock()
         self._cnns: dict[Standard, tuple[PatternModel | None, str]] = {}
@@ -55,7 +61,7 @@ class Models:
         from mlkit.models.pattern_cnn import load_cnn, pretrained
 
         own = None if self.bundle is None else self.bundle.cnn_path
-        return pretrained(standard) if own is None else load_cnn(own)
+        return pretrained(standard, self._weights) if own is None else load_cnn(own)
 
     def price(self) -> "tuple[PricePredictor | None, str]":
         """The price ensemble, or None and why."""

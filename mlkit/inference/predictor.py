@@ -80,7 +80,7 @@ class Predictor:
         features: "FeatureSet | None" = None,
     ) -> None:
         settings = settings or Settings()
-        self._models = Models(bundle, cnn)
+        self._models = Models(bundle, cnn, settings.pattern_weights)
         self._features = features
         self._rules = SignalRules(settings.min_confidence_threshold, settings.cost_bps)
         self._live: _Live | None = None

@@ -1,4 +1,4 @@
-"""The pattern CNN: 20 bars in, 15 candlestick-pattern probabilities out.
+"""The pattern CNN: 20 bars in, 15 candlestick-pattern probabilities out; its files and the shipped weights.
 
 Importing this module imports torch; the rest of mlkit imports it where it is used.
 """
@@ -8,199 +8,29 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mlkit.config import sha256_file, write_atomic
 from mlkit.errors import BundleError, ConfigError, DependencyError
-from mlkit.features.rules import PATTERNS
+from mlkit.features.rules import PATTERNS, STANDARDS, Standard
+from mlkit.models.pattern_net import LENGTH, Float32Array, Float64Array, PatternCNN, folded, windows
 
 try:
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load as parse_tensors
     from safetensors.torch import save as dump_tensors
-    from torch import Tensor, nn
-    from torch.nn import functional
+    from torch import Tensor
 except ImportError as error:  # pragma: no cover - the extra is part of every development install
     raise DependencyError(f"the pattern CNN needs {error.name}; pip install 'mlkit[train]'") from error
 
-Float64Array = NDArray[np.float64]
-Float32Array = NDArray[np.float32]
-Standard = Literal["classic", "continuous"]
-
-LENGTH = 20  # bars in one window
-CHANNELS = (32, 64, 128)  # of the three convolutional blocks
-BATCH = 512  # windows in every forward pass; fixed, so that a window's answer never depends on its company
+BATCH = 64  # windows in every forward pass; fixed, so that a window's answer never depends on its company
 PRETRAINED = Path(__file__).parent / "pretrained"
-
-CONTEXT = 10  # bars of context before a candle: the longest average of TA-Lib's candle settings
-RATIO_EPS = 1e-3  # in window ranges: below this a difference has no magnitude worth a ratio
-ORDER_EPS = 2e-6  # in window ranges: below one tick of any market, above float32 rounding
-
-
-def windows(ohlcv: Float64Array, length: int = LENGTH) -> Float32Array:
-    """Scale-free window of ``length`` bars for every bar that has one.
-
-    Row ``i`` holds bars ``i .. i + length - 1`` and is known at the close of the last of them. Prices are
-    centred on that last close and divided by the window's mean high-low range, so candlestick rules, which
-    compare bodies and shadows with mean ranges, keep their thresholds; volume ``v`` becomes
-    ``log(1 + v / mean(v))``. Multiplying all prices, or all volumes, by a power of two changes no bit.
-
-    Parameters
-    ----------
-    ohlcv : (n_bars, 5) open, high, low, close, volume.
-    length : bars in a window.
-
-    Returns
-    -------
-    (max(n_bars - length + 1, 0), length, 5) float32. A window whose ranges are all zero has all-zero prices,
-    one without volume has all-zero volume, one with a value that is not finite is all NaN.
-    """
-    if ohlcv.ndim != 2 or ohlcv.shape[1] != 5:
-        raise ConfigError(f"windows: want (n_bars, 5): open, high, low, close, volume; got {ohlcv.shape}")
-    if len(ohlcv) < length:
-        return np.empty((0, length, 5), dtype=np.float32)
-    return scale_windows(sliding_window_view(ohlcv, length, axis=0).transpose(0, 2, 1))  # no copy
-
-
-def scale_windows(raw: Float64Array) -> Float32Array:
-    """Make raw windows ``(n, length, 5)`` scale-free, as :func:`windows` describes; float32, same shape."""
-    out = np.empty(raw.shape, dtype=np.float32)
-    for start in range(0, len(raw), 2048):  # a chunk stays in the processor's cache
-        view = raw[start : start + 2048].astype(np.float64)
-        view[~np.isfinite(view).all(axis=(1, 2))] = np.nan
-        scale = (view[:, :, 1] - view[:, :, 2]).mean(axis=1)
-        level = view[:, :, 4].mean(axis=1)
-        view[:, :, :4] -= view[:, -1:, 3:4]
-        view[:, :, :4] /= np.where(scale == 0.0, np.inf, scale)[:, None, None]
-        view[:, :, 4] = np.log1p(view[:, :, 4] / np.where(level == 0.0, np.inf, level)[:, None])
-        out[start : start + 2048] = view
-    return out
-
-
-class CandleStem(nn.Module):
-    """Fixed, parameter-free geometry of candles; nothing in it is learned and no rule is evaluated.
-
-    For each of the last ``length - 10`` bars: its body, shadows and range; the differences of its four
-    prices with those of the bar before; of its close with the prices two bars before; the change of its
-    body's size; and the mean body and range of the 5 and 10 bars before it. A ratio of two lengths is a
-    difference of their logarithms, so every length ``d`` enters as ``sign(d) log(1 + |d| / 1e-3)``, and
-    every difference, where a single tick decides a comparison, also as ``d / (|d| + 2e-6)``: which of two
-    prices is the higher.
-    """
-
-    n_channels = 53
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[batch, length, 5]`` to ``[batch, length - 10, 53]``."""
-        x = x.transpose(1, 2)  # [batch, 5, length]
-        o, h, low, c = (x[:, i : i + 1] for i in range(4))
-        prices = x[:, :4]
-        body, rng = c - o, h - low
-        size = body.abs()
-        now = slice(CONTEXT, None)
-        before, earlier = slice(CONTEXT - 1, -1), slice(CONTEXT - 2, -2)
-        lag1 = prices[:, :, None, now] - prices[:, None, :, before]  # [batch, 4, 4, length - 10]
-        differences = torch.cat(
-            [
-                body[..., now],
-                lag1.flatten(1, 2),
-                c[..., now] - prices[..., earlier],
-                size[..., now] - size[..., before],
-            ],
-            dim=1,
-        )  # [batch, 22, length - 10]
-        upper, lower = h - torch.maximum(o, c), torch.minimum(o, c) - low
-        sizes = torch.cat([size, rng], dim=1)[..., :-1]
-        lengths = torch.cat(
-            [
-                upper[..., now],
-                lower[..., now],
-                rng[..., now],
-                size[..., now],
-                functional.avg_pool1d(sizes[..., CONTEXT - 5 :], 5, 1),
-                functional.avg_pool1d(sizes, CONTEXT, 1),
-            ],
-            dim=1,
-        )  # [batch, 8, length - 10]
-        d = torch.cat([differences, lengths], dim=1)
-        ratio = torch.sign(d) * torch.log1p(d.abs() / RATIO_EPS) / 2.0
-        order = differences / (differences.abs() + ORDER_EPS)
-        return torch.cat([ratio, order, x[:, 4:, now]], dim=1).transpose(1, 2)
-
-
-class BarConv(nn.Conv1d):
-    """Unpadded convolution over bars with channels last, ``[batch, bars, channels]``: one matrix product."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[batch, n, n_in]`` to ``[batch, n - kernel + 1, n_out]``."""
-        kernel = self.kernel_size[0]
-        n = x.shape[1] - kernel + 1
-        if kernel > 1:
-            x = torch.cat([x[:, i : i + n] for i in range(kernel)], dim=2)  # [batch, n, kernel * n_in]
-        return functional.linear(x, self.weight.transpose(1, 2).flatten(1), self.bias)
-
-
-class BarNorm(nn.BatchNorm1d):
-    """Batch normalisation of ``[batch, bars, channels]`` per channel."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise over batch and bars."""
-        return super().forward(x.flatten(0, 1)).view(x.shape)
-
-
-def _block(n_in: int, n_out: int) -> nn.Sequential:
-    """One convolutional block: a convolution over three bars, then one that mixes channels at each bar."""
-    return nn.Sequential(
-        BarConv(n_in, n_out, 3, bias=False),
-        BarNorm(n_out),
-        nn.ReLU(inplace=True),
-        BarConv(n_out, n_out, 1, bias=False),
-        BarNorm(n_out),
-        nn.ReLU(inplace=True),
-    )
-
-
-class PatternCNN(nn.Module):
-    """Three convolutional blocks of 32, 64 and 128 channels over a window of bars, 15 sigmoid outputs.
-
-    Each block also sees the stem's channels of its bars (dense connections: Huang et al. 2017), so that
-    the narrow first block need not carry them all. The convolutions are unpadded: time shrinks from 10 stem
-    positions to 4, and the read-out sees each of them in its place, because the answer concerns the window's
-    last bars, which pooling would blur.
-
-    Parameters
-    ----------
-    n_outputs : 15; training teaches both standards at once to a network of 30.
-    """
-
-    def __init__(self, n_outputs: int = len(PATTERNS)) -> None:
-        super().__init__()
-        self.stem = CandleStem()
-        inputs = (0, *CHANNELS[:-1])
-        self.blocks = nn.ModuleList(
-            _block(n + CandleStem.n_channels, width) for n, width in zip(inputs, CHANNELS, strict=True)
-        )
-        self.read_out = nn.Linear(CHANNELS[-1] * (LENGTH - CONTEXT - 2 * len(CHANNELS)), n_outputs)
-
-    def logits(self, x: Tensor) -> Tensor:
-        """Map windows ``[batch, 20, 5]`` to log-odds ``[batch, 15]``."""
-        candles = self.stem(x)  # [batch, 10, 53]
-        y = candles
-        for i, block in enumerate(self.blocks):
-            y = block(torch.cat([y, candles[:, 2 * i :]], dim=2) if i else y)
-        out: Tensor = self.read_out(y.flatten(1))
-        return out
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map windows ``[batch, 20, 5]`` to uncalibrated probabilities ``[batch, 15]``."""
-        return torch.sigmoid(self.logits(x))
 
 
 class PatternMeta(BaseModel):
@@ -261,7 +91,13 @@ class PatternModel:
 
     def window_probabilities(self, x: Float32Array) -> Float64Array:
         """Calibrated probabilities, (n, 15), of windows (n, 20, 5) made by :func:`windows`."""
-        return logistic(np.array(self.meta.slope) * net_logits(self.net, x) + np.array(self.meta.intercept))
+        z = net_logits(self._folded, x)
+        return logistic(np.array(self.meta.slope) * z + np.array(self.meta.intercept))
+
+    @cached_property
+    def _folded(self) -> PatternCNN:
+        """The network that answers: without batch normalisations."""
+        return folded(self.net)
 
 
 def logistic(z: Float64Array) -> Float64Array:
@@ -269,18 +105,18 @@ def logistic(z: Float64Array) -> Float64Array:
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * z)))
 
 
-def net_logits(net: PatternCNN, x: Float32Array) -> Float64Array:
+def net_logits(net: PatternCNN, x: Float32Array, batch: int = BATCH) -> Float64Array:
     """Log-odds, (n, n_outputs) float64, of windows (n, 20, 5), in batches of one size; NaN for NaN."""
-    device = next(net.parameters()).device
+    device = net.read_out.weight.device
     out = np.empty((len(x), net.read_out.out_features))
     net.eval()
     with torch.inference_mode():
-        for start in range(0, len(x), BATCH):
-            part = x[start : start + BATCH]
-            full = np.zeros((BATCH, *x.shape[1:]), dtype=np.float32)
-            full[: len(part)] = part
-            z = net.logits(torch.from_numpy(full).to(device))
-            out[start : start + len(part)] = z[: len(part)].cpu().numpy()
+        for start in range(0, len(x), batch):
+            part = x[start : start + batch]
+            if len(part) < batch:  # the last one is filled up
+                part = np.concatenate([part, np.zeros((batch - len(part), *x.shape[1:]), dtype=np.float32)])
+            z = net.logits(torch.from_numpy(part).to(device))
+            out[start : start + batch] = z[: len(x) - start].cpu().numpy()
     return out
 
 
@@ -351,8 +187,13 @@ def _check(path: Path, meta: PatternMeta, tensors: dict[str, Tensor]) -> None:
         raise BundleError(f"{path}: weights do not match their digest; restore or retrain it")
 
 
-def pretrained(standard: Standard = "classic") -> PatternModel:
-    """The network that mlkit ships for a standard, checked against its manifest.
+def weights_file(standard: Standard = "classic", folder: Path | None = None) -> Path:
+    """Weight file of a standard, checked against its manifest.
+
+    Parameters
+    ----------
+    standard : of the rules that taught it.
+    folder : what ``mlkit train --only patterns`` wrote; the weights that mlkit ships by default.
 
     Raises
     ------
@@ -361,14 +202,20 @@ def pretrained(standard: Standard = "classic") -> PatternModel:
     BundleError
         When the weights are missing or not those of the manifest.
     """
-    if standard not in ("classic", "continuous"):
+    if standard not in STANDARDS:
         raise ConfigError(f"standard: {standard!r} is unknown; use 'classic' or 'continuous'")
-    path = PRETRAINED / f"{standard}.safetensors"
+    path = (folder or PRETRAINED) / f"{standard}.safetensors"
+    mend = "run mlkit train --only patterns again" if folder else "reinstall mlkit"
     try:
         manifest = json.loads(path.with_suffix(".json").read_bytes())
         size, digest = path.stat().st_size, sha256_file(path)
     except (OSError, ValueError):
-        raise BundleError(f"{path}: weights or manifest cannot be read; reinstall mlkit") from None
-    if (size, digest) != (manifest.get("size"), manifest.get("sha256")):
-        raise BundleError(f"{path}: not the file its manifest describes; reinstall mlkit")
-    return load_cnn(path)
+        raise BundleError(f"{path}: weights or manifest cannot be read; {mend}") from None
+    if not isinstance(manifest, dict) or (size, digest) != (manifest.get("size"), manifest.get("sha256")):
+        raise BundleError(f"{path}: not the file its manifest describes; {mend}")
+    return path
+
+
+def pretrained(standard: Standard = "classic", folder: Path | None = None) -> PatternModel:
+    """The network that mlkit ships for a standard, or that of ``folder``; see :func:`weights_file`."""
+    return load_cnn(weights_file(standard, folder))

@@ -1,18 +1,13 @@
 """From the trained network of both standards to a calibrated model of one."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from mlkit.features.rules import PATTERNS, STANDARDS, Standard
-from mlkit.models.pattern_cnn import (
-    LENGTH,
-    PatternCNN,
-    PatternMeta,
-    PatternModel,
-    logistic,
-    net_logits,
-    net_of,
-)
+from mlkit.models.pattern_cnn import PatternMeta, PatternModel, logistic, net_logits, net_of
+from mlkit.models.pattern_net import LENGTH, Float32Array, PatternCNN, folded
 from mlkit.operations.pattern_samples import natural_windows, rule_labels
 
 Float64Array = NDArray[np.float64]
@@ -54,12 +49,20 @@ def platt(z: Float64Array, y: BoolArray) -> tuple[float, float]:
     return float(theta[0]), float(theta[1])
 
 
-def calibrated(net: PatternCNN, standard: Standard, n_bars: int, seed: int, command: str) -> PatternModel:
-    """One standard's half of the network, calibrated at natural rates on bars that nothing else has seen."""
+def calibrated(
+    net: PatternCNN, standards: Sequence[Standard], n_bars: int, seed: int, command: str
+) -> list[PatternModel]:
+    """Each standard's half of the network, calibrated at natural rates on bars that nothing else has seen."""
     x, labels = natural_windows((seed, 4), n_bars)
-    half = halve(net, standard)
+    return [_calibrated(halve(net, standard), standard, x, labels, seed, command) for standard in standards]
+
+
+def _calibrated(
+    half: PatternCNN, standard: Standard, x: Float32Array, labels: BoolArray, seed: int, command: str
+) -> PatternModel:
+    """A model of one standard: Platt's line and the threshold of the best F1 for each pattern."""
     y = labels[:, columns(standard)]
-    z = net_logits(half, x)
+    z = net_logits(folded(half), x)  # as the model will answer
     lines = [platt(z[:, k], y[:, k]) for k in range(len(PATTERNS))]
     slope, intercept = (np.array(part) for part in zip(*lines, strict=True))
     p = logistic(slope * z + intercept)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mlkit.features.rules import PATTERNS, STANDARDS, pattern_flags
 from mlkit.market.simulate import pattern_factory
-from mlkit.models.pattern_cnn import LENGTH, scale_windows, windows
+from mlkit.models.pattern_net import LENGTH, scale_windows, windows
 
 Float64Array = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
@@ -17,6 +17,7 @@ BoolArray = NDArray[np.bool_]
 
 N_OUTPUTS = len(STANDARDS) * len(PATTERNS)  # both standards are taught at once and share the blocks
 SERIES = 2_000  # bars of one simulated market
+TICK = 0.01  # of every simulated market
 RECENT = 4  # bars a mutation touches: the longest pattern, and the bar before it
 
 
@@ -73,7 +74,7 @@ def mutate(raw: Float64Array, rng: np.random.Generator) -> Float64Array:
     recent += hit * size * rng.standard_normal(recent.shape)
 
     row = np.flatnonzero(rng.random(n) < 0.5)  # snap
-    flat = recent.reshape(n, -1).copy()
+    flat = recent.reshape(n, 4 * RECENT).copy()
     to, source = rng.integers(4, 4 * RECENT, row.size), rng.integers(0, 4 * RECENT, row.size)
     beside = rng.choice([-1.0, 0.0, 0.0, 1.0], row.size) * 10.0 ** rng.uniform(-4.5, -1.0, row.size)
     flat[row, to] = flat[row, source] + beside * scale[row, 0, 0]
@@ -92,6 +93,15 @@ def mutate(raw: Float64Array, rng: np.random.Generator) -> Float64Array:
     return out
 
 
+def half_tick(ohlcv: Float64Array, tick: float, rng: np.random.Generator) -> Float64Array:
+    """The same bars (..., 5) with every price moved by up to half a tick, still valid."""
+    out = ohlcv.copy()
+    prices = out[..., :4]
+    prices += tick * rng.uniform(-0.5, 0.5, prices.shape)
+    out[..., 1], out[..., 2] = prices.max(axis=-1), prices.min(axis=-1)
+    return out
+
+
 def any_volume(raw: Float64Array, rng: np.random.Generator) -> Float64Array:
     """The same windows with volumes of any roughness, some without: patterns do not depend on volume."""
     n = len(raw)
@@ -102,9 +112,17 @@ def any_volume(raw: Float64Array, rng: np.random.Generator) -> Float64Array:
 
 
 def training_windows(
-    seed: tuple[int, ...], n: int, natural: float = 0.35, rare: float = 0.25
+    seed: tuple[int, ...], n: int, natural: float = 0.35, rare: float = 0.25, *, jitter: bool = False
 ) -> tuple[Float32Array, BoolArray]:
     """New windows with their labels: natural, rich in rare patterns, and mutated ones of both kinds.
+
+    Parameters
+    ----------
+    seed, n : of the simulated markets, number of windows.
+    natural, rare : shares of windows drawn evenly and by the rarity of their patterns; the rest is mutated.
+    jitter : move the prices of the windows that are not mutated by up to half a tick but keep the labels of the
+        windows as they were, so that the network learns what the rules would say without the noise of the last
+        digit: its answer is steadier than the rules', and near a threshold it says how often they fire.
 
     Returns
     -------
@@ -132,6 +150,8 @@ def training_windows(
     for i in np.unique(which):
         at = which == i
         chosen[at] = raw[i][rows[at] - offsets[i]]
+    if jitter:
+        chosen[: n - n_near] = half_tick(chosen[: n - n_near], TICK, rng)
     chosen[n - n_near :] = mutate(chosen[n - n_near :], rng)
     target = np.concatenate([y[rows[: n - n_near]], window_labels(chosen[n - n_near :])])
     x = scale_windows(any_volume(chosen, rng))

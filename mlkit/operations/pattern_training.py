@@ -6,17 +6,15 @@ rescaled, and judged again by the rules, which makes the near misses that a thre
 that the network finds hard are drawn more often. Natural rates come back in the calibration, which like the
 thresholds is set on simulated bars that training never saw.
 
-Run as a program it writes the weights that mlkit ships::
-
-    python -m mlkit.operations.pattern_training --profile full --seed 7 --threads 2
+A share keeps its labels while its prices move by half a tick, which teaches what the rules would say without the
+noise of the last digit. Both standards are taught at once. ``mlkit train --only patterns`` makes the weights that
+mlkit ships.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -37,7 +35,8 @@ from mlkit.config import sha256_file, write_atomic
 from mlkit.errors import BundleError, ConfigError
 from mlkit.features.rules import STANDARDS, Standard
 from mlkit.market.sources import load_bars
-from mlkit.models.pattern_cnn import PRETRAINED, PatternCNN, PatternModel, net_logits, save_cnn
+from mlkit.models.pattern_cnn import PatternModel, net_logits, save_cnn
+from mlkit.models.pattern_net import PatternCNN, folded
 from mlkit.operations.pattern_calibration import best_f1, calibrated, macro_f1
 from mlkit.operations.pattern_samples import N_OUTPUTS, natural_windows, training_windows
 
@@ -46,8 +45,8 @@ Float32Array = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 Progress = Callable[[dict[str, float]], None]
 
-
-PROGRAM = "python -m mlkit.operations.pattern_training"
+PROGRAM = "mlkit train --only patterns"
+SCORED = 1024  # windows in a forward pass that no weight learns from
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,7 @@ class Profile:
     pool: int  # drawn for each window trained on; the harder ones are kept
     valid: int  # simulated bars at natural rates for the early stopping
     calibration: int  # the same for calibration and thresholds
+    jitter: float = 0.125  # share of the windows whose prices moved by half a tick while their labels did not
     batch: int = 256
     peak_lr: float = 2e-2
     weight_decay: float = 1e-4
@@ -69,7 +69,7 @@ class Profile:
 PROFILES = {
     "tiny": Profile(epochs=2, windows=1_024, pool=2, valid=2_000, calibration=2_000, batch=128, ema=0.9),
     "smoke": Profile(epochs=6, windows=12_288, pool=2, valid=20_000, calibration=40_000, ema=0.98),
-    "full": Profile(epochs=26, windows=65_536, pool=2, valid=50_000, calibration=600_000),
+    "full": Profile(epochs=48, windows=81_920, pool=2, valid=50_000, calibration=600_000, patience=16),
 }
 
 
@@ -114,7 +114,7 @@ def _start(seed: int, profile: Profile, device: torch.device) -> _Run:
         net, averaged = PatternCNN(N_OUTPUTS), PatternCNN(N_OUTPUTS)
     generator = torch.Generator().manual_seed(seed)
     for module in net.modules():
-        if isinstance(module, torch.nn.Conv1d | torch.nn.Linear):
+        if isinstance(module, torch.nn.Linear):  # the convolutions are linear too
             torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
             if module.bias is not None:
                 torch.nn.init.zeros_(module.bias)
@@ -136,7 +136,7 @@ def _harder(
     net: PatternCNN, x: Float32Array, y: BoolArray, n: int, rng: np.random.Generator
 ) -> tuple[Float32Array, BoolArray]:
     """Draw ``n`` windows without replacement, a window's weight being its loss plus the mean loss."""
-    z = net_logits(net, x)
+    z = net_logits(folded(net), x, SCORED)
     loss = np.logaddexp(0.0, np.where(y, -z, z)).sum(axis=1)
     keys = rng.exponential(size=len(x)) / (loss + loss.mean() + 1e-12)  # Efraimidis and Spirakis (2006)
     rows = np.sort(np.argpartition(keys, n - 1)[:n])
@@ -146,9 +146,14 @@ def _harder(
 def _epoch(run: _Run, profile: Profile, epoch: int, seed: int) -> float:
     """One pass over new windows; returns the mean training loss."""
     rng = np.random.default_rng(np.random.SeedSequence((seed, 2, epoch)))
-    x, y = training_windows((seed, 0, epoch), profile.windows * profile.pool)
+    n_jitter = int(profile.jitter * profile.windows)
+    n_sharp = profile.windows - n_jitter
+    x, y = training_windows((seed, 0, epoch), n_sharp * profile.pool)
     if profile.pool > 1:
-        x, y = _harder(run.averaged, x, y, profile.windows, rng)
+        x, y = _harder(run.averaged, x, y, n_sharp, rng)
+    if n_jitter:  # never drawn by difficulty: theirs is noise
+        jittered = training_windows((seed, 1, epoch), n_jitter, natural=0.5, rare=0.5, jitter=True)
+        x, y = np.concatenate([x, jittered[0]]), np.concatenate([y, jittered[1]])
     order = rng.permutation(len(x))
     device = next(run.net.parameters()).device
     steps, losses = len(x) // profile.batch, 0.0
@@ -180,7 +185,7 @@ def _average(run: _Run, decay: float) -> None:
 
 def _validate(net: PatternCNN, x: Float32Array, y: BoolArray) -> tuple[float, float]:
     """Mean loss and macro-F1 (best threshold per pattern, patterns that occur) on natural windows."""
-    z = net_logits(net, x)
+    z = net_logits(folded(net), x, SCORED)
     loss = float(np.logaddexp(0.0, np.where(y, -z, z)).mean())
     scores = [best_f1(z[:, k], y[:, k])[0] for k in range(y.shape[1])]
     return loss, float(np.nanmean(scores))
@@ -188,13 +193,15 @@ def _validate(net: PatternCNN, x: Float32Array, y: BoolArray) -> tuple[float, fl
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """Only deterministic algorithms inside; the caller's choice afterwards."""
-    before = torch.are_deterministic_algorithms_enabled()
+    """Only deterministic algorithms and one thread inside, whose sums have one order; the caller's choice after."""
+    before, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+        torch.set_num_threads(threads)
 
 
 def _save(path: Path, run: _Run, key: dict[str, Any]) -> None:
@@ -281,51 +288,62 @@ def train_patterns(
     """
     if standard not in STANDARDS:
         raise ConfigError(f"standard: {standard!r} is unknown; use 'classic' or 'continuous'")
+    (model,), history = _train((standard,), seed, profile, checkpoint, progress)
+    return model, history
+
+
+def ship_patterns(
+    folder: Path,
+    *,
+    seed: int = 7,
+    profile: str | Profile = "full",
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Train once and write the weights of both standards with the manifests that :func:`pretrained` checks.
+
+    A manifest also states the macro-F1 on simulated bars (of both standards together; the early stopping
+    chose on it) and on the real daily bars that come with arch. No weight, calibration or threshold was
+    fitted to real bars, but designs of the network were compared on them, so they are no pristine test set.
+
+    Parameters and errors are those of :func:`train_patterns`. Returns the two weight files. With a seed, the
+    bits are the same on every run on one kind of processor; another kind may round otherwise.
+    """
+    models, history = _train(STANDARDS, seed, profile, checkpoint, progress)
+    return [_ship(folder, model, history) for model in models]
+
+
+def epochs_of(profile: str | Profile) -> int:
+    """Epochs of a profile, the most that a training reports; ConfigError for an unknown one."""
+    return _named(profile)[1].epochs
+
+
+def _named(profile: str | Profile) -> tuple[str, Profile]:
+    """Name and sizes of a profile."""
     name, size = ("custom", profile) if isinstance(profile, Profile) else (profile, PROFILES.get(profile))
     if size is None:
         raise ConfigError(f"profile: {profile!r} is unknown; use one of {', '.join(PROFILES)}")
+    return name, size
+
+
+def _train(
+    standards: Sequence[Standard],
+    seed: int,
+    profile: str | Profile,
+    checkpoint: Path | None,
+    progress: Progress | None,
+) -> tuple[list[PatternModel], pd.DataFrame]:
+    """The calibrated models of the standards, from one training, and its history."""
+    name, size = _named(profile)
     with _deterministic():
         run = _fit(seed, size, checkpoint, progress)
-        threads = torch.get_num_threads()  # the order of sums, hence the bits, depends on it
-        command = f"{PROGRAM} --profile {name} --seed {seed} --threads {threads}"
-        model = calibrated(run.averaged, standard, size.calibration, seed, command)
-    return model, pd.DataFrame(run.history).astype({"epoch": "int64"})
+        command = f"{PROGRAM} --profile {name} --seed {seed}"
+        models = calibrated(run.averaged, standards, size.calibration, seed, command)
+    return models, pd.DataFrame(run.history).astype({"epoch": "int64"})
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Train once and write weights and manifest of both standards."""
-    parser = argparse.ArgumentParser(description="Train the pattern CNN that mlkit ships.")
-    parser.add_argument("--profile", default="full", choices=list(PROFILES))
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2, help="of torch; the bits depend on it")
-    parser.add_argument("--checkpoint", type=Path, help="file to write after every epoch and to resume from")
-    parser.add_argument("--out", type=Path, default=PRETRAINED, help="folder of the weights")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-
-    def show(row: dict[str, float]) -> None:
-        print("  ".join(f"{name} {value:.5g}" for name, value in row.items()), flush=True)
-
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = options.checkpoint or Path(folder) / "checkpoint.safetensors"
-        for standard in STANDARDS:  # the second finds the training done
-            model, history = train_patterns(
-                standard=standard,
-                seed=options.seed,
-                profile=options.profile,
-                checkpoint=checkpoint,
-                progress=show,
-            )
-            ship(options.out, model, history)
-
-
-def ship(folder: Path, model: PatternModel, history: pd.DataFrame) -> None:
-    """Write the weights of a standard and the manifest that ``pretrained`` checks them against.
-
-    The manifest also states the macro-F1 on simulated bars (of both standards together; the early stopping
-    chose on it) and on the real daily bars that come with arch. No weight, calibration or threshold was
-    fitted to real bars, but designs of the network were compared on them, so they are no pristine test set.
-    """
+def _ship(folder: Path, model: PatternModel, history: pd.DataFrame) -> Path:
+    """Write weights and manifest of one standard."""
     path = folder / f"{model.standard}.safetensors"
     save_cnn(path, model)
     manifest = {
@@ -341,7 +359,4 @@ def ship(folder: Path, model: PatternModel, history: pd.DataFrame) -> None:
         },
     }
     write_atomic(path.with_suffix(".json"), (json.dumps(manifest, indent=2) + "\n").encode())
-
-
-if __name__ == "__main__":
-    main()
+    return path

@@ -276,7 +276,7 @@ def train(
     BarsError for too few bars; DependencyError when a training library is missing.
     """
     from mlkit.models.bundle import write_bundle
-    from mlkit.models.pattern_cnn import PRETRAINED
+    from mlkit.models.pattern_cnn import weights_file
     from mlkit.models.publishing import publish
 
     settings, features = settings or Settings(), features or FeatureSet()
@@ -294,13 +294,14 @@ def train(
         _manifest(bars, settings, features, garch, scores)
         | {"pattern_evidence": measure_patterns(bars, settings.prediction_horizons, cost_bps=settings.cost_bps)},
         price=model,
-        cnn_file=PRETRAINED / f"{market_standard(bars)}.safetensors",
+        cnn_file=weights_file(market_standard(bars), settings.pattern_weights),
     )
     publish(bundle)
     return bundle
 
 
-_FOLDERS = {"model_storage_path", "training_data_path", "ledger_path"}  # say nothing about the model
+# They say nothing about the model.
+_FOLDERS = {"model_storage_path", "training_data_path", "ledger_path", "pattern_weights_path"}
 
 
 def _manifest(

@@ -1,33 +1,46 @@
-"""How well the shipped pattern CNN agrees with the rules on real bars, and how fast it is.
+"""How well the shipped pattern CNN agrees with the rules on real bars, how steady it is, and how fast.
 
     python tests/bench/bench_patterns.py [--standard classic] [--max-bars 20000] [--weights file.safetensors]
 
 Weights, calibration and thresholds come from simulated bars only; designs of the network were compared on
 the first 2,500 bars of these series. Patterns with fewer than 100 hits (in all, or in a file) are left out of
-means. ECE: 15 bins of equal width; its noise floor is the mean ECE of outcomes drawn from the very
-probabilities, which a perfect calibration would show. Flip rate: decisions that change when every price
-moves by up to half a tick, per hundred detections.
+means. "rules" beside an F1 is what the rules themselves reach when they see no more than the network: its 20
+bars, made scale-free, as float32. Ties with a mean, which on coarse ticks are many, then fall by rounding, and
+what TA-Lib's running totals gathered before the window is gone; no reader of windows can be surer than that.
+
+ECE: 15 bins of equal width; its noise floor is the mean ECE of outcomes drawn from the very probabilities,
+which a perfect calibration would show.
+
+Flips: every price moves by up to half a tick. "decisions": changed detections per hundred, all patterns. "top":
+bars whose top pattern changes, per hundred that had one. The network's top pattern is the detected one of highest
+probability (`strongest` in an insight). The rules have no degrees, so theirs is the rarest of those found, by
+their rates in the series; "top, rarest" orders the network's detections in that same way.
 """
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score
 
 import mlkit
+from mlkit.evaluation.patterns import agreement
+from mlkit.evaluation.significance import bootstrap_interval
 from mlkit.features.rules import PATTERNS, STANDARDS, Standard, pattern_flags
-from mlkit.models.pattern_cnn import LENGTH, PatternModel, load_cnn, pretrained
+from mlkit.models.pattern_cnn import PatternModel, load_cnn, net_logits, pretrained
+from mlkit.models.pattern_net import LENGTH, windows
+from mlkit.operations.pattern_samples import half_tick
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 DATA = Path(__file__).parents[2] / "../shared/data/ohlcv"
 ENOUGH = 100  # positives
+JITTERED = ("SP500-1d", "NASDAQ-1d", "BTCUSDT-15m", "DOGEUSDT-15m", "AAPL-1h", "EURUSD-1h", "FILUSDT_PERP_2023Q2-1m")
 
 
 def real_series(max_bars: int) -> Iterator[tuple[str, Array]]:
@@ -51,83 +64,100 @@ def f1(hit: Bools, truth: Bools) -> Array:
     return np.asarray(2.0 * both / np.maximum(hit.sum(axis=0) + truth.sum(axis=0), 1))
 
 
-def ece(p: Array, y: Bools, bins: int = 15) -> float:
-    """Expected calibration error (Naeini et al. 2015)."""
-    which = np.minimum((p * bins).astype(int), bins - 1)
-    return float(np.abs(np.bincount(which, p - y, bins)).sum() / len(p))
+def on_windows(ohlcv: Array, standard: Standard) -> Bools:
+    """What the rules say at the last bar of each window when they see what the network sees, (n, 15)."""
+    x = windows(ohlcv)
+    parts = [x[i : i + 50_000].astype(np.float64) for i in range(0, len(x), 50_000)]
+    return np.concatenate([rules(part.reshape(-1, 5), standard)[LENGTH - 1 :: LENGTH] for part in parts])
 
 
-def noise_floor(p: Array, rng: np.random.Generator, draws: int = 5) -> float:
-    """Mean ECE of outcomes drawn from ``p``."""
-    return float(np.mean([ece(p, rng.random(len(p)) < p) for _ in range(draws)]))
+def top(hit: Bools, strength: Array) -> NDArray[np.int64]:
+    """Index of the pattern of most strength among those found, -1 where none is."""
+    best = np.where(hit, strength, -np.inf).argmax(axis=1)
+    return np.where(hit.any(axis=1), best, -1)
 
 
-def half_tick(ohlcv: Array, rng: np.random.Generator) -> Array:
-    """The same bars with every price moved by up to half its tick, still valid."""
+def flips(model: PatternModel, ohlcv: Array, rng: np.random.Generator) -> list[str]:
+    """Changes under half-tick jitter, of the network and of the rules, and the difference of the last two."""
     steps = np.diff(np.unique(ohlcv[:, :4]))
-    out = ohlcv.copy()
-    out[:, :4] += rng.uniform(-0.5, 0.5, (len(out), 4)) * float(np.quantile(steps, 0.05))
-    out[:, 1], out[:, 2] = out[:, :4].max(axis=1), out[:, :4].min(axis=1)
-    return out
-
-
-def flips(model: PatternModel, ohlcv: Array, rng: np.random.Generator) -> tuple[float, float]:
-    """Changed decisions per hundred detections under half-tick jitter: of the CNN, of the rules."""
-    moved = half_tick(ohlcv, rng)
-    cnn = [model.probabilities(bars)[LENGTH - 1 :] >= model.thresholds for bars in (ohlcv, moved)]
+    moved = half_tick(ohlcv, float(np.quantile(steps, 0.05)), rng)
+    p = [model.probabilities(bars)[LENGTH - 1 :] for bars in (ohlcv, moved)]
+    cnn = [q >= model.thresholds for q in p]
     rule = [rules(bars, model.standard)[LENGTH - 1 :] for bars in (ohlcv, moved)]
-    shares = [float(100.0 * (a ^ b).sum() / max(a.sum(), 1)) for a, b in (cnn, rule)]
-    return shares[0], shares[1]
+    rarity = -rule[0].mean(axis=0)
+    decisions = [float(100.0 * (a ^ b).sum() / max(a.sum(), 1)) for a, b in (cnn, rule)]
+    tops = [[top(h, q) for h, q in zip(cnn, p, strict=True)], *([top(h, rarity) for h in pair] for pair in (cnn, rule))]
+    changed = [100.0 * (a != b) / (a >= 0).mean() for a, b in tops]  # its mean is per hundred bars with a top
+    gap = bootstrap_interval(np.mean, changed[0] - changed[2], block=50, reps=300)
+    rates = [f"{x:.2f}" for x in (*decisions, *(c.mean() for c in changed))]
+    return [*rates, f"{gap.estimate:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"]
 
 
-def speed(model: PatternModel, ohlcv: Array) -> float:
-    """Windows per second end to end, best of three."""
-    best = np.inf
-    for _ in range(3):
+def speed(model: PatternModel, ohlcv: Array) -> None:
+    """Print windows per second and the time of one, beside the network without its norms folded."""
+    x = windows(ohlcv)
+    folded_in = partial(model.window_probabilities, x)
+    plain = partial(net_logits, model.net, x)
+    whole = partial(model.probabilities, ohlcv)
+    one = partial(model.probabilities, ohlcv[:LENGTH])
+    rows = {"end to end, from bars": whole, "network": folded_in, "network, norms not folded": plain}
+    for name, call in rows.items():
+        print(f"{name:28s} {len(x) / best_of(call):10,.0f} windows/s")
+    print(f"{'one window, from bars':28s} {1e3 * best_of(one, 20):10.2f} ms")
+
+
+def best_of(call: Callable[[], object], times: int = 3) -> float:
+    """Least seconds of several calls."""
+    seconds = []
+    for _ in range(times):
         start = time.perf_counter()
-        model.probabilities(ohlcv)
-        best = min(best, time.perf_counter() - start)
-    return (len(ohlcv) - LENGTH + 1) / best
+        call()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
 def report(model: PatternModel, max_bars: int, seed: int = 7) -> None:
     """Print the tables of one standard."""
-    rng = np.random.default_rng(seed)
-    files, ps, ys, jitter = [], [], [], []
+    rng, names = np.random.default_rng(seed), pd.Index(PATTERNS)
+    files, ps, ys, seen, jitter = [], [], [], [], []
     for name, bars in real_series(max_bars):
         p, y = model.probabilities(bars)[LENGTH - 1 :], rules(bars, model.standard)[LENGTH - 1 :]
-        score, enough = f1(p >= model.thresholds, y), y.sum(axis=0) >= ENOUGH
-        worst = int(np.argmin(np.where(enough, score, 2.0)))
-        files.append((name, len(bars), enough.sum(), score[enough].mean(), PATTERNS[worst], score[worst]))
-        ps.append(p)
-        ys.append(y)
-        if name in ("SP500-1d", "BTCUSDT-15m", "FILUSDT_PERP_2023Q2-1m", "EURUSD-1h"):
+        files.append((name, len(bars), *summary(table_of(y, p, model.thresholds, draws=1))))
+        ps.append(pd.DataFrame(p, columns=names))
+        ys.append(pd.DataFrame(y, columns=names))
+        seen.append(on_windows(bars, model.standard))
+        if name in JITTERED:
             jitter.append((name, *flips(model, bars[:20_000], rng)))
-    p, y = np.concatenate(ps), np.concatenate(ys)
-    hit = p >= model.thresholds
-    table = pd.DataFrame(
-        {
-            "positives": y.sum(axis=0),
-            "F1": f1(hit, y),
-            "precision": (hit & y).sum(axis=0) / np.maximum(hit.sum(axis=0), 1),
-            "recall": (hit & y).sum(axis=0) / np.maximum(y.sum(axis=0), 1),
-            "AP": [average_precision_score(y[:, k], p[:, k]) if y[:, k].any() else np.nan for k in range(15)],
-            "ECE": [ece(p[:, k], y[:, k]) for k in range(15)],
-            "ECE noise": [noise_floor(p[:, k], rng) for k in range(15)],
-            "threshold": model.thresholds,
-        },
-        index=list(PATTERNS),
-    )
-    enough = table["positives"] >= ENOUGH
-    print(f"\n== {model.standard}: {len(p):,} real windows of {len(files)} series ==")
+    table = agreement(pd.concat(ys), pd.concat(ps), model.thresholds)
+    table.insert(2, "rules", f1(np.concatenate(seen), pd.concat(ys).to_numpy()))
+    table["threshold"] = model.thresholds
+    scores = table.loc[table["positives"] >= ENOUGH, ["F1", "rules"]]
+    mean, least = scores.mean(), scores.min()
+    print(f"\n== {model.standard}: {sum(map(len, ps)):,} real windows of {len(files)} series ==")
     print(table.round(4).to_string())
-    print(f"macro-F1 {table['F1'][enough].mean():.4f}, lowest {table['F1'][enough].min():.4f} (pooled)")
-    names = ["series", "bars", "patterns", "macro-F1", "worst pattern", "its F1"]
-    by_file = pd.DataFrame(files, columns=names).sort_values("macro-F1").set_index("series").round(4)
-    print(by_file.head(10).to_string())
+    print(f"pooled: macro-F1 {mean['F1']:.4f}, lowest {least['F1']:.4f}")
+    print(f"the rules on the same windows: macro-F1 {mean['rules']:.4f}, lowest {least['rules']:.4f}")
+    columns = ["series", "bars", "patterns", "macro-F1", "worst pattern", "its F1", "mean AP", "worst ECE"]
+    by_file = pd.DataFrame(files, columns=columns).sort_values("macro-F1").set_index("series").round(4)
+    print(by_file.to_string())
     print(f"series: mean macro-F1 {by_file['macro-F1'].mean():.4f}, worst {by_file['macro-F1'].min():.4f}")
     print(f"lowest F1 of a pattern in a series {by_file['its F1'].min():.4f}")
-    print(pd.DataFrame(jitter, columns=["flips per 100", "CNN", "rules"]).round(2).to_string(index=False))
+    columns = ["flips per 100", "decisions", "rules'", "top", "top, rarest", "rules' top", "top - rules' top, 95 %"]
+    print(pd.DataFrame(jitter, columns=columns).to_string(index=False))
+
+
+def table_of(y: Bools, p: Array, thresholds: Array, draws: int) -> pd.DataFrame:
+    """``agreement`` of one series."""
+    names = pd.Index(PATTERNS)
+    return agreement(pd.DataFrame(y, columns=names), pd.DataFrame(p, columns=names), thresholds, draws=draws)
+
+
+def summary(table: pd.DataFrame) -> tuple[object, ...]:
+    """One line of a series: patterns with enough hits, macro-F1, worst pattern, its F1, mean AP, worst ECE."""
+    judged = table[table["positives"] >= ENOUGH]
+    worst = judged["F1"].idxmin()
+    scores = judged["F1"].mean(), worst, judged.loc[worst, "F1"], judged["AP"].mean(), table["ECE"].max()
+    return len(judged), *scores
 
 
 def main() -> None:
@@ -144,8 +174,8 @@ def main() -> None:
     models = models or [pretrained(standard) for standard in wanted]
     for model in models:
         report(model, options.max_bars)
-    bars = mlkit.load_bars("SP500", "1d").to_numpy()
-    print(f"\n{speed(models[0], np.tile(bars, (8, 1))):,.0f} windows/s end to end, {options.threads} threads")
+    print(f"\nspeed, {options.threads} threads")
+    speed(models[0], np.tile(mlkit.load_bars("SP500", "1d").to_numpy(), (8, 1)))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def series(max_bars: int, only: str) -> Iterator[tuple[str, pd.DataFrame]]:
     for symbol in ("SP500", "NASDAQ"):
         if only in f"{symbol}-1d":
             yield f"{symbol}-1d", mlkit.load_bars(symbol, "1d").iloc[-max_bars:]
-    for path in sorted(DATA.glob(f"*{only}*.parquet")):
+    for path in sorted(path for path in DATA.glob("*.parquet") if only in path.name):
         symbol, timeframe = path.stem.rsplit("-", 1)
         yield path.stem, mlkit.read_bars(path, symbol=symbol, timeframe=timeframe).iloc[-max_bars:]
 

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
+from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
 
 from mlkit.errors import ConfigError
-from mlkit.evaluation.patterns import incremental_ic, returns_after, with_discoveries
+from mlkit.evaluation.patterns import agreement, incremental_ic, returns_after, with_discoveries
 
 Array = NDArray[np.float64]
 N = 4_000
@@ -70,6 +71,24 @@ def test_false_discovery_control_by_hand() -> None:
     harmonic = 1 + 1 / 2 + 1 / 3 + 1 / 4
     assert with_discoveries(table)["q"].iloc[0] == pytest.approx(0.004 * harmonic)
     assert with_discoveries(table.iloc[:0])["found"].empty
+
+
+def test_agreement_is_that_of_sklearn_and_knows_its_noise() -> None:
+    rng = np.random.default_rng(9)
+    p = pd.DataFrame({"calibrated": rng.beta(0.2, 2.0, N), "too sure": rng.beta(0.2, 2.0, N), "never": 0.01})
+    y = pd.DataFrame({"calibrated": rng.random(N) < p["calibrated"], "too sure": rng.random(N) < 0.5 * p["too sure"]})
+    y["never"] = False
+    p.iloc[:19] = np.nan
+    table = agreement(y, p, [0.4, 0.3, 0.5])
+    for name, cut in (("calibrated", 0.4), ("too sure", 0.3)):
+        truth, q = y[name][19:], p[name][19:]
+        scores = [f(truth, q >= cut) for f in (f1_score, precision_score, recall_score)]
+        assert table.loc[name, ["F1", "precision", "recall"]].tolist() == pytest.approx(scores)
+        assert table.loc[name, "AP"] == pytest.approx(average_precision_score(truth, q))
+        assert table.loc[name, "positives"] == truth.sum()
+    assert table.loc["calibrated", "ECE"] < 2 * table.loc["calibrated", "ECE noise"]
+    assert table.loc["too sure", "ECE"] > 4 * table.loc["too sure", "ECE noise"]
+    assert table.loc["never", ["F1", "AP"]].isna().all() and table.loc["never", "positives"] == 0
 
 
 def halves() -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:

@@ -14,17 +14,8 @@ from safetensors.torch import load_file, save_file
 from mlkit.errors import BundleError, ConfigError
 from mlkit.features.rules import PATTERNS, STANDARDS, Standard, pattern_flags
 from mlkit.models import pattern_cnn
-from mlkit.models.pattern_cnn import (
-    BATCH,
-    LENGTH,
-    PatternCNN,
-    PatternMeta,
-    PatternModel,
-    load_cnn,
-    pretrained,
-    save_cnn,
-    windows,
-)
+from mlkit.models.pattern_cnn import BATCH, PatternMeta, PatternModel, load_cnn, net_logits, pretrained, save_cnn
+from mlkit.models.pattern_net import LENGTH, BarConv, CandleStem, PatternCNN, folded, windows
 
 Array = NDArray[np.float64]
 
@@ -42,9 +33,15 @@ def ohlcv() -> Array:
 
 @pytest.fixture(scope="module")
 def model() -> PatternModel:
-    """A network with random weights."""
+    """A network with random weights and batch statistics."""
     torch.manual_seed(5)
-    return PatternModel(PatternCNN().eval(), PatternMeta(standard="classic"))
+    net = PatternCNN().eval()
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            for values, low in ((module.weight, 0.5), (module.bias, -1.0), (module.running_mean, -1.0)):
+                torch.nn.init.uniform_(values, low, low + 2.0)  # type: ignore[arg-type]
+            torch.nn.init.uniform_(module.running_var, 0.2, 3.0)  # type: ignore[arg-type]
+    return PatternModel(net, PatternMeta(standard="classic"))
 
 
 def by_hand(window: Array) -> Array:
@@ -89,10 +86,15 @@ def test_zero_range_zero_volume_and_holes_are_defined(ohlcv: Array, model: Patte
     silent = ohlcv.copy()
     silent[:, 4] = 0.0
     assert (windows(silent)[:, :, 4] == 0.0).all()
+    assert np.isfinite(model.probabilities(silent)[LENGTH - 1 :]).all()
 
-    for hole in (np.nan, np.inf):
+    waking = flat.copy()  # one bar that moves after a still market
+    waking[-1, :4] = [7.0, 7.5, 6.5, 7.2]
+    assert np.isfinite(model.probabilities(waking)[LENGTH - 1 :]).all()
+
+    for column, hole in ((4, np.nan), (4, np.inf), (0, np.nan), (1, np.inf), (2, -np.inf), (3, np.nan)):
         broken = ohlcv[:100].copy()
-        broken[50, 4] = hole
+        broken[50, column] = hole
         expected = np.zeros(100, dtype=bool)
         expected[: LENGTH - 1] = expected[50 : 50 + LENGTH] = True
         got = np.isnan(model.probabilities(broken))
@@ -110,14 +112,56 @@ def test_short_and_misshapen_input(ohlcv: Array, model: PatternModel) -> None:
 
 def test_network_has_the_specified_shape() -> None:
     net = PatternCNN().eval()
-    convolutions = [[m for m in block.modules() if isinstance(m, torch.nn.Conv1d)] for block in net.blocks]
-    assert [block[-1].out_channels for block in convolutions] == [32, 64, 128]
-    assert {block[0].kernel_size for block in convolutions} == {(3,)}
-    generator = torch.Generator().manual_seed(1)
-    p = net(3.0 * torch.randn(64, 20, 5, generator=generator))
+    convolutions = [[m for m in block.modules() if isinstance(m, BarConv)] for block in net.blocks]
+    assert [block[-1].out_features for block in convolutions] == [32, 64, 128]
+    assert {block[0].kernel for block in convolutions} == {3}
+    p = net(torch.from_numpy(some_windows()))
     assert p.shape == (64, 15)
     assert ((p >= 0.0) & (p <= 1.0)).all()
     assert not list(net.stem.parameters())
+    assert sum(4 * t.numel() for t in net.state_dict().values()) < 2_000_000
+
+
+def some_windows() -> NDArray[np.float32]:
+    """64 windows of anything, (64, 20, 5)."""
+    x = 3.0 * np.random.default_rng(1).normal(size=(64, LENGTH, 5))
+    x[:, :, 1], x[:, :, 2] = x[:, :, :4].max(axis=2), x[:, :, :4].min(axis=2)
+    return x.astype(np.float32)
+
+
+def test_a_convolution_over_bars_is_that_of_torch() -> None:
+    torch.manual_seed(2)
+    for n_bars in (5, 3):
+        ours, oracle = BarConv(7, 11, 3, bias=True), torch.nn.Conv1d(7, 11, 3)
+        with torch.no_grad():
+            oracle.weight.copy_(ours.weight.view(11, 3, 7).transpose(1, 2))
+            oracle.bias.copy_(ours.bias)  # type: ignore[union-attr]
+        x = torch.randn(4, n_bars, 7)
+        torch.testing.assert_close(ours(x), oracle(x.transpose(1, 2)).transpose(1, 2))
+
+
+def test_folding_the_norms_changes_nothing_but_rounding(model: PatternModel) -> None:
+    x = some_windows()
+    plain, fused = net_logits(model.net, x), net_logits(folded(model.net), x)
+    assert not any(isinstance(m, torch.nn.BatchNorm1d) for m in folded(model.net).modules())
+    assert plain.std() > 0.1
+    np.testing.assert_allclose(fused, plain, rtol=0, atol=1e-4 * plain.std())
+
+
+def test_stem_sees_the_last_bars_and_the_means_before_them() -> None:
+    """A doji after nine bars of range 2 and body 1: its channels by hand."""
+    x = np.tile(np.array([0.0, 1.5, -0.5, 1.0, 0.0], dtype=np.float32), (1, LENGTH, 1))
+    x[0, -1, :4] = [1.0, 1.25, 0.5, 1.0]
+    out = CandleStem()(torch.from_numpy(x))
+    assert out.shape == (1, 7, CandleStem.n_channels)
+    lengths = np.log1p(np.array([0.25, 0.5, 0.75, 0.0, 1.0, 2.0, 1.0, 2.0]) / 1e-3) / 2
+    np.testing.assert_allclose(out[0, -1, 22:30], lengths, rtol=1e-6)  # shadows, range, body, means of 5 and 10
+    ratios = 2 * np.array([lengths[0] - lengths[7], lengths[3] - lengths[6]])  # head, body against their means
+    np.testing.assert_allclose(out[0, -1, [30, 36]], ratios, rtol=1e-5)
+    np.testing.assert_allclose(out[0, -1, 37 + 22], 0.0, atol=1e-6)  # body beside the mean range: nothing
+    early = x.copy()
+    early[0, :3] += 5.0  # bars that no mean of the last seven reaches
+    assert torch.equal(CandleStem()(torch.from_numpy(early)), out)
 
 
 def test_future_bars_change_no_bit(ohlcv: Array, model: PatternModel) -> None:
@@ -204,8 +248,20 @@ def test_shipped_weights_are_checked_against_their_manifest(
 def test_shipped_weights_are_small_and_reproducible(standard: Standard) -> None:
     manifest = json.loads((pattern_cnn.PRETRAINED / f"{standard}.json").read_text())
     assert manifest["size"] <= 2_000_000
-    assert manifest["command"].startswith("python -m mlkit.operations.pattern_training --profile full")
+    assert manifest["command"] == "mlkit train --only patterns --profile full --seed 7"
     assert pretrained(standard).meta.command == manifest["command"]
+
+
+def test_weights_of_ones_own_folder(tmp_path: Path) -> None:
+    for suffix in ("json", "safetensors"):
+        source = pattern_cnn.PRETRAINED / f"classic.{suffix}"
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+    assert pretrained("classic", tmp_path).meta == pretrained("classic").meta
+    with pytest.raises(BundleError, match=r"continuous.safetensors: .* run mlkit train --only patterns again"):
+        pretrained("continuous", tmp_path)
+    (tmp_path / "classic.json").write_text("[]")
+    with pytest.raises(BundleError, match="not the file its manifest describes"):
+        pretrained("classic", tmp_path)
 
 
 def macro_f1(standard: Standard, bars: pd.DataFrame) -> float:

@@ -1,5 +1,10 @@
-"""Training the pattern CNN: labels by the rules, reproducible, resumable."""
+"""Training the pattern CNN: labels by the rules, the same bits again, also after a kill."""
 
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +17,12 @@ from sklearn.metrics import f1_score
 from mlkit.errors import BundleError, ConfigError
 from mlkit.features.rules import PATTERNS, STANDARDS, pattern_flags
 from mlkit.market.simulate import pattern_factory
-from mlkit.models.pattern_cnn import LENGTH, save_cnn
+from mlkit.models.pattern_cnn import pretrained, save_cnn
+from mlkit.models.pattern_net import LENGTH
+from mlkit.operations import pattern_training
 from mlkit.operations.pattern_calibration import best_f1, logistic, platt
-from mlkit.operations.pattern_samples import mutate, natural_windows, training_windows, window_labels
-from mlkit.operations.pattern_training import Profile, main, train_patterns
+from mlkit.operations.pattern_samples import half_tick, mutate, natural_windows, training_windows, window_labels
+from mlkit.operations.pattern_training import Profile, epochs_of, ship_patterns, train_patterns
 
 TINY = Profile(epochs=3, windows=1_024, pool=2, valid=2_000, calibration=2_000, batch=64, ema=0.9)
 
@@ -85,29 +92,49 @@ def train(path: Path | None = None, **kwargs: object) -> tuple[bytes, pd.DataFra
     return out.read_bytes(), history
 
 
-def test_training_learns_repeats_and_resumes_bit_for_bit(tmp_path: Path) -> None:
-    before = torch.get_rng_state()
-    straight, history = train(tmp_path / "a" / "run.safetensors")
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, pd.DataFrame]:
+    """Of a training that nothing interrupts."""
+    return train(tmp_path_factory.mktemp("straight") / "run.safetensors")
+
+
+def test_training_learns_and_leaves_the_caller_alone(straight: tuple[bytes, pd.DataFrame], tmp_path: Path) -> None:
+    weights, history = straight
     assert list(history.columns) == ["epoch", "train_loss", "valid_loss", "valid_macro_f1"]
     assert history["epoch"].tolist() == [0, 1, 2]
     assert history["train_loss"].iloc[-1] < 0.8 * history["train_loss"].iloc[0]
-    assert torch.equal(torch.get_rng_state(), before)  # the caller's randomness is left alone
+    torch.manual_seed(99)
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert train(tmp_path / "again.safetensors")[0] == weights  # whatever the caller's threads and draws
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(torch.get_rng_state(), before)
     assert not torch.are_deterministic_algorithms_enabled()
 
-    class Stop(Exception):
-        pass
 
-    def interrupt(row: dict[str, float]) -> None:
-        if row["epoch"] == 1:
-            raise Stop
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from mlkit.operations.pattern_training import Profile, train_patterns
+def die(row):
+    if row["epoch"] == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+train_patterns(seed=3, profile=Profile(**eval(sys.argv[2])), checkpoint=Path(sys.argv[1]), progress=die)
+"""
 
-    torch.manual_seed(99)
-    path = tmp_path / "b" / "run.safetensors"
-    with pytest.raises(Stop):
-        train(path, progress=interrupt)
-    resumed, again = train(path)
-    assert resumed == straight
-    pd.testing.assert_frame_equal(again, history)
+
+def test_a_killed_training_resumes_with_the_same_bits(straight: tuple[bytes, pd.DataFrame], tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path), str(asdict(TINY))], check=False)
+    assert killed.returncode == -signal.SIGKILL and path.is_file()
+    seen: list[float] = []
+    resumed, history = train(path, progress=lambda row: seen.append(row["epoch"]))
+    assert seen == [2.0]
+    assert resumed == straight[0]
+    pd.testing.assert_frame_equal(history, straight[1])
 
     with pytest.raises(ConfigError, match="checkpoint of another run"):
         train_patterns(seed=4, profile=TINY, checkpoint=path)
@@ -116,15 +143,38 @@ def test_training_learns_repeats_and_resumes_bit_for_bit(tmp_path: Path) -> None
         train_patterns(seed=3, profile=TINY, checkpoint=path)
 
 
-def test_main_writes_weights_that_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlkit.models import pattern_cnn
+def test_training_stops_early_at_the_best_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.5, 0.7, 0.6, 0.6, 0.9, 0.9])
+    monkeypatch.setattr(pattern_training, "_validate", lambda *_: (0.1, next(scores)))
+    short = replace(TINY, epochs=6, windows=256, patience=2)
+    assert train_patterns(seed=3, profile=short)[1]["valid_macro_f1"].tolist() == [0.5, 0.7, 0.6, 0.6]
 
-    main(["--profile", "tiny", "--seed", "1", "--threads", "1", "--out", str(tmp_path)])
-    monkeypatch.setattr(pattern_cnn, "PRETRAINED", tmp_path)
+
+def test_shipping_writes_weights_that_load(tmp_path: Path) -> None:
+    paths = ship_patterns(tmp_path, seed=1, profile="tiny")
+    assert [path.stem for path in paths] == list(STANDARDS)
     for standard in STANDARDS:
-        model = pattern_cnn.pretrained(standard)
+        model = pretrained(standard, tmp_path)
         assert model.standard == standard and model.thresholds.shape == (len(PATTERNS),)
         assert ((model.thresholds > 0.0) & (model.thresholds < 1.0)).all()
+        assert model.meta.command == "mlkit train --only patterns --profile tiny --seed 1"
+    manifest = json.loads((tmp_path / "classic.json").read_text())
+    assert manifest["epochs"] == epochs_of("tiny") == 2
+
+
+def test_half_a_tick_moves_prices_and_keeps_bars_valid(raw: np.ndarray) -> None:
+    moved = half_tick(raw, 0.01, np.random.default_rng(4))
+    assert (moved[..., 4] == raw[..., 4]).all() and not (moved[..., :4] == raw[..., :4]).any()
+    assert np.abs(moved - raw).max() < 0.0151  # a high may take over from an open above it
+    assert (moved[..., 1] >= moved[..., :4].max(axis=-1)).all() and (moved[..., 2] <= moved[..., :4].min(axis=-1)).all()
+
+
+def test_jittered_windows_keep_the_labels_of_the_windows_they_were() -> None:
+    still, still_labels = training_windows((3, 0), 2_000, natural=0.5, rare=0.5)
+    moved, labels = training_windows((3, 0), 2_000, natural=0.5, rare=0.5, jitter=True)
+    assert (labels.sum(axis=0) == still_labels.sum(axis=0)).all()  # the same windows, in another order
+    assert ((still[:, 1:, 0] == still[:, :-1, 3]).all(axis=1)).mean() > 0.3  # no gaps in a market that never closes
+    assert not (moved[:, 1:, 0] == moved[:, :-1, 3]).all(axis=1).any()
 
 
 def test_unknown_names_are_refused() -> None:
