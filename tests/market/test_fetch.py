@@ -4,6 +4,7 @@
 """
 
 import _thread
+import errno
 import os
 import runpy
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -349,6 +351,15 @@ def test_a_complete_lake_costs_no_page(bench: Bench) -> None:
     assert bench.server.pages == before
 
 
+def test_a_disk_that_refuses_is_one_line(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "bars/part")
+
+    monkeypatch.setattr(BarStore, "append", refuse)
+    with pytest.raises(FetchError, match=r"No space left on device.*nothing committed yet"):
+        bench.fetch(progress=True)  # shown on a terminal only
+
+
 def test_since_before_the_listing_costs_one_request_more(bench: Bench) -> None:
     bench.fetch(since="2015-01-01")
     bench.check()
@@ -525,7 +536,7 @@ def test_the_command_says_in_one_line_what_failed(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(fetch_module, "connect", lambda name: SERVER["client_for"](bench.server.url, name))
-    monkeypatch.setattr("mlkit.market.exchange.Patience", lambda: Patience(attempts=2, first=0.0))
+    monkeypatch.setattr(fetch_module, "Exchange", partial(Exchange, patience=Patience(attempts=2, first=0.0)))
     monkeypatch.setenv("MLKIT_TRAINING_DATA_PATH", str(bench.settings.lake))
     bench.server.faults.append(None)
     bench.server.forever = "HTML with status 200"
