@@ -162,6 +162,23 @@ def test_reliability_intervals_are_wilson_scores(ax: Axes) -> None:
         assert (low, high) == pytest.approx((oracle.low, oracle.high), abs=2e-5)  # 1.96 for 1.95996
 
 
+def test_random_entry_marks_the_strategy_among_all_its_rotations(ax: Axes) -> None:
+    draws = np.random.default_rng(0).normal(0.01, 0.02, 500)
+    plots.random_entry(ax, draws, 0.05)
+    assert sum(bar.get_height() for bar in ax.patches) == 500  # type: ignore[attr-defined]
+    assert [float(line.get_xdata()[0]) for line in ax.lines] == pytest.approx([100 * np.median(draws), 5.0])
+    never = plt.subplots()[1]
+    plots.random_entry(never, np.zeros(50), 0.0)  # a strategy that never trades
+    assert sum(bar.get_height() for bar in never.patches) == 50  # type: ignore[attr-defined]
+
+
+def test_risk_coverage_draws_a_line_a_horizon(ax: Axes) -> None:
+    table = pd.DataFrame({"value": [0.6, 0.5], "low": [0.5, 0.45], "high": [0.7, 0.55]}, index=[0.1, 1.0])
+    plots.risk_coverage(ax, {1: table, 5: table + 0.1}, unit="hit rate", naive=0.5)
+    assert [line.get_label() for line in ax.lines] == ["1 bar", "5 bars", "no skill"]
+    assert ax.lines[1].get_ydata() == pytest.approx([0.7, 0.6])
+
+
 def test_cones_start_at_the_last_close_and_show_what_came(ax: Axes, sp500: pd.DataFrame) -> None:
     now = len(sp500) - 31
     plots.cones(ax, sp500, forecasts_at(sp500.index[now]))

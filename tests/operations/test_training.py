@@ -160,6 +160,9 @@ def test_no_label_and_no_trade_across_an_outage(settings: mlkit.Settings) -> Non
     before = broken.index[2000 - 5 : 2000]  # their five bars ahead lie beyond the outage
     assert not forecasts["timestamp"].isin(before).any()
     assert forecasts["timestamp"].isin(broken.index[2000 - 6 : 2000 - 5]).any()
+    scores = score(forecasts, settings)
+    assert (scores["rows"] == known).all()
+    assert (np.diff(np.unique(forecasts["bar"])) > 1).sum() == 1  # the hole is a hole in the score's rows, too
 
 
 def test_every_fit_is_in_the_ledger_and_the_score_counts_them(
