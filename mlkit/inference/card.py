@@ -28,6 +28,7 @@ def render_card(insight: Insight) -> str:
     ]
     if insight.message:
         parts.append(f'<div class="note">{escape(insight.message)}</div>')
+    parts += [f'<div class="note">{escape(note)}</div>' for note in insight.freshness.notes]
     parts += [_forecasts(insight), _patterns(insight.patterns), _signals(insight), _foot(insight), "</div>"]
     return "\n".join(parts)
 

@@ -9,7 +9,7 @@ import pytest
 
 from mlkit.features.rules import PATTERNS
 from mlkit.inference.card import format_price, format_prices, render_card
-from mlkit.inference.insight import NOT_TRAINED, Insight, PatternReading, PricePrediction, Signal
+from mlkit.inference.insight import NOT_TRAINED, Freshness, Insight, PatternReading, PricePrediction, Signal
 
 EVIL = "<script>alert('&')</script>"
 VOID = {"line", "polygon", "polyline"}
@@ -160,3 +160,8 @@ def test_a_quoted_price_keeps_its_digits(price: float, text: str) -> None:
 def test_prices_side_by_side_tell_their_spread_apart() -> None:
     assert format_prices(43_250.456, step=50.0) == "43,250"
     assert format_prices(1.10051, 1.10052, step=1e-5).split(" \N{EN DASH} ") == ["1.100510", "1.100520"]
+
+
+def test_notes_on_ages_are_shown_and_escaped() -> None:
+    page = Page(render_card(make(freshness=Freshness(notes=[f"the bars are stale {EVIL}"]))))
+    assert f"the bars are stale {EVIL}" in page.text and "script" not in page.tags

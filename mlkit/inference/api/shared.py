@@ -49,7 +49,8 @@ class Shared(Generic[Key, Value]):
     ) -> None:
         self._compute, self._fresh, self._ttl, self._clock = compute, fresh, ttl, clock
         self._room, self._size = jobs + seats, size
-        self._pool = ThreadPoolExecutor(jobs, thread_name_prefix="mlkit-serve")
+        self._jobs = jobs
+        self._pool: ThreadPoolExecutor | None = None  # made when first needed: an application may be started again
         self._entries: OrderedDict[Key, _Entry[Value]] = OrderedDict()
         self._flights: dict[Key, asyncio.Future[Value]] = {}
         self.hits = self.computed = self.refused = 0
@@ -87,6 +88,8 @@ class Shared(Generic[Key, Value]):
             if len(self._flights) >= self._room:
                 self.refused += 1
                 raise BusyError("busy: every worker is computing; ask again in a second")
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._jobs, thread_name_prefix="mlkit-serve")
             flight = asyncio.get_running_loop().run_in_executor(self._pool, self._compute, key)
             self._flights[key] = flight
             self.computed += 1
@@ -95,7 +98,8 @@ class Shared(Generic[Key, Value]):
 
     def _land(self, key: Key, flight: "asyncio.Future[Value]") -> None:
         """Keep what a computation gave."""
-        del self._flights[key]
+        if self._flights.get(key) is flight:
+            del self._flights[key]
         if flight.cancelled():
             return
         error = flight.exception()
@@ -107,5 +111,8 @@ class Shared(Generic[Key, Value]):
             self._entries.popitem(last=False)
 
     def close(self) -> None:
-        """Stop taking work; what runs is left to end."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Let go of the threads; what runs is left to end, what is kept stays."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool = None
+        self._flights.clear()

@@ -1,0 +1,214 @@
+"""One bar to its insight, a server under load and under fuzz, and the cold start; each figure beside its goal.
+
+    python tests/bench/bench_inference.py [--seconds 60] [--cases 500] [--profile smoke] [--bars 2000]
+
+The rival computes the same kind of columns with pandas (pandas-ta-classic) over the 700 newest bars, which the
+longest average needs, and asks twelve models of as many trees through the libraries' scikit-learn doors.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rivals import pandas_ta
+from serving import ROOT, Server, load, prepare, server
+
+import mlkit
+from mlkit.labels import forward_returns
+from mlkit.models.bundle import ModelBundle
+
+URL = "/api/ml/insights/TEST?timeframe=1d"
+HORIZONS = (1, 5, 15, 60)
+
+
+def say(what: str, value: str, goal: str = "") -> None:
+    """One figure."""
+    print(f"{what:<58} {value:<52} {goal}", flush=True)
+
+
+def quantiles(seconds: list[float]) -> str:
+    """Median and 99th percentile in milliseconds."""
+    return f"p50 {1e3 * np.quantile(seconds, 0.5):.2f} ms, p99 {1e3 * np.quantile(seconds, 0.99):.2f} ms"
+
+
+def one_bar(bundle: ModelBundle, count: int, profile: str) -> None:
+    """`Predictor.update`, checked against the history, beside the rival on the same bars."""
+    bars = mlkit.load_bars("SP500", "1d")
+    first = len(bars) - count
+    predictor = mlkit.Predictor(bundle)
+    predictor.start(bars.iloc[:first])
+    walls, times = [], []
+    for row in bars.iloc[first:].itertuples():
+        wall, begun = time.perf_counter(), time.thread_time()
+        said = predictor.update(row)
+        times.append(time.thread_time() - begun)
+        walls.append(time.perf_counter() - wall)
+    assert said == predictor.insight(bars)
+    say("one new bar to its insight, wall", quantiles(walls), "p99 <= 10 ms")
+    say("one new bar to its insight, processor", quantiles(times))
+    rival = rival_seconds(bars, profile)
+    say("the same through pandas and scikit-learn doors, processor", quantiles(rival))
+    say("ratio of medians", f"{np.median(rival) / np.median(times):.0f} x", ">= 20 x")
+
+
+def rival_seconds(bars: pd.DataFrame, profile: str) -> list[float]:
+    """Processor time of the rival for each of 12 bars."""
+    from lightgbm import LGBMRegressor
+    from sklearn.ensemble import RandomForestRegressor
+    from xgboost import XGBRegressor
+
+    def columns(rows: pd.DataFrame) -> pd.DataFrame:
+        table = pandas_ta(rows).fillna(0.0)
+        return table.set_axis([f"c{k}" for k in range(table.shape[1])], axis=1)
+
+    X = columns(bars)
+    Y = forward_returns(bars, HORIZONS)["log_return"]
+    trees, forest, depth = (80, 32, 3) if profile == "smoke" else (400, 100, 5)
+    models: list[Any] = []
+    for horizon in HORIZONS:
+        y = Y[horizon].dropna()
+        for model in (
+            XGBRegressor(n_estimators=trees, max_depth=depth, n_jobs=1, verbosity=0),
+            LGBMRegressor(n_estimators=trees, max_depth=depth, n_jobs=1, verbosity=-1),
+            RandomForestRegressor(n_estimators=forest, max_depth=depth + 2, n_jobs=1),
+        ):
+            models.append(model.fit(X.loc[y.index], y))
+    times = []
+    for end in range(len(bars) - 12, len(bars)):
+        begun = time.thread_time()
+        row = columns(bars.iloc[end - 700 : end]).iloc[[-1]]
+        for model in models:
+            model.predict(row)
+        times.append(time.thread_time() - begun)
+    return times
+
+
+def cold_requests(home: Path) -> None:
+    """A hundred at once on a server that has computed nothing."""
+    with server(home) as running:
+
+        async def storm() -> list[int]:
+            return await asyncio.gather(*(asyncio.to_thread(lambda: running.get(URL)[0]) for _ in range(100)))
+
+        codes = asyncio.run(storm())
+        metrics = running.get("/metrics")[2].decode()
+        count = metrics.split("mlkit_compute_seconds_count ")[1].split()[0]
+        say("100 cold requests at once", f"{codes.count(200)} x 200, computations: {float(count):.0f}", "1")
+
+
+def busy(home: Path) -> None:
+    """How long a refusal takes while the pool is full."""
+    with server(home, "--jobs", "1", MLKIT_ML_CACHE_TTL="0") as running:
+        running.get(URL)
+        waits = []
+
+        async def storm() -> None:
+            async def ask(k: int) -> None:
+                begun = time.perf_counter()
+                path = f"/api/ml/insights/{('TEST', 'SP500', 'NASDAQ')[k % 3]}?timeframe=1d"
+                code = (await asyncio.to_thread(running.get, path))[0]
+                if code == 503:
+                    waits.append(time.perf_counter() - begun)
+
+            await asyncio.gather(*(ask(k) for k in range(60)))
+
+        asyncio.run(storm())
+        say("refusals while the pool is full", f"{len(waits)}" + (f", {quantiles(waits)}" if waits else ""))
+
+
+def under_load(home: Path, seconds: float) -> None:
+    """200 requests a second, then ten times that."""
+    with server(home) as running:
+        for _ in range(20):
+            running.get(URL)
+        calm = load(running.port, URL, 20, 5, connections=1)
+        unloaded = float(np.median(calm.latencies))
+        say("unloaded", str(calm))
+        begun, used = time.perf_counter(), running.processor_seconds()
+        steady = load(running.port, URL, 200, seconds)
+        share = (running.processor_seconds() - used) / (time.perf_counter() - begun)
+        say(f"200 a second for {seconds:.0f} s", str(steady), "200 only")
+        say("its p99 beside the unloaded median", f"{np.quantile(steady.latencies, 0.99) / unloaded:.1f} x", "<= 5 x")
+        say("processor of the server meanwhile", f"{share:.0%} of a core")
+        ten_times(running, seconds)
+
+
+def ten_times(running: Server, seconds: float) -> None:
+    """2,000 a second: only 200 and 503, and memory that does not grow."""
+    load(running.port, URL, 2000, 3, connections=128)
+    before = running.rss()
+    for part in range(2):
+        flood = load(running.port, URL, 2000, seconds / 3, connections=128)
+        say(f"2,000 a second offered, part {part + 1}", str(flood), "200 and 503 only")
+        assert set(flood.statuses) <= {200, 503}
+    say("memory", f"{before:.0f} MiB before, {running.rss():.0f} MiB after", "flat")
+
+
+def fuzz(home: Path, cases: int) -> None:
+    """schemathesis over the document of a running server."""
+    program = str(Path(sys.executable).parent / "schemathesis")
+    with server(home) as running:
+        running.get(URL)
+        checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+        command = [program, "run", f"http://127.0.0.1:{running.port}/openapi.json", "--max-examples", str(cases),
+                   "--checks", checks, "--seed", "7", "--phases", "examples,coverage,fuzzing"]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, cwd=home)
+        lines = [line.strip() for line in done.stdout.splitlines() if "generated" in line or "Failures" in line]
+        say("schemathesis", f"exit {done.returncode}; {'; '.join(lines)[:120]}", "exit 0")
+        if done.returncode:
+            print(done.stdout[-4000:])
+
+
+def cold_start(home: Path) -> None:
+    """`mlkit insights --json` in a process of its own, best of five."""
+    env = {**os.environ, "MLKIT_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "mlkit", "insights", "--symbol", "TEST", "--timeframe", "1d", "--json"]
+    walls = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        done = subprocess.run(command, env=env, capture_output=True, check=True)
+        walls.append(time.perf_counter() - begun)
+    assert json.loads(done.stdout)["model_status"]["models_loaded"]
+    say("mlkit insights --json, cold", f"best {min(walls):.2f} s, median {np.median(walls):.2f} s", "<= 3 s")
+
+
+def main() -> None:
+    """Print every figure with its goal."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--cases", type=int, default=500)
+    parser.add_argument("--bars", type=int, default=2000)
+    parser.add_argument("--profile", choices=("smoke", "full"), default="smoke")
+    parser.add_argument("--only", nargs="*", default=["bar", "start", "cold", "busy", "load", "fuzz"])
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        _, bundle = prepare(home, profile=arguments.profile)
+        say("measured", f"load average {os.getloadavg()[0]:.1f}", "goal")
+        runs = {
+            "bar": lambda: one_bar(bundle, arguments.bars, arguments.profile),
+            "start": lambda: cold_start(home),
+            "cold": lambda: cold_requests(home),
+            "busy": lambda: busy(home),
+            "load": lambda: under_load(home, arguments.seconds),
+            "fuzz": lambda: fuzz(home, arguments.cases),
+        }
+        for name in arguments.only:
+            runs[name]()
+
+
+if __name__ == "__main__":
+    main()
