@@ -60,6 +60,9 @@ notebooks: kernels ## Run the committed notebooks again and rewrite them in plac
 bench: kernels ## Run the benchmarks in tests/bench
 	@set -e; for file in tests/bench/bench_*.py; do echo "# $$file"; $(BIN)/python "$$file"; done
 
+docs: setup ## Build the API reference from the docstrings into build/docs/
+	$(BIN)/python .ci/docs.py
+
 soak: kernels ## Run the long endurance checks in tests/bench (kills, floods, leaks)
 	@set -e; for file in tests/bench/soak_*.py; do echo "# $$file"; $(BIN)/python "$$file"; done
 
