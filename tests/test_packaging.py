@@ -20,6 +20,7 @@ PROJECT = tomllib.loads(PYPROJECT.read_text())["project"]
 EXTRAS = {"train", "lab", "serve", "data", "track", "scale", "dev"}
 # Packages imported by another name than they are installed by, or brought by a declared one for certain.
 DISTRIBUTIONS = {
+    "yaml": "pyyaml",
     "sklearn": "scikit-learn",
     "talib": "ta-lib",
     "bs4": "nbconvert",
@@ -142,7 +143,8 @@ def test_every_import_is_declared(folder: str, groups: set[str]) -> None:
             if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
                 modules = [node.module]
             used |= {module.partition(".")[0]: str(path.relative_to(ROOT)) for module in modules}
-    third_party = {name: path for name, path in used.items() if name not in sys.stdlib_module_names}
+    scripts = {path.stem for path in (ROOT / "tests").rglob("*.py")}  # of a folder, for those beside them
+    third_party = {n: path for n, path in used.items() if n not in sys.stdlib_module_names and n not in scripts}
     undeclared = {
         name: path
         for name, path in third_party.items()
