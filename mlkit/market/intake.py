@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from mlkit.errors import BarsError
 from mlkit.market.bars import COLUMNS, Float64Array, check_grid, check_values, make_bars
@@ -20,7 +21,7 @@ from mlkit.market.symbols import check_symbol
 from mlkit.market.tables import read_blocks, read_raw
 from mlkit.market.times import TIMEFRAMES, Int64Array, such_rows, timeframe_delta, timeframe_ns
 
-_SPILL = 1 << 28  # bytes of rows that are kept in memory; beyond, they wait on disk by month
+_SPILL = 1 << 26  # bytes of rows that are kept in memory; beyond, they wait on disk by month
 _ENOUGH = 20  # bars from which the distances between them say what their timeframe is
 
 
@@ -233,6 +234,7 @@ class _Spool:
                 with (Path(self._folder.name) / month).open("ab") as file:
                     np.ascontiguousarray(rows[:, start:stop].T).tofile(file)
         self._chunks, self._bytes = [], 0
+        pa.default_memory_pool().release_unused()  # or what the pieces were parsed in stays with the process
 
 
 def _joined(chunks: list[Values]) -> Values:

@@ -105,7 +105,7 @@ def import_bars(
 ) -> tuple[Commit, RepairReport]:
     """Add the bars of a file, of all files of a folder, or of a frame to the lake, in one commit.
 
-    Memory stays bounded however large a file is: beyond 256 MB of rows they wait in a temporary folder.
+    Memory stays bounded however large a file is: beyond 64 MB of rows they wait in a temporary folder.
 
     Parameters
     ----------

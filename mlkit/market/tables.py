@@ -18,8 +18,8 @@ from mlkit.market.columns import Block, as_pandas, choose, joined_times, make_bl
 TEXT = (".csv", ".csv.gz", ".txt", ".tsv")
 KINDS = (*TEXT, ".parquet", ".pq", ".feather", ".arrow")
 
-_WHOLE = 1 << 28  # bytes of a text file that are parsed at once, on all cores; a larger one is streamed
-_BATCH = 1 << 24  # bytes of one piece of a streamed file
+_WHOLE = 1 << 27  # bytes of a text file that are parsed at once, on all cores; a larger one is streamed
+_BATCH = 1 << 23  # bytes of one piece of a streamed file
 _ROWS = 1 << 19  # rows of one piece of a Parquet file
 _KLINE = ("timestamp", *COLUMNS)  # what a file without a header holds first: Binance, Kraken
 _METATRADER = ("date", "time", *COLUMNS)

@@ -145,13 +145,13 @@ def test_a_second_import_adds_and_never_takes_away(tmp_path: Path) -> None:
 def test_a_file_larger_than_memory_goes_through_the_disk(
     mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bars = null_market(30_000, seed=5, timeframe="1h", symbol="A")
-    bars = bars.set_axis(bars.index - pd.Timedelta(days=1200), axis=0)
+    bars = null_market(9_000, seed=5, timeframe="1h", symbol="A")
+    bars = bars.set_axis(bars.index - pd.Timedelta(days=400), axis=0)
     frame = bars.reset_index() if mode == "sorted" else bars.reset_index().sample(frac=1.0, random_state=1)
     pa.csv.write_csv(arrow(frame), tmp_path / "a.csv")
     monkeypatch.setattr(tables, "_WHOLE", 1 << 18)
     monkeypatch.setattr(tables, "_BATCH", 1 << 16)
-    monkeypatch.setattr(intake, "_SPILL", 1 << 17)
+    monkeypatch.setattr(intake, "_SPILL", 1 << 16)
     largest: list[int] = []
     spill = intake._Spool._spill
 
@@ -162,7 +162,7 @@ def test_a_file_larger_than_memory_goes_through_the_disk(
     monkeypatch.setattr(intake._Spool, "_spill", watched)
     lake = Settings(training_data_path=tmp_path / "bars")
     commit, report = mlkit.import_bars(tmp_path / "a.csv", **MARKET, settings=lake, repair=mode == "repair")
-    assert (commit.added, commit.generation, report.rows_out) == (30_000, 1, 30_000)
+    assert (commit.added, commit.generation, report.rows_out) == (9_000, 1, 9_000)
     assert len(largest) > 5 and max(largest) < 1 << 19
     pd.testing.assert_frame_equal(mlkit.load_bars(**MARKET, settings=lake), bars, check_freq=False)
     pd.testing.assert_frame_equal(mlkit.read_bars(tmp_path / "a.csv", **MARKET), bars, check_freq=False)
