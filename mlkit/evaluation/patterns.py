@@ -251,10 +251,12 @@ def _ic_draws(
 
 
 def _ridge_forecast(x: FloatArray, y: FloatArray, train: IntArray, test: IntArray, ridge: float) -> FloatArray:
-    """Forecasts for the test rows; columns that never vary in training say nothing."""
+    """Forecasts for the test rows, beyond the mean return of training: that mean is the fold's, it ranks no row of it.
+
+    Columns that never vary in training say nothing.
+    """
     centre, spread = x[train].mean(axis=0), x[train].std(axis=0)
     scale = np.where(spread > 0, spread, np.inf)
     z = (x[train] - centre) / scale
-    level = y[train].mean()
-    weights = np.linalg.solve(z.T @ z + ridge * np.eye(z.shape[1]), z.T @ (y[train] - level))
-    return np.asarray(level + (x[test] - centre) / scale @ weights)
+    weights = np.linalg.solve(z.T @ z + ridge * np.eye(z.shape[1]), z.T @ (y[train] - y[train].mean()))
+    return np.asarray((x[test] - centre) / scale @ weights)

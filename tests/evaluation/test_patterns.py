@@ -123,6 +123,15 @@ def test_a_fold_never_learns_from_the_rows_it_scores() -> None:
     assert leaky.full.estimate == pytest.approx(1.0)
 
 
+def test_the_mean_return_of_a_fold_is_no_forecast() -> None:
+    """Returns drift from below zero to above: training means rank the folds, but no row within one."""
+    rng = np.random.default_rng(10)
+    y, x = np.linspace(-1.0, 1.0, N) + 0.1 * rng.normal(size=N), rng.normal(size=(N, 1))
+    folds = [(np.arange(k), np.arange(k, k + N // 4)) for k in (N // 4, N // 2, 3 * N // 4)]
+    found = incremental_ic(y, np.zeros((N, 1)), x, folds, block=10, reps=50)
+    assert abs(found.base.estimate) < 1e-6 and abs(found.full.estimate) < 0.1
+
+
 def test_rows_with_holes_are_left_out_and_nothing_left_is_an_error(flags: pd.DataFrame) -> None:
     x, y = np.zeros((N, 1)), np.full(N, np.nan)
     with pytest.raises(ConfigError, match="no complete row"):
