@@ -69,11 +69,11 @@ class Account:
 
 @dataclass(frozen=True, eq=False)
 class RandomEntry:
-    """What the same positions would have earned at other times; net returns are sums over bars, not compounded."""
+    """What the same signals would have earned at other times; net returns are sums over bars, not compounded."""
 
     net_return: float  # of the strategy
-    draws: FloatArray  # of every rotation, (n_rotations,)
-    p_value: float  # share of the rotations, the strategy's own included, that earn as much
+    draws: FloatArray  # of the rotations, (n_rotations,)
+    p_value: float  # share of the rotations, the strategy itself included, that earn as much
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +85,8 @@ class Backtest:
     horizon: int
     cost_bps: float  # fee and slippage of one side
     open_return: FloatArray  # (n,) simple return from each open to the next, 0 for the last
+    signal: FloatArray  # (n,) as it was given, NaN where there was none
+    overlapping: bool
 
     @property
     def break_even_bps(self) -> float:
@@ -92,23 +94,29 @@ class Backtest:
         turnover = self.strategy.turnover
         return float(1e4 * self.strategy.gross_return.sum() / turnover) if turnover > 0 else float("nan")
 
-    def random_entry(self) -> "RandomEntry":
-        """The same positions entered at any other time: does it matter when the signal came?
+    def random_entry(self, *, draws: int = 1000, seed: int = 7) -> "RandomEntry":
+        """The same signals at other times: does it matter when they came?
 
-        The path of positions is rotated against the prices, once by every possible number of bars. Each rotation has
-        the same exposure, direction, holding times and turnover (up to the one position that is cut at the ends) and
-        pays the same costs, so what the strategy earns beyond them is timing. A strategy that always holds one
-        direction is as good as each of them.
+        From the first to the last bar with a signal, the signals are rotated against the prices: by every number of
+        bars, or by ``draws`` of these where there are more. Each rotation has the same exposure, direction, holding
+        times and turnover (up to the positions that are cut at the ends) and pays the same costs, so what the
+        strategy earns beyond them is timing. Where the signal never changes the p-value is 1.
         """
-        path, moves = self.strategy.position[1:-1], self.open_return[1:-1]  # bar 0 has no signal before it
-        gross = np.fft.irfft(np.fft.rfft(moves) * np.conj(np.fft.rfft(path)), len(path))
-        before = np.roll(path, 1)
-        sides = np.abs(path - before)
-        turnover = sides.sum() - sides + np.abs(path) + np.abs(before)  # of the rotation that starts with each bar
-        starts = -np.arange(len(path)) % len(path)
-        net = gross - 1e-4 * self.cost_bps * turnover[starts]
-        as_good = int(np.sum(net[1:] >= net[0] - 1e-9))
-        return RandomEntry(float(net[0]), net[1:], (1 + as_good) / len(net))
+        known = np.flatnonzero(np.isfinite(self.signal))
+        own = float(self.strategy.net_return.sum())
+        if not len(known):
+            return RandomEntry(own, np.zeros(0), 1.0)
+        span = slice(known[0], known[-1] + 1)
+        path = np.nan_to_num(self.signal[span], nan=0.0)
+        shifts = np.arange(1, len(path))
+        if len(shifts) > draws:
+            shifts = np.sort(np.random.default_rng(seed).choice(shifts, draws, replace=False))
+        net, rotated = np.empty(len(shifts)), np.zeros(len(self.signal))
+        for k, shift in enumerate(shifts):
+            rotated[span] = np.roll(path, shift)
+            position = _positions(rotated, self.horizon, self.overlapping)
+            net[k] = _trade(self.open_return, position, self.cost_bps).net_return.sum()
+        return RandomEntry(own, net, float(1 + np.sum(net >= own - 1e-9)) / (1 + len(net)))
 
     def summary(self) -> pd.DataFrame:
         """One row for the strategy, one for buy-and-hold."""
@@ -168,15 +176,21 @@ def backtest(
     if min(cost_bps, slippage_bps) < 0:
         raise ConfigError(f"backtest: costs must be at least 0, got {cost_bps} and {slippage_bps} bps a side")
     side = cost_bps + slippage_bps
+    position = _positions(np.nan_to_num(wanted, nan=0.0), horizon, overlapping)
+    always = np.concatenate([[0.0], np.ones(len(opens) - 1)])
+    simple = np.append(opens[1:] / opens[:-1] - 1.0, 0.0)
+    strategy, held = _trade(simple, position, side), _trade(simple, always, side)
+    return Backtest(strategy, held, horizon, side, simple, wanted, overlapping)
+
+
+def _positions(wanted: FloatArray, horizon: int, overlapping: bool) -> FloatArray:
+    """Position from each open on: what is known at the close of t is held from the open of t + 1."""
     if overlapping:
         total = np.cumsum(np.concatenate([np.zeros(horizon), wanted]))
         held = (total[horizon:] - total[:-horizon]) / horizon
     else:
         held = wanted[np.arange(len(wanted)) // horizon * horizon]
-    position = np.concatenate([[0.0], held[:-1]])  # known at the close of t, held from the open of t + 1
-    always = np.concatenate([[0.0], np.ones(len(opens) - 1)])
-    simple = np.append(opens[1:] / opens[:-1] - 1.0, 0.0)
-    return Backtest(_trade(simple, position, side), _trade(simple, always, side), horizon, side, simple)
+    return np.concatenate([[0.0], held[:-1]])
 
 
 def _trade(simple: FloatArray, position: FloatArray, cost_bps: float) -> Account:
@@ -187,7 +201,7 @@ def _trade(simple: FloatArray, position: FloatArray, cost_bps: float) -> Account
 
 def _checked(open_price: ArrayLike, signal: ArrayLike, horizon: int) -> tuple[FloatArray, FloatArray]:
     opens = np.asarray(open_price, dtype=np.float64)
-    wanted = np.nan_to_num(np.asarray(signal, dtype=np.float64), nan=0.0)
+    wanted = np.asarray(signal, dtype=np.float64)
     if opens.ndim != 1 or opens.shape != wanted.shape or len(opens) < 3:
         raise ConfigError(
             f"backtest: open_price and signal must be vectors of one length, at least 3, got {opens.shape}"
@@ -195,7 +209,7 @@ def _checked(open_price: ArrayLike, signal: ArrayLike, horizon: int) -> tuple[Fl
         )
     if not (np.isfinite(opens) & (opens > 0)).all():
         raise ConfigError("backtest: open prices must be finite and positive; repair the bars first")
-    if np.abs(wanted).max() > 1:
+    if (np.abs(wanted) > 1).any():
         raise ConfigError("backtest: signals are positions in [-1, 1]; use np.sign(log_return)")
     if horizon < 1:
         raise ConfigError(f"backtest: horizon must be at least 1 bar, got {horizon}")

@@ -28,19 +28,22 @@ def backtests(
 
     Returns
     -------
-    Horizon to `Backtest`; its arrays start at the first test bar. ConfigError for bars that are not those of the
-    forecasts.
+    Horizon to `Backtest`, from the first test bar to the open at which its last position ends. ConfigError for bars
+    that are not those of the forecasts.
     """
     settings = settings or Settings()
     first, last = int(forecasts["bar"].min()), int(forecasts["bar"].max())
     if last >= len(bars) or bars.index[last] != forecasts["timestamp"].max():
         raise ConfigError("backtests: bars are not those the forecasts were made on; pass what walk_forward was given")
     horizons = [int(h) for h in np.unique(forecasts["horizon"])]
-    span = bars["open"].iloc[first : min(last + 2 + max(horizons), len(bars))].to_numpy()
-    traded = forecasts.pivot(index="bar", columns="horizon", values=column).reindex(range(first, first + len(span)))
+    traded = np.full((min(last + 2 + max(horizons), len(bars)) - first, len(horizons)), np.nan)
+    table = forecasts.pivot(index="bar", columns="horizon", values=column)
+    traded[table.index.to_numpy() - first] = np.sign(table[horizons].to_numpy(dtype=np.float64))
+    opens = bars["open"].to_numpy()[first:]
+    sizes = [min(last - first + 2 + h, len(traded)) for h in horizons]  # until the last position has ended
     return {
-        h: backtest(span, np.sign(traded[h].to_numpy(dtype=np.float64)), horizon=h, cost_bps=settings.cost_bps)
-        for h in horizons
+        h: backtest(opens[:n], traded[:n, j], horizon=h, cost_bps=settings.cost_bps)
+        for j, (h, n) in enumerate(zip(horizons, sizes, strict=True))
     }
 
 
@@ -51,12 +54,12 @@ def strategy_returns(
     import pandas as pd
 
     paths = {
-        (column, h): result.strategy.net_return
+        (column, h): pd.Series(result.strategy.net_return)
         for column in columns
         for h, result in backtests(bars, forecasts, settings, column=column).items()
     }
     first = int(forecasts["bar"].min())
-    table = pd.DataFrame(paths, columns=pd.MultiIndex.from_tuples(list(paths), names=["source", "horizon"]))
+    table = pd.DataFrame(paths).fillna(0.0).rename_axis(columns=["source", "horizon"])
     return table.set_axis(bars.index[first : first + len(table)], axis=0)
 
 
