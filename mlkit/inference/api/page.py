@@ -7,8 +7,8 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from mlkit.errors import MlkitError
+from mlkit.inference.panel import FOLDER, panel_module
 
-FOLDER = Path(__file__).parents[1] / "static"
 KINDS = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -25,7 +25,7 @@ HEADERS = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache", "X-Fr
 
 
 def mount_page(app: Any, folder: Path = FOLDER) -> list[str]:
-    """Serve ``index.html`` of a folder at `/` and its other files at `/static/<name>`; their paths.
+    """Serve ``index.html`` of a folder at `/`, its other files and the panel's module at `/static/<name>`; their paths.
 
     The names are read once, here: no path is made of a request. Without ``index.html`` nothing is served.
     """
@@ -37,7 +37,14 @@ def mount_page(app: Any, folder: Path = FOLDER) -> list[str]:
             served[f"/static/{path.name}"] = path
     for url, path in served.items():
         app.router.routes.append(Route(url, _endpoint(path), methods=["GET"], include_in_schema=False))
-    return list(served)
+    module = "/static/panel.js"
+    app.router.routes.append(Route(module, _panel, methods=["GET"], include_in_schema=False))
+    return [*served, module]
+
+
+async def _panel(_: Any) -> Response:
+    """The module that notebooks run too."""
+    return Response(panel_module(), media_type=KINDS[".js"], headers=HEADERS)
 
 
 def _endpoint(path: Path) -> Any:

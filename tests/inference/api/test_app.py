@@ -27,6 +27,7 @@ from mlkit.inference.api.schemas import (
     StatusAnswer,
 )
 from mlkit.inference.markets import Markets
+from mlkit.inference.panel import panel_module
 from mlkit.inference.predictor import insights
 from mlkit.models.bundle import ModelBundle
 from mlkit.models.publishing import publish
@@ -213,7 +214,10 @@ def test_a_token_is_asked_for_everywhere_but_where_nothing_is_told(serve: Serve,
     for good in (f"Bearer {TOKEN}", f"bearer  {TOKEN} "):
         assert client.get(URL, headers={"Authorization": good}).status_code == 200
     assert client.get("/healthz").status_code == 200
-    assert client.get("/").status_code == client.get("/static/x.js").status_code != 401
+    page, module = client.get("/"), client.get("/static/panel.js")
+    assert page.status_code == module.status_code == 200 and client.get("/static/x.js").status_code == 404
+    assert "script-src 'self';" in page.headers["content-security-policy"] and "'unsafe" not in str(page.headers)
+    assert module.headers["content-type"].startswith("text/javascript") and module.text == panel_module()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", "[::]", "127.0.0.1.example.org"])
