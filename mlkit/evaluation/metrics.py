@@ -142,6 +142,54 @@ def coverage(y: ArrayLike, low: ArrayLike, high: ArrayLike) -> float:
     return _mean((low <= y) & (y <= high))
 
 
+def coverage_noise(rows: float, horizon: int, level: float) -> float:
+    """Standard error of the coverage that an oracle reaches: the true quantiles, over outcomes that overlap.
+
+    ``sqrt(level (1 - level) / n * (1 + 2 Σ (1 - k / n) ρ_k))`` with the autocorrelation ``ρ_k`` of the hits of a random
+    walk's ``horizon``-bar returns, k < horizon: two of them correlate by ``1 - k / horizon``. No forecaster can be
+    told from perfect by a miss within twice this.
+
+    Parameters
+    ----------
+    rows
+        Consecutive rows scored.
+    horizon
+        Bars an outcome spans.
+    level
+        Nominal coverage of the central interval.
+    """
+    from scipy.special import ndtr, ndtri
+
+    z = float(ndtri(0.5 * (1.0 + level)))
+    x, weight = np.polynomial.legendre.leggauss(64)
+    weight = z * weight * np.exp(-0.5 * (z * x) ** 2) / np.sqrt(2.0 * np.pi)
+    x = z * x
+    k = np.arange(1, horizon)
+    rho = (1.0 - k / horizon)[:, None]
+    spread = np.sqrt(1.0 - rho**2)
+    both = (ndtr((z - rho * x) / spread) - ndtr((-z - rho * x) / spread)) @ weight
+    return _overlapped(rows, k, (both - level**2) / (level * (1.0 - level)), level * (1.0 - level))
+
+
+def direction_noise(rows: float, horizon: int, p: float = 0.5) -> float:
+    """Standard error of the share of rises, outcomes overlapping: signs correlate by ``2/π asin(1 - k/h)``."""
+    k = np.arange(1, horizon)
+    return _overlapped(rows, k, 2.0 / np.pi * np.arcsin(1.0 - k / horizon), p * (1.0 - p))
+
+
+def _overlapped(rows: float, k: npt.NDArray[np.int64], rho: FloatArray, variance: float) -> float:
+    inflation = 1.0 + 2.0 * float(np.sum(np.maximum(1.0 - k / rows, 0.0) * rho))
+    return float(np.sqrt(variance * inflation / rows))
+
+
+def calibration_noise(outcome: ArrayLike, p: ArrayLike, horizon: int, bins: int = 10) -> float:
+    """What `expected_calibration_error` may come to for perfect probabilities: 1.96 standard errors in every bin."""
+    table = reliability_table(outcome, p, bins)
+    pairs = zip(table["rows"], table["forecast"], strict=True)
+    errors = [n * 1.96 * direction_noise(n, horizon, forecast) for n, forecast in pairs]
+    return _ratio(float(np.sum(errors)), float(table["rows"].sum()))
+
+
 def interval_score(y: ArrayLike, low: ArrayLike, high: ArrayLike, level: float) -> float:
     """Interval score of a central ``level`` interval, in units of ``y``; lower is better.
 

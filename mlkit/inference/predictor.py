@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mlkit.models.pattern_cnn import PatternModel
 
 Float64Array = npt.NDArray[np.float64]
+Inputs = tuple[npt.NDArray[np.float32], Float64Array, Float64Array | None]
 LIVE_BARS = 1000  # newest bars that a live predictor keeps, for the candles beside an insight
 
 
@@ -254,8 +255,8 @@ class Predictor:
         model, _ = self._models.price()
         if model is None:
             return None
-        features, scale = self._inputs(bars)
-        return model.predict(features[-1:], scale[-1:])
+        features, scale, terms = self._inputs(bars)
+        return model.predict(features[-1:], scale[-1:], None if terms is None else terms[-1:])
 
     def _live_forecast(self, live: "_Live") -> "Forecast | None":
         """The same from the last bar that was pushed."""
@@ -263,17 +264,22 @@ class Predictor:
         if model is None or live.row is None:
             return None
         time = pd.DatetimeIndex(live.bars.times.rows[-1:], tz="UTC")
-        return model.predict(*self._select(pd.DataFrame(live.row[None], index=time, columns=list(live.names))))
+        frame = pd.DataFrame(live.row[None], index=time, columns=list(live.names))
+        return model.predict(*self._select(frame))
 
-    def _inputs(self, bars: pd.DataFrame) -> tuple[npt.NDArray[np.float32], Float64Array]:
-        """Feature rows in the bundle's order, float32 (n_bars, n_features), and the spread expected per horizon."""
+    def _inputs(self, bars: pd.DataFrame) -> Inputs:
+        """What the price model takes of every bar: see `_select`."""
         features = self._feature_set()
         _require(len(bars), features.warm_up + 1, "the price forecast", _market(bars))
         return self._select(features.build(bars, garch=self._garch()))
 
-    def _select(self, frame: pd.DataFrame) -> tuple[npt.NDArray[np.float32], Float64Array]:
-        """The model's inputs from a frame of features, row by row."""
+    def _select(self, frame: pd.DataFrame) -> Inputs:
+        """Features in the bundle's order, GARCH's scale of every horizon, and the volatility terms, row by row.
+
+        No terms where the model was trained without.
+        """
         from mlkit.features.engine import volatility_scale
+        from mlkit.features.volatility import volatility_terms
 
         bundle = self._models.bundle
         assert bundle is not None
@@ -284,7 +290,10 @@ class Predictor:
                 f"bundle {bundle.path}: its feature {unknown[0]!r} is not one of this version "
                 f"({len(unknown)} of {len(names)} unknown); pass Predictor(features=...) as in training, or train again"
             )
-        return frame[names].to_numpy(dtype=np.float32), volatility_scale(frame, bundle.manifest.horizons, self._garch())
+        model, _ = self._models.price()
+        scale = volatility_scale(frame, bundle.manifest.horizons, self._garch())
+        terms = volatility_terms(frame, bundle.manifest.timeframe) if model is not None and model.spreads else None
+        return frame[names].to_numpy(dtype=np.float32), scale, terms
 
     def _feature_set(self) -> "FeatureSet":
         from mlkit.features.feature_set import FeatureSet

@@ -1,6 +1,6 @@
 """What the price models share: array types, the forecast they return, and their settings."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -12,6 +12,7 @@ Float32Matrix = npt.NDArray[np.float32]  # features, (n, F)
 FloatMatrix = npt.NDArray[np.float64]  # one column a horizon, (n, H)
 FloatVector = npt.NDArray[np.float64]  # (n,)
 IntMatrix = npt.NDArray[np.int64]  # label end positions, (n, H)
+IntVector = npt.NDArray[np.int64]  # (n,)
 
 LIBRARIES = ("xgboost", "lightgbm", "random_forest")
 
@@ -31,8 +32,10 @@ class Forecast:
 
     horizons: tuple[int, ...]  # bars ahead
     log_return: FloatMatrix  # expected log(close[t + h] / close[t]), shrunk towards no change
+    raw: FloatMatrix  # the same before shrinkage: what the trees say
     members: dict[str, FloatMatrix]  # share of each library, shrunk alike: their weighted sum is log_return
     p_up: FloatMatrix  # calibrated probability of a rise, half of no change included
+    scale: FloatMatrix  # expected deviation of the outcome: the unit of everything here
     std: FloatMatrix  # standard deviation of the outcome around log_return
     lo80: FloatMatrix  # conformal intervals of the outcome
     hi80: FloatMatrix
@@ -42,11 +45,26 @@ class Forecast:
     def __len__(self) -> int:
         return len(self.log_return)
 
+    def columns(self) -> dict[str, Any]:
+        """Every array but the members, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("horizons", "members")}
+
+    def rows(self, rows: IntVector) -> Self:
+        """Some rows of it."""
+        members = {name: values[rows] for name, values in self.members.items()}
+        return replace(self, members=members, **{name: values[rows] for name, values in self.columns().items()})
+
 
 class Forecaster(Protocol):
     """A fitted price model: arrays in, forecast out."""
 
-    def predict(self, X: Float32Matrix, scale: FloatMatrix) -> Forecast:
+    def predict(
+        self,
+        X: Float32Matrix,
+        scale: FloatMatrix,
+        terms: FloatMatrix | None = None,
+        outcome: FloatMatrix | None = None,
+    ) -> Forecast:
         """Forecast every row from its features (n, F) and expected spreads (n, H), known at its close."""
         ...
 

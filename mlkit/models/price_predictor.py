@@ -1,9 +1,10 @@
 """The price ensemble: XGBoost, LightGBM and a random forest, shrunk and calibrated on held-out rows.
 
-The target of horizon h is the log return divided by its expected spread ``scale``, so quiet and wild markets weigh the
-same. Training rows fall into three chronological parts, purged between: models are fitted on the first, the
-boosted ones stop early on the second, and shrinkage, direction probability and intervals come from the
-third, which no model has seen.
+The target of horizon h is the log return divided by its expected scale, so quiet and wild markets weigh the same; the
+scale itself is combined from several estimates (``mlkit.models.spread``). Training rows fall into three chronological
+parts, purged between: trees and scale are fitted on the first, the boosted ones stop early on the second, and
+what the trees are worth comes from the third, which no model has seen. Intervals start from the quantiles of
+all three and then follow the outcomes that become known (``mlkit.models.conformal``).
 """
 
 import json
@@ -16,12 +17,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from mlkit.config import write_atomic
 from mlkit.errors import BundleError, ConfigError, DependencyError
-from mlkit.evaluation.splits import inner_split
+from mlkit.models.attributions import EXPLAINERS, attribute
 from mlkit.models.base import (
     EnsembleSettings,
     Float32Matrix,
@@ -29,14 +29,19 @@ from mlkit.models.base import (
     FloatVector,
     Forecast,
     IntMatrix,
+    IntVector,
     Progress,
 )
-from mlkit.models.calibration import HorizonCalibration, demand_rows, fit_calibration
-from mlkit.models.learners import LEARNERS, Learner, Parts, Rows
+from mlkit.models.calibration import HorizonCalibration, fit_calibration
+from mlkit.models.conformal import REACH, follow_ends
+from mlkit.models.learners import LEARNERS, Learner
+from mlkit.models.spread import HorizonSpread, spread_scale
+from mlkit.models.training_split import fit_spreads, split_rows, usable_rows
 
 __all__ = ["EnsembleSettings", "PricePredictor"]
 
 CALIBRATION_FILE = "calibration.json"
+ENDS = ("low90", "low80", "high80", "high90")  # of a calibration, in the order of the conformal levels
 _MODULES = {"xgboost": "xgboost", "lightgbm": "lightgbm", "random_forest": "sklearn"}
 _log = logging.getLogger(__name__)
 
@@ -51,6 +56,7 @@ class PricePredictor:
     learners: dict[str, Learner]
     calibrations: tuple[HorizonCalibration, ...]
     training: dict[str, Any]  # rows of each part, trees kept; plain JSON values
+    spreads: tuple[HorizonSpread, ...] = ()  # empty: the scale is used as it is passed
 
     def __repr__(self) -> str:
         used = ", ".join(f"{name} {weight:.0%}" for name, weight in self.weights.items())
@@ -63,8 +69,10 @@ class PricePredictor:
         Y: FloatMatrix,
         end: IntMatrix,
         scale: FloatMatrix,
+        terms: FloatMatrix | None = None,
         *,
         horizons: Sequence[int],
+        positions: IntVector | None = None,
         settings: EnsembleSettings | None = None,
         seed: int = 7,
         progress: Progress | None = None,
@@ -84,6 +92,11 @@ class PricePredictor:
         scale
             Standard deviation of the log return over each horizon, as expected at the row's close, (n, H);
             rows without are left out.
+        terms
+            Of ``volatility_terms``, (n, K): with them the scale is refined, and every later call needs them too.
+        positions
+            Bar position of each row, (n,), where rows of several symbols share bar times; by default it is told by
+            ``end``.
         settings
             Default ``EnsembleSettings.smoke()``. The weight of a library that is not installed goes to the
             others, with a logged warning; DependencyError if none is left.
@@ -93,7 +106,10 @@ class PricePredictor:
         settings = settings or EnsembleSettings.smoke()
         horizons = tuple(int(h) for h in horizons)
         _check_training(X, Y, end, scale, horizons)
-        parts, held_out = _prepare(np.ascontiguousarray(X), Y, end, scale, horizons, settings)
+        split = split_rows(X, Y, end, scale, terms, horizons, positions, settings)
+        spreads = fit_spreads(split, scale, terms, Y, horizons)
+        scale = spread_scale(spreads, scale, terms) if terms is not None else scale
+        parts, held_out = split.parts(np.ascontiguousarray(X), Y, scale, settings.target_clip)
         weights = _installed_weights(settings)
         report = _Report(progress, len(weights) * len(horizons) + 1)
         learners = {}
@@ -101,15 +117,30 @@ class PricePredictor:
             ticks = partial(report, name, horizons)
             learners[name] = LEARNERS[name].fit(parts, horizons, settings, seed, ticks)
         raw = _combine({name: m.predict(held_out.X) for name, m in learners.items()}, weights)
-        pairs = zip(horizons, raw.T, held_out.z.T, strict=True)
-        calibrations = tuple(fit_calibration(score, outcome, h) for h, score, outcome in pairs)
+        past = Y[split.every] / scale[split.every]
+        logs = np.log(scale[split.every])
+        calibrations = tuple(
+            fit_calibration(raw[:, j], held_out.z[:, j], h, history=past[:, j], log_scale=logs[:, j], crowd=split.crowd)
+            for j, h in enumerate(horizons)
+        )
         report.say("calibration")
         rows = {"fit": len(parts.fit), "valid": len(parts.valid), "calibration": len(held_out)}
         trees = {name: list(learner.rounds) for name, learner in learners.items()}
         training = {"rows": rows, "trees": trees, "seed": seed}
-        return cls(horizons, X.shape[1], weights, learners, calibrations, training)
+        return cls(horizons, X.shape[1], weights, learners, calibrations, training, spreads)
 
-    def predict(self, X: Float32Matrix, scale: FloatMatrix) -> Forecast:
+    @property
+    def memory(self) -> int:
+        """Earlier bars that an adaptive forecast may depend on: the scores read, and the longest horizon."""
+        return max(c.memory + c.horizon for c in self.calibrations)
+
+    def predict(
+        self,
+        X: Float32Matrix,
+        scale: FloatMatrix,
+        terms: FloatMatrix | None = None,
+        outcome: FloatMatrix | None = None,
+    ) -> Forecast:
         """Forecast every row; see :class:`Forecast` for what comes back.
 
         Parameters
@@ -119,39 +150,107 @@ class PricePredictor:
         scale
             Expected spread of every horizon, (n, H), as in training. Rows with NaN features or a scale that is not
             positive are NaN in every output.
+        terms
+            (n, K), as in training; ConfigError when one of the two had them and the other has not.
+        outcome
+            Realised log return of every row and horizon, (n, H), NaN where there is none; the rows are then consecutive
+            bars, and intervals follow the outcomes: see :meth:`adapted`. Without it they are those of the bundle.
         """
         _check_features(X, scale, self.n_features, len(self.horizons))
-        usable = _usable(X, scale)
+        scale = self.refined(scale, terms)
+        usable = usable_rows(X, scale)
         n, shape = int(usable.sum()), (len(X), len(self.horizons))
         X = np.ascontiguousarray(X if n == len(X) else X[usable])
         unit = scale[usable]
         scores = {name: m.predict(X) if n else np.empty((0, shape[1])) for name, m in self.learners.items()}
         raw = _combine(scores, self.weights)
-
-        def placed(values: FloatMatrix) -> FloatMatrix:
-            out = np.full(shape, np.nan)
-            out[usable] = values
-            return out
-
-        centre = raw * self._column("shrink")
-        ends = {
-            f"{end}{level}": placed((centre + self._column(f"{name}{level}")) * unit)
-            for end, name in (("lo", "low"), ("hi", "high"))
-            for level in (80, 90)
-        }
-        p_up = [c.p_up(raw[:, j]) for j, c in enumerate(self.calibrations)]
-        return Forecast(
+        shrunk = self._column("shrink") * unit
+        p_up = np.column_stack([c.p_up(raw[:, j]) for j, c in enumerate(self.calibrations)])
+        ends = [raw * shrunk + self._column(name) * unit for name in ENDS]
+        values = [
+            raw * shrunk,
+            raw * unit,
+            p_up,
+            unit,
+            self._column("std") * unit,
+            *ends,
+            *(z * shrunk for z in scores.values()),
+        ]
+        placed = np.full((len(values), *shape), np.nan)
+        placed[:, usable] = values
+        names = ("log_return", "raw", "p_up", "scale", "std", "lo90", "lo80", "hi80", "hi90")
+        forecast = Forecast(
             horizons=self.horizons,
-            log_return=placed(centre * unit),
-            members={name: placed(z * self._column("shrink") * unit) for name, z in scores.items()},
-            p_up=placed(np.column_stack(p_up)),
-            std=placed(self._column("std") * unit),
-            **ends,
+            members=dict(zip(scores, placed[len(names) :], strict=True)),
+            **dict(zip(names, placed, strict=False)),
         )
+        return forecast if outcome is None else self.adapted(forecast, outcome)
+
+    def adapted(self, forecast: Forecast, outcome: FloatMatrix, rows: int | None = None) -> Forecast:
+        """The last ``rows`` rows of a forecast, their intervals and ``std`` following the outcomes known at each.
+
+        Parameters
+        ----------
+        forecast
+            Of consecutive bars. With at least ``memory`` bars before it a row has the same bits in every call.
+        outcome
+            Realised log return, (n, H); row t reads that of row s only where ``s + horizon <= t``.
+        rows
+            All rows by default.
+        """
+        first = 0 if rows is None else len(forecast) - rows
+        if outcome.shape != forecast.log_return.shape or not 0 <= first <= len(forecast):
+            raise ConfigError(
+                f"adapted: outcomes {outcome.shape} for forecasts {forecast.log_return.shape}, rows {rows}"
+            )
+        score = (outcome - forecast.log_return) / forecast.scale
+        logs = np.log(forecast.scale)
+        out = {name: values[first:].copy() for name, values in forecast.columns().items()}
+        for j, c in enumerate(self.calibrations):
+            lean = (logs[:, j] - c.log_scale) / c.log_scale_std if c.log_scale_std > 0 else np.zeros(len(logs))
+            start = np.array([getattr(c, name) for name in ENDS])
+            ends = follow_ends(
+                np.ascontiguousarray(score[:, j]),
+                np.clip(lean, -REACH, REACH),
+                start,
+                c.horizon,
+                c.memory,
+                c.rate,
+                c.lean,
+                first,
+            )
+            centre, unit = forecast.log_return[first:, j], forecast.scale[first:, j]
+            for k, name in enumerate(("lo90", "lo80", "hi80", "hi90")):
+                out[name][:, j] = centre + ends[:, k] * unit
+            width = start[2] - start[1]
+            out["std"][:, j] *= (ends[:, 2] - ends[:, 1]) / width if width > 0 else 1.0
+        members = {name: values[first:] for name, values in forecast.members.items()}
+        return replace(forecast, members=members, **out)
+
+    def refined(self, scale: FloatMatrix, terms: FloatMatrix | None) -> FloatMatrix:
+        """The combined scale; the one passed where the training had no terms."""
+        held = len(self.spreads[0].coefficients) - 2 if self.spreads else None
+        given = None if terms is None else terms.shape[-1]
+        if given != held or (terms is not None and len(terms) != len(scale)):
+            raise ConfigError(f"volatility terms: {given} columns, the training had {held}; use volatility_terms")
+        return scale if terms is None else spread_scale(self.spreads, scale, terms)
 
     def unshrunk(self) -> Self:
         """The same trees without shrinkage towards no change: what they would have said unchecked."""
         return replace(self, calibrations=tuple(replace(c, shrink=1.0) for c in self.calibrations))
+
+    def attributions(self, X: Float32Matrix, horizon: int) -> FloatMatrix:
+        """How much each feature moved the raw score of every row, float64 (n, F + 1), in units of the scale.
+
+        The last column is what no feature is charged with: the boosted models' bias and the random forest's score.
+        Rows sum to ``raw / scale`` of :meth:`predict`, to float32 precision. X must be finite, float32 (n, F).
+        Raises ConfigError for a horizon that was not trained, DependencyError where a boosting library is missing.
+        """
+        if horizon not in self.horizons:
+            raise ConfigError(f"attributions: horizon {horizon} is none of {self.horizons}")
+        j = self.horizons.index(horizon)
+        files = {name: list(m.files.values())[j] for name, m in self.learners.items() if name in EXPLAINERS}
+        return attribute(files, {name: m.predict(X)[:, j] for name, m in self.learners.items()}, self.weights, X)
 
     def feature_importance(self, names: Sequence[str] | None = None) -> pd.DataFrame:
         """Gain of every feature: one column a library (mean over horizons, sums to 1) and the weighted mean.
@@ -174,6 +273,7 @@ class PricePredictor:
             "n_features": self.n_features,
             "weights": self.weights,
             "calibrations": [c.to_dict() for c in self.calibrations],
+            "spreads": [spread.to_dict() for spread in self.spreads],
             "training": self.training,
         }
         files[CALIBRATION_FILE] = json.dumps(described, indent=1, allow_nan=False).encode()
@@ -191,6 +291,7 @@ class PricePredictor:
         try:
             described = json.loads(files[CALIBRATION_FILE])
             calibrations = tuple(HorizonCalibration.from_dict(c) for c in described["calibrations"])
+            spreads = tuple(HorizonSpread.from_dict(spread) for spread in described["spreads"])
             horizons, n_features = tuple(described["horizons"]), int(described["n_features"])
             weights = {name: float(w) for name, w in described["weights"].items()}
             training = dict(described["training"])
@@ -198,6 +299,9 @@ class PricePredictor:
             detail = repr(error)[:160]
             raise BundleError(f"{CALIBRATION_FILE}: not a calibration ({detail}); train again") from error
         sound = weights.keys() <= LEARNERS.keys() and abs(sum(weights.values()) - 1.0) < 1e-9
+        sound &= not spreads or (
+            horizons == tuple(s.horizon for s in spreads) and len({len(s.coefficients) for s in spreads}) == 1
+        )
         if horizons != tuple(c.horizon for c in calibrations) or not sound:
             raise BundleError(f"{CALIBRATION_FILE}: horizons or weights contradict each other; train again")
         learners = {}
@@ -206,7 +310,7 @@ class PricePredictor:
                 learners[name] = LEARNERS[name].from_bytes(files, horizons, n_features)
             except KeyError as error:
                 raise BundleError(f"model file {error.args[0]} is missing; train again") from error
-        return cls(horizons, n_features, weights, learners, calibrations, training)
+        return cls(horizons, n_features, weights, learners, calibrations, training, spreads)
 
     def to_files(self, folder: Path) -> list[str]:
         """Write :meth:`to_bytes` into a folder; returns the names."""
@@ -222,7 +326,7 @@ class PricePredictor:
 
     @cached_property
     def _columns(self) -> dict[str, FloatVector]:
-        names = ("shrink", "std", "low80", "high80", "low90", "high90")
+        names = ("shrink", "std", *ENDS)
         return {name: np.array([getattr(c, name) for c in self.calibrations]) for name in names}
 
     def _column(self, name: str) -> FloatVector:
@@ -269,44 +373,8 @@ def _installed_weights(settings: EnsembleSettings) -> dict[str, float]:
     return shares
 
 
-def _prepare(
-    X: Float32Matrix,
-    Y: FloatMatrix,
-    end: IntMatrix,
-    scale: FloatMatrix,
-    horizons: tuple[int, ...],
-    settings: EnsembleSettings,
-) -> tuple[Parts, Rows]:
-    """Training parts with clipped labels, and the calibration rows with labels as they are."""
-    usable = _usable(X, scale) & np.isfinite(Y).all(axis=1) & (end >= 0).all(axis=1)
-    # A label spans h bars, so its end tells the row's own bar; min is the safe side if some end early.
-    positions = (end - np.array(horizons)).min(axis=1)
-    labelled = np.where(usable[:, None], end, -1)
-    fit, valid, calibration = inner_split(labelled, settings.fractions, positions=positions)
-    demand_rows(len(calibration), horizons[-1])
-    # The forest may learn from every row whose labels end before calibration, the purged gap included.
-    early = np.flatnonzero(usable & (labelled.max(axis=1) < positions[calibration[0]]))
-    z = Y / np.where(usable[:, None], scale, 1.0)
-    clipped = np.clip(z, -settings.target_clip, settings.target_clip)
-    parts = Parts(*(Rows(_take(X, rows), clipped[rows]) for rows in (fit, valid, early)))
-    return parts, Rows(_take(X, calibration), z[calibration])
-
-
-def _take(X: Float32Matrix, rows: npt.NDArray[np.int64]) -> Float32Matrix:
-    """Rows of a matrix: a view where they are consecutive, else one copy."""
-    first, last = int(rows[0]), int(rows[-1])
-    return X[first : last + 1] if last - first + 1 == len(rows) else X[rows]
-
-
 def _combine(scores: Mapping[str, FloatMatrix], weights: Mapping[str, float]) -> FloatMatrix:
     return np.asarray(sum(weights[name] * z for name, z in scores.items()), dtype=np.float64)
-
-
-def _usable(X: Float32Matrix, scale: FloatMatrix) -> npt.NDArray[np.bool_]:
-    """Rows with finite features and a positive scale; one pass over X, no matrix-sized temporary."""
-    with np.errstate(invalid="ignore"):
-        total = X.sum(axis=1, dtype=np.float64)  # NaN and inf survive a sum; float32 values cannot overflow it
-        return np.asarray(np.isfinite(total) & (np.isfinite(scale) & (scale > 0)).all(axis=1), dtype=np.bool_)
 
 
 def _check_features(X: Float32Matrix, scale: FloatMatrix, n_features: int, n_horizons: int) -> None:

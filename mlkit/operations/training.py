@@ -3,7 +3,6 @@
 The notebooks and ``mlkit train`` call the same three functions: `prepare`, `walk_forward` and `train`.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -19,12 +18,13 @@ from mlkit.evaluation.splits import WalkForward, label_end_positions
 from mlkit.features.engine import volatility_scale
 from mlkit.features.feature_set import FeatureSet
 from mlkit.features.garch import fit_garch
+from mlkit.features.volatility import volatility_terms
 from mlkit.inference.predictor import market_standard
 from mlkit.labels import earned_returns, forward_returns
 from mlkit.market.bars import fingerprint, validate_bars
 from mlkit.market.symbols import symbol_folder
 from mlkit.models.base import EnsembleSettings, Float32Matrix, FloatMatrix, IntMatrix, Progress
-from mlkit.models.calibration import least_rows
+from mlkit.models.calibration import MIN_ROWS
 from mlkit.operations.pattern_evidence import measure_patterns
 from mlkit.operations.scoring import score as score
 from mlkit.operations.trials import configuration, feature_digest
@@ -32,6 +32,7 @@ from mlkit.operations.trials import configuration, feature_digest
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mlkit.models.base import Forecast
     from mlkit.models.bundle import ModelBundle
     from mlkit.models.price_predictor import PricePredictor
 
@@ -45,7 +46,8 @@ class TrainingSet:
 
     index: "pd.DatetimeIndex"  # (n,) bar open times
     X: Float32Matrix  # (n, F)
-    scale: FloatMatrix  # (n, H) expected spread of the log return over each horizon
+    scale: FloatMatrix  # (n, H) deviation of the log return over each horizon that GARCH expects
+    terms: FloatMatrix  # (n, K) what the forecast of the scale looks at
     Y: FloatMatrix  # (n, H) forward log returns, NaN where the future does not exist
     end: IntMatrix  # (n, H) bar at whose close a label is known, -1 where there is none
     earned: FloatMatrix  # (n, H) log return from the open of t + 1 to the open of t + 1 + h: what a trader gets
@@ -90,6 +92,7 @@ def prepare(
         index=pd.DatetimeIndex(bars.index),
         X=table.to_numpy(),
         scale=volatility_scale(table, horizons, garch),
+        terms=volatility_terms(table, bars.attrs["timeframe"]),
         Y=labels["log_return"].to_numpy(dtype=np.float64),
         end=label_end_positions(labels),
         earned=earned_returns(bars, horizons).to_numpy(),
@@ -127,6 +130,7 @@ def fit_price(
             data.Y[span],
             end[span],
             data.scale[span],
+            data.terms[span],
             horizons=settings.prediction_horizons,
             settings=ensemble,
             seed=settings.seed,
@@ -149,10 +153,9 @@ def folds(
 
 
 def _first_train(bars: "pd.DataFrame", settings: Settings, warm_up: int) -> int:
-    """Bars before the first test block: half of them, or as many as the calibration of the longest horizon takes."""
+    """Bars before the first test block: half of them, or as many as its inner split and the purges take."""
     longest = max(settings.prediction_horizons)
-    calibration = ensemble_settings(settings).fractions[2]
-    learn = math.ceil(least_rows(longest) / calibration) + 2 * longest
+    learn = int(np.ceil((MIN_ROWS + longest) / min(ensemble_settings(settings).fractions)))
     least = warm_up + learn + longest
     need = least + MIN_TEST + longest
     if len(bars) < need:
@@ -211,6 +214,17 @@ def _prefixed(progress: Progress | None, prefix: str) -> Progress | None:
     return tell
 
 
+def forecast_rows(data: TrainingSet, model: "PricePredictor", rows: npt.NDArray[np.int64]) -> "Forecast":
+    """The forecast of rows in time order, each as a live predictor makes it at that bar's close.
+
+    Intervals follow the outcomes known by then, so the forecast starts ``model.memory`` bars before the first row.
+    """
+    first, last = int(rows[0]), int(rows[-1])
+    span = slice(max(first - model.memory, 0), last + 1)
+    forecast = model.predict(data.X[span], data.scale[span], data.terms[span])
+    return model.adapted(forecast, data.Y[span], last + 1 - first).rows(rows - first)
+
+
 def _scored(
     data: TrainingSet,
     model: "PricePredictor",
@@ -221,11 +235,10 @@ def _scored(
     """Forecasts, outcomes and naive intervals of one fold, long."""
     import pandas as pd
 
-    forecast = model.predict(data.X[test_rows], data.scale[test_rows])
-    past = data.Y[train_rows]
+    forecast = forecast_rows(data, model, test_rows)
+    naive = naive_intervals(data, train_rows, test_rows)
     frames = []
     for j, horizon in enumerate(forecast.horizons):
-        quantiles = np.nanquantile(past[:, j], [0.1, 0.9, 0.05, 0.95])
         columns: dict[str, Any] = {
             "timestamp": data.index[test_rows],
             "bar": test_rows,
@@ -235,10 +248,37 @@ def _scored(
             **{name: member[:, j] for name, member in forecast.members.items()},
             "outcome": data.Y[test_rows, j],
             "earned": data.earned[test_rows, j],
-            **dict(zip(("low80", "high80", "low90", "high90"), quantiles, strict=True)),
+            "raw": forecast.raw[:, j],
+            "scale": forecast.scale[:, j],
+            **{name: values[:, j] for name, values in naive.items()},
         }
         frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True)
+
+
+NAIVE = ("unconditional", "ewma", "garch")
+_QUANTILES = {"low80": 0.1, "high80": 0.9, "low90": 0.05, "high90": 0.95}
+
+
+def naive_intervals(
+    data: TrainingSet, train_rows: npt.NDArray[np.int64], test_rows: npt.NDArray[np.int64]
+) -> dict[str, FloatMatrix]:
+    """What an interval must beat: quantiles of the training labels over a scale, times the scale of the test row.
+
+    The scale is 1 (columns ``low80`` ... ``high90``), the RiskMetrics average (``low80_ewma`` ...) or GARCH(1,1) with
+    its term structure, fitted on the training bars (``low80_garch`` ...). Each value is (n_test, H).
+    """
+    warm = train_rows[train_rows >= data.warm_up]
+    ewma = np.exp(data.terms[:, :1]) * np.ones_like(data.scale)
+    scales = {"unconditional": np.ones_like(data.scale), "ewma": ewma, "garch": data.scale}
+    return {
+        name if rival == "unconditional" else f"{name}_{rival}": np.nanquantile(
+            data.Y[warm] / unit[warm], level, axis=0
+        )
+        * unit[test_rows]
+        for rival, unit in scales.items()
+        for name, level in _QUANTILES.items()
+    }
 
 
 FORECAST_COLUMNS = ("log_return", "p_up", "std", "lo80", "hi80", "lo90", "hi90")

@@ -123,3 +123,26 @@ def test_rows_that_cannot_be_scored_are_left_out() -> None:
 )
 def test_no_answer_is_nan(value: float) -> None:
     assert math.isnan(value)
+
+
+@pytest.mark.parametrize(("horizon", "level"), [(1, 0.8), (5, 0.9), (20, 0.8)])
+def test_coverage_noise_is_that_of_an_oracle(horizon: int, level: float) -> None:
+    rng = np.random.default_rng(horizon)
+    moves = rng.normal(size=(600, 1000 + horizon))
+    total = np.cumsum(moves, axis=1)
+    y = (total[:, horizon:] - total[:, :-horizon]) / np.sqrt(horizon)  # 600 markets of 1,000 outcomes
+    z = stats.norm.ppf(0.5 + level / 2)
+    shares = np.mean(np.abs(y) < z, axis=1)
+    assert m.coverage_noise(1000, horizon, level) == pytest.approx(shares.std(), rel=0.1)
+    assert m.direction_noise(1000, horizon) == pytest.approx(np.mean(y > 0, axis=1).std(), rel=0.1)
+
+
+def test_calibration_noise_bounds_the_error_of_perfect_probabilities() -> None:
+    rng = np.random.default_rng(1)
+    inside = 0
+    for _ in range(100):
+        p = rng.choice([0.45, 0.55], size=500)
+        rise = (rng.random(500) < p).astype(float)
+        inside += m.expected_calibration_error(rise, p) <= m.calibration_noise(rise, p, 1)
+    assert inside >= 95
+    assert m.calibration_noise(rise, p, 60) > 3 * m.calibration_noise(rise, p, 1)

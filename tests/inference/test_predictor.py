@@ -16,6 +16,7 @@ from mlkit.errors import BarsError, BundleError, ConfigError, DependencyError, N
 from mlkit.evaluation.splits import label_end_positions
 from mlkit.features.engine import DEFAULT_GARCH, FEATURE_NAMES, WARM_UP, build_features, volatility_scale
 from mlkit.features.rules import PATTERNS
+from mlkit.features.volatility import volatility_terms
 from mlkit.inference import models as module
 from mlkit.inference.predictor import (
     FORECAST_COLUMNS,
@@ -50,6 +51,7 @@ def price(bars: pd.DataFrame) -> PricePredictor:
         labels["log_return"].to_numpy(),
         label_end_positions(labels),
         volatility_scale(features, HORIZONS, DEFAULT_GARCH),
+        volatility_terms(features, "1d"),
         horizons=HORIZONS,
         settings=SETTINGS,
     )
@@ -260,12 +262,13 @@ def test_inputs_are_those_of_the_training(bars: pd.DataFrame, price: PricePredic
     """The bundle's features in the bundle's order, filtered with the bundle's GARCH."""
     garch, names = (1e-6, 0.12, 0.85), FEATURE_NAMES[::-1]
     trained = write_bundle(tmp_path, manifest(bars, garch=garch, feature_names=names), price=price)
-    features, scale = Predictor(trained)._inputs(bars)
+    features, scale, terms = Predictor(trained)._inputs(bars)
     expected = build_features(bars, garch=garch)
     assert features.dtype == np.float32
     assert np.array_equal(features, expected[list(names)].to_numpy(), equal_nan=True)
     assert not np.array_equal(features, build_features(bars)[list(names)].to_numpy(), equal_nan=True)
     assert np.array_equal(scale, volatility_scale(expected, HORIZONS, garch), equal_nan=True)
+    assert terms is not None and np.array_equal(terms, volatility_terms(expected, "1d"), equal_nan=True)
 
 
 # --- what is missing -------------------------------------------------------------------------------------
@@ -354,8 +357,8 @@ def test_nan_never(predictor: Predictor, bars: pd.DataFrame, monkeypatch: pytest
     """The planted fault: a model whose answers are no numbers."""
     real = PricePredictor.predict
 
-    def broken(self: PricePredictor, X: Any, scale: Any) -> Any:
-        forecast = real(self, X, scale)
+    def broken(self: PricePredictor, *inputs: Any) -> Any:
+        forecast = real(self, *inputs)
         forecast.log_return[:, 0] = np.nan
         forecast.hi90[:, 1] = 800.0
         return forecast

@@ -113,13 +113,35 @@ def test_an_accidental_trend_is_not_a_base_rate() -> None:
         told.append(abs(c.fit_calibration(z, y, 60).p_up(np.zeros(1))[0] - 0.5))
     assert np.mean(strayed) > 0.1
     assert np.median(told) == 0.0
-    assert np.mean(told) < 0.3 * np.mean(strayed)
+    assert np.mean(told) < 0.4 * np.mean(strayed)
 
 
 def test_a_short_rally_is_not_certainty() -> None:
     rising = c.fit_calibration(np.ones(200), np.linspace(0.5, 1.0, 200), 60)
-    assert rising.shrink == 0.0
-    assert rising.p_up(np.ones(1))[0] == 0.5
+    assert rising.shrink == rising.slope == 0.0
+    assert 0.5 <= rising.p_up(np.ones(1))[0] < 0.85
+
+
+def test_the_base_rate_is_that_of_all_training_rows() -> None:
+    rng = np.random.default_rng(12)
+    z, y = rng.normal(size=200), rng.normal(size=200)
+    history = np.concatenate([rng.normal(0.4, 1, size=4000), y])
+    alone, told = (c.fit_calibration(z, y, 1, history=past).p_up(np.zeros(1))[0] for past in (y, history))
+    assert told == pytest.approx(np.mean(direction(history)), abs=0.003)
+    assert abs(alone - 0.5) < abs(told - 0.5)
+
+
+def test_a_lucky_stretch_is_not_evidence() -> None:
+    """The planted fault: the score agrees with the outcome in the last third only, and strongly."""
+    rng = np.random.default_rng(13)
+    z, y = rng.normal(size=900), rng.normal(size=900)
+    y[600:] += 0.6 * z[600:]
+    y[:300] -= 0.05 * z[:300]
+    shrink, trust, t = c.shrinkage(z, y, 1)
+    assert t > c.EVIDENCE  # significant over all rows
+    assert shrink == trust == 0.0
+    steady = c.shrinkage(z, 0.25 * z + rng.normal(size=900), 1)
+    assert steady[0] > 0.1
 
 
 def test_conformal_ranks_by_hand() -> None:
@@ -139,18 +161,6 @@ def test_conformal_coverage_is_at_least_nominal_and_hardly_more(level: float) ->
         low, high = c.conformal_quantiles(residual[:100], level)
         held.append(np.mean((rng.gamma(2.0, size=200) >= low) & (rng.gamma(2.0, size=200) <= high)))
     assert level - 0.005 < np.mean(held) < level + 2 / 101 + 0.005  # exact up to 1 / (n + 1) in each tail
-
-
-def test_overlapping_outcomes_widen_the_interval() -> None:
-    rng = np.random.default_rng(8)
-    aware, naive = [], []
-    for _ in range(60):
-        _, y = noise_walk(rng, 1860, 60)
-        for held, h in ((aware, 60), (naive, 1)):
-            low, high = c.conformal_quantiles(y[:600], 0.8, h)
-            held.append(np.mean((y[660:] >= low) & (y[660:] <= high)))
-    assert np.mean(naive) < 0.77  # the planted fault
-    assert 0.79 < np.mean(aware) < 0.92
 
 
 def test_std_is_that_of_the_residual() -> None:
@@ -175,6 +185,8 @@ def test_json_round_trip() -> None:
         ({"shrink": 1.5}, "contradict"),
         ({"slope": -0.1}, "contradict"),
         ({"low80": 3.0}, "contradict"),
+        ({"memory": 10**9}, "contradict"),
+        ({"rate": -0.1}, "contradict"),
         ({"more": 1}, "expected the keys"),
     ],
 )
@@ -187,8 +199,7 @@ def test_foreign_values_are_refused(change: dict[str, object], message: str) -> 
 def test_too_few_rows() -> None:
     with pytest.raises(ConfigError, match="39 held-out rows, it takes 40"):
         c.fit_calibration(np.zeros(39), np.zeros(39), 1)
-    with pytest.raises(ConfigError, match="horizon 60: 199 held-out rows, it takes 200"):
-        c.fit_calibration(np.zeros(199), np.zeros(199), 60)
+    assert c.fit_calibration(*signal(14, n=40), 60).shrink == 0.0  # not even one outcome of its own
 
 
 def test_constant_outcomes_are_no_change() -> None:

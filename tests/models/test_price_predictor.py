@@ -255,6 +255,76 @@ def test_what_cannot_be_predicted_is_refused(planted: Market, fitted: PricePredi
         fitted.feature_importance(list("abcdefg"))
 
 
+def test_terms_refine_the_scale_and_reach_the_files(planted: Market, tmp_path: Path) -> None:
+    """The passed scale is blind to a factor that one of the terms shows."""
+    rng = np.random.default_rng(0)
+    seen, n = 0.6 * rng.normal(size=2000), 2000
+    Y, end = planted.Y[:n] * np.exp(seen)[:, None], planted.end[:n]
+    terms = np.column_stack([np.log(planted.scale[:n, 0]), seen])
+    data = (planted.X[:n], Y, end, planted.scale[:n])
+    plain, refined = (PricePredictor.fit(*data, t, horizons=HORIZONS, settings=SETTINGS) for t in (None, terms))
+    assert plain.spreads == () and len(refined.spreads) == 2
+    forecast = refined.predict(data[0], data[3], terms)
+    assert np.corrcoef(np.log(forecast.scale[:, 0] / data[3][:, 0]), seen)[0, 1] > 0.95
+    refined.to_files(tmp_path)
+    again = PricePredictor.from_files(tmp_path)
+    assert again.spreads == refined.spreads
+    assert np.array_equal(again.predict(data[0], data[3], terms).hi90, forecast.hi90)
+    for model, given, message in (
+        (plain, terms, "2 columns, the training had None"),
+        (refined, None, "None columns, the training had 2"),
+        (refined, terms[:, :1], "1 columns, the training had 2"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            model.predict(data[0], data[3], given)
+    described = json.loads(refined.to_bytes()["calibration.json"])
+    described["spreads"] = described["spreads"][:1]
+    with pytest.raises(BundleError, match="contradict"):
+        PricePredictor.from_bytes(refined.to_bytes() | {"calibration.json": json.dumps(described).encode()})
+
+
+def test_adapted_rows_read_only_what_was_known(planted: Market, fitted: PricePredictor) -> None:
+    """The planted fault: outcomes that end after a row are replaced, and nothing of that row may change."""
+    late, row = planted[3010:3600], 300
+    forecast = fitted.predict(late.X, late.scale)
+    honest = fitted.predict(late.X, late.scale, None, late.Y)
+    poisoned = late.Y.copy()
+    for j, h in enumerate(HORIZONS):
+        poisoned[row - h + 1 :, j] = 9.0
+    told = fitted.adapted(forecast, poisoned)
+    for name, values in honest.columns().items():
+        assert np.array_equal(getattr(told, name)[: row + 1], values[: row + 1]), name
+    assert not np.array_equal(told.hi90[row + 1 :], honest.hi90[row + 1 :])
+    assert np.array_equal(honest.log_return, forecast.log_return)
+    assert not np.array_equal(honest.lo80, forecast.lo80)
+
+
+def test_the_last_row_alone_is_the_row_of_the_batch(planted: Market, fitted: PricePredictor) -> None:
+    whole = fitted.predict(planted.X, planted.scale, None, planted.Y)
+    assert fitted.memory == 2505
+    window = slice(3500 - fitted.memory, 3501)
+    part = planted[window]
+    forecast = fitted.predict(part.X, part.scale)
+    live = fitted.adapted(forecast, part.Y, rows=1)
+    assert len(live) == 1
+    for name, values in whole.columns().items():
+        assert np.array_equal(getattr(live, name)[0], values[3500]), name
+    with pytest.raises(ConfigError, match="adapted: outcomes"):
+        fitted.adapted(forecast, part.Y[:-1])
+
+
+def test_attributions_sum_to_the_score(planted: Market, fitted: PricePredictor) -> None:
+    part = planted[3000:3200]
+    forecast = fitted.predict(part.X, part.scale)
+    for j, horizon in enumerate(HORIZONS):
+        shares = fitted.attributions(part.X, horizon)
+        assert shares.shape == (200, 9)
+        np.testing.assert_allclose(shares.sum(axis=1), forecast.raw[:, j] / part.scale[:, j], rtol=1e-4, atol=1e-6)
+        assert np.abs(shares[:, :8]).mean(axis=0).argmax() == 2  # the driver
+    with pytest.raises(ConfigError, match=r"horizon 7 is none of \(1, 5\)"):
+        fitted.attributions(part.X, 7)
+
+
 def test_files_that_do_not_belong_together(fitted: PricePredictor) -> None:
     files = fitted.to_bytes()
     with pytest.raises(BundleError, match=r"rf_5\.npz is missing"):

@@ -131,9 +131,9 @@ def test_own_features_reach_the_models_and_the_predictor(bars: pd.DataFrame, set
 
 
 def test_too_few_bars_say_how_many_are_missing(sp500: pd.DataFrame, settings: mlkit.Settings, tmp_path: Path) -> None:
-    with pytest.raises(BarsError, match=r"SP500 1d: need 1087 bars to train and evaluate, have 1000"):
+    with pytest.raises(BarsError, match=r"SP500 1d: need 1110 bars to train and evaluate, have 1000"):
         mlkit.train(sp500.iloc[:1000], settings)
-    assert len(walk_forward(sp500.iloc[:1087], settings, n_splits=1)) > 0  # and the number is right
+    assert len(walk_forward(sp500.iloc[:1110], settings, n_splits=1)) > 0  # and the number is right
     assert not list(tmp_path.iterdir())
 
 

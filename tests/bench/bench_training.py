@@ -1,0 +1,79 @@
+"""Training the ensemble beside the bare library fits on the same arrays: what mlkit's own part costs.
+
+    python tests/bench/bench_training.py [--rows 20000] [--repeats 3]
+
+Bare: the same libraries, parameters, rows and callbacks, called one by one, and nothing else; ours: the whole of
+`PricePredictor.fit`, with checks, split, scale, bytes read back, calibration. In turns, processor time of one thread.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import time
+
+import numpy as np
+
+from mlkit.models.base import EnsembleSettings
+from mlkit.models.learners import LEARNERS
+from mlkit.models.price_predictor import PricePredictor
+from mlkit.models.training_split import split_rows
+
+HORIZONS = (1, 5, 15, 60)
+F, TERMS = 197, 26
+
+
+def market(n: int) -> tuple[np.ndarray, ...]:
+    """Features, labels, label ends, scale and terms of a random walk whose volatility one term shows."""
+    rng = np.random.default_rng(7)
+    X = rng.normal(size=(n, F)).astype(np.float32)
+    spread = 0.001 * np.exp(0.3 * np.sin(np.arange(n) / 300))
+    price = np.cumsum(spread * rng.normal(size=n) + 0.0001 * np.roll(X[:, 0], 1))
+    Y, end = np.full((n, 4), np.nan), np.full((n, 4), -1)
+    for j, h in enumerate(HORIZONS):
+        Y[:-h, j], end[:-h, j] = price[h:] - price[:-h], np.arange(h, n)
+    terms = np.column_stack([np.log(spread), 0.3 * rng.normal(size=(n, TERMS - 1))])
+    return X, Y, end, spread[:, None] * np.sqrt(HORIZONS), terms
+
+
+def bare(parts: object, settings: EnsembleSettings) -> None:
+    """The libraries' own calls, as the learners make them, without reading anything back."""
+    kept = {learner: learner.from_bytes for learner in LEARNERS.values()}
+    for learner in LEARNERS.values():
+        learner.from_bytes = classmethod(lambda cls, files, *_: files)  # type: ignore[method-assign]
+    try:
+        for learner in LEARNERS.values():
+            learner.fit(parts, HORIZONS, settings, 7, lambda _: None)  # type: ignore[arg-type]
+    finally:
+        for learner, method in kept.items():
+            learner.from_bytes = method  # type: ignore[method-assign]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    settings = EnsembleSettings.full(n_threads=1)
+    X, Y, end, scale, terms = market(options.rows)
+    split = split_rows(X, Y, end, scale, terms, HORIZONS, None, settings)
+    ratios = []
+    for _ in range(options.repeats):
+        # The arrays that the fit itself ends up with: the scale is combined first.
+        start = time.process_time()
+        model = PricePredictor.fit(X, Y, end, scale, terms, horizons=HORIZONS, settings=settings, seed=7)
+        ours = time.process_time() - start
+        parts, _ = split.parts(X, Y, model.refined(scale, terms), settings.target_clip)
+        start = time.process_time()
+        bare(parts, settings)
+        theirs = time.process_time() - start
+        ratios.append(ours / theirs)
+        print(f"ours {ours:6.2f} s   bare {theirs:6.2f} s   ratio {ratios[-1]:.3f}", flush=True)
+    trees = {name: sum(rounds) for name, rounds in model.training["trees"].items()}
+    print(f"{options.rows} rows, {F} features, {len(HORIZONS)} horizons, trees {trees}")
+    print(f"training over the bare library fits: {np.median(ratios):.3f} (goal: at most 1.15)")
+
+
+if __name__ == "__main__":
+    main()
