@@ -288,6 +288,15 @@ def fill_inside_the_signals_bar(patch: pytest.MonkeyPatch, world: World) -> None
     patch.setattr(training, "earned_returns", leaky)
 
 
+def intervals_adapt_to_outcomes_to_come(patch: pytest.MonkeyPatch, world: World) -> None:
+    honest = price_predictor.PricePredictor.adapted
+
+    def leaky(self: Any, forecast: Any, outcome: np.ndarray, rows: int | None = None) -> Any:
+        return honest(self, forecast, np.roll(outcome, -5, axis=0), rows)
+
+    patch.setattr(price_predictor.PricePredictor, "adapted", leaky)
+
+
 MUTANTS: dict[str, Mutant] = {
     "scaler fitted on all rows": _prepared(_scaled),
     "features selected on all rows": _prepared(_selected),
@@ -306,6 +315,7 @@ MUTANTS: dict[str, Mutant] = {
     "early stopping on test": early_stopping_on_test,
     "forest grown on test rows too": forest_of_all_rows,
     "calibrator sees test outcomes": calibrator_sees_test_outcomes,
+    "intervals adapt to outcomes to come": intervals_adapt_to_outcomes_to_come,
     "target clip from all rows": target_clip_of_all_rows,
     "ensemble weights by test score": _fitted(_weights_by_test),
     "shrinkage by test score": _fitted(_shrink_by_test),
