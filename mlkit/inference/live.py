@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +12,14 @@ import pandas as pd
 
 from mlkit.errors import BarsError
 from mlkit.features.rules import Standard, pattern_flags, rule_state
+from mlkit.inference.insight import Insight
 from mlkit.market.bars import COLUMNS, open_times
-from mlkit.market.segments import SATURDAY_SHARE, TIMES_SHARE
+from mlkit.market.segments import OUTAGE_NEVER_CLOSED, OUTAGE_SESSIONS, SATURDAY_SHARE, TIMES_SHARE
 from mlkit.market.times import floor_times, timeframe_ns
+
+if TYPE_CHECKING:
+    from mlkit.features.feature_set import FeatureSetStream
+    from mlkit.models.base import Forecast
 
 Float64Array = npt.NDArray[np.float64]
 BarLike = Mapping[str, Any] | Sequence[Any] | pd.Series
@@ -197,6 +203,86 @@ class LiveBars:
         self.flags = pattern_flags(*prices_of(self.ohlcv.rows[-1:]), self.hours.standard, self._rules)[-1]
 
 
+def realised_returns(
+    times: npt.NDArray[np.int64], close: Float64Array, horizons: Sequence[int], timeframe: str, never_closes: bool
+) -> Float64Array:
+    """Log return of each bar over each horizon, (n, n_horizons), NaN where it is not known yet or crosses an outage.
+
+    The bits of `mlkit.labels.forward_returns` of a history that ends with these bars.
+
+    Parameters
+    ----------
+    times, close : of consecutive bars, (n,)
+    horizons : bars ahead
+    never_closes : whether the market does, judged from its whole history
+    """
+    tolerance = OUTAGE_NEVER_CLOSED if never_closes else OUTAGE_SESSIONS
+    most = timeframe_ns(timeframe) + tolerance.as_unit("ns").value
+    runs = np.concatenate([[0], np.cumsum(np.diff(times) > most)])
+    out = np.full((len(close), len(horizons)), np.nan)
+    for j, h in enumerate(horizons):
+        if h < len(close):
+            out[:-h, j] = np.where(runs[h:] == runs[:-h], np.log(close[h:] / close[:-h]), np.nan)
+    return out
+
+
 def prices_of(ohlcv: Float64Array) -> tuple[Float64Array, Float64Array, Float64Array, Float64Array]:
     """Open, high, low and close of rows of bars, (n,) each."""
     return ohlcv[:, 0], ohlcv[:, 1], ohlcv[:, 2], ohlcv[:, 3]
+
+
+class Live:
+    """What a predictor keeps between bars: the bars, the features' state, the forecasts and the last answer.
+
+    Parameters
+    ----------
+    bars : the newest ones
+    stream : the features after them, None without a price model
+    columns : names of the features
+    past : forecasts of the newest bars, unadapted; None without a price model
+    keep : how many of them to keep
+    said : the insight of the newest bar
+    """
+
+    def __init__(
+        self,
+        bars: LiveBars,
+        stream: "FeatureSetStream | None",
+        columns: "pd.Index[str]",
+        past: "Forecast | None",
+        keep: int,
+        said: Insight,
+    ) -> None:
+        self.bars, self.stream, self.columns = bars, stream, columns
+        self.said: Insight | None = said  # None where the newest bar has no answer yet
+        self.pending: list[npt.NDArray[np.float32]] = []  # features of bars without a forecast: the newest, mostly
+        self.past = past
+        self._kept = None if past is None else (Tail(past.log_return, keep), Tail(past.scale, keep))
+
+    def push(self, bar: Bar) -> None:
+        """Take an accepted bar into every state."""
+        self.said = None
+        self.bars.push(bar)
+        if self.stream is not None:
+            self.pending.append(self.stream.push(*bar[1:], timestamp=pd.Timestamp(bar.opened, tz="UTC")))
+
+    def remember(self, forecast: "Forecast") -> None:
+        """Keep the forecasts of the pending bars."""
+        assert self._kept is not None
+        for tail, values in zip(self._kept, (forecast.log_return, forecast.scale), strict=True):
+            for row in values:
+                tail.push(row)
+        self.past = forecast
+        self.pending.clear()
+
+    def recent(self, rows: int) -> "Forecast":
+        """The newest ``rows`` forecasts as one: centre and scale of each, all else of the newest in every row."""
+        assert self._kept is not None and self.past is not None
+        centre, scale = (tail.rows[-rows:] for tail in self._kept)
+
+        def spread(values: Float64Array) -> Float64Array:
+            return np.broadcast_to(values[-1], centre.shape)
+
+        rest: dict[str, Any] = {name: spread(values) for name, values in self.past.columns().items()}
+        members = {name: spread(values) for name, values in self.past.members.items()}
+        return replace(self.past, members=members, **(rest | {"log_return": centre, "scale": scale}))

@@ -12,7 +12,7 @@ from mlkit.errors import BundleError, ConfigError, DependencyError, NotTrainedEr
 from mlkit.features.rules import PATTERNS, Standard, pattern_flags
 from mlkit.inference.freshness import at_time
 from mlkit.inference.insight import NOT_TRAINED, Insight, ModelStatus, PatternReading, PricePrediction, Signal
-from mlkit.inference.live import Bar, BarLike, LiveBars, prices_of
+from mlkit.inference.live import BarLike, Live, LiveBars, prices_of, realised_returns
 from mlkit.inference.models import Models
 from mlkit.inference.reading import (
     FORECAST_COLUMNS,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mlkit.models.base import Forecast
     from mlkit.models.bundle import ModelBundle
     from mlkit.models.pattern_cnn import PatternModel
+    from mlkit.models.price_predictor import PricePredictor
 
 Float64Array = npt.NDArray[np.float64]
 Inputs = tuple[npt.NDArray[np.float32], Float64Array, Float64Array | None]
@@ -84,7 +85,8 @@ class Predictor:
         self._models = Models(bundle, cnn, settings.pattern_weights)
         self._features = features
         self._rules = SignalRules(settings.min_confidence_threshold, settings.cost_bps)
-        self._live: _Live | None = None
+        self._live: Live | None = None
+        self._found: tuple[pd.Index[str], npt.NDArray[np.intp] | None] | None = None  # see _columns
 
     # --- one bar ----------------------------------------------------------------------------------
 
@@ -123,7 +125,10 @@ class Predictor:
         """Take a history and follow it live; the insight of its last bar, and its errors, as of `insight`."""
         bars = self._checked(bars)
         said = read_moment(self._moment(bars), self._models, self._rules)
-        self._live = _Live(LiveBars(bars, LIVE_BARS), self._stream(bars), self._feature_set().names, said)
+        model, names = self._models.price()[0], self._feature_set().names
+        keep = LIVE_BARS if model is None else max(LIVE_BARS, model.memory + 1)
+        past = None if model is None else self._recent(model, bars)
+        self._live = Live(LiveBars(bars, keep), self._stream(bars), pd.Index(names), past, keep, said)
         return said
 
     def update(self, bar: BarLike) -> Insight:
@@ -190,7 +195,7 @@ class Predictor:
         if model is None:
             why = self._models.why_no_prices(_market(bars))
             raise (NotTrainedError if reason == NOT_TRAINED else DependencyError)(why)
-        forecast = model.predict(*self._inputs(bars))
+        forecast = model.predict(*self._inputs(bars), self._outcomes(bars))
         horizons = np.array(forecast.horizons, dtype=np.int64)
         columns = {name: getattr(forecast, name).ravel() for name in FORECAST_COLUMNS}
         times = {"timestamp": bars.index.repeat(len(horizons)), "horizon": np.tile(horizons, len(bars))}
@@ -215,7 +220,7 @@ class Predictor:
         forecast = self._forecast(bars) if prices else None
         return self._at_close(_market(bars), times, values, standard, flags, forecast)
 
-    def _live_moment(self, live: "_Live") -> Moment:
+    def _live_moment(self, live: Live) -> Moment:
         """The last bar that was pushed."""
         bars = live.bars
         forecast, standard = self._live_forecast(live), bars.hours.standard
@@ -251,21 +256,39 @@ class Predictor:
         )
 
     def _forecast(self, bars: pd.DataFrame) -> "Forecast | None":
-        """The forecast from the last bar of a history, one row; None without a price model."""
+        """Forecasts up to the last bar of a history, that one's intervals adapted; None without a price model."""
         model, _ = self._models.price()
         if model is None:
             return None
-        features, scale, terms = self._inputs(bars)
-        return model.predict(features[-1:], scale[-1:], None if terms is None else terms[-1:])
+        recent, outcomes = self._recent(model, bars), self._outcomes(bars)
+        return model.adapted(recent, outcomes[-len(recent) :], rows=1)
 
-    def _live_forecast(self, live: "_Live") -> "Forecast | None":
+    def _recent(self, model: "PricePredictor", bars: pd.DataFrame) -> "Forecast":
+        """Unadapted forecasts of the last bar and of those that its intervals remember."""
+        keep = model.memory + 1
+        features, scale, terms = self._inputs(bars)
+        return model.predict(features[-keep:], scale[-keep:], None if terms is None else terms[-keep:])
+
+    def _outcomes(self, bars: pd.DataFrame) -> Float64Array:
+        """What became of every forecast of a history, (n_bars, n_horizons), NaN where that is not known."""
+        assert self._models.bundle is not None
+        horizons, close = self._models.bundle.manifest.horizons, bars["close"].to_numpy()
+        return realised_returns(open_times(bars), close, horizons, bars.attrs["timeframe"], never_closes(bars))
+
+    def _live_forecast(self, live: Live) -> "Forecast | None":
         """The same from the last bar that was pushed."""
         model, _ = self._models.price()
-        if model is None or live.row is None:
+        if model is None or live.past is None:
             return None
-        time = pd.DatetimeIndex(live.bars.times.rows[-1:], tz="UTC")
-        frame = pd.DataFrame(live.row[None], index=time, columns=list(live.names))
-        return model.predict(*self._select(frame))
+        bars, rows = live.bars, model.memory + 1
+        if live.pending:
+            features = np.stack(live.pending)
+            index = pd.DatetimeIndex(bars.times.rows[-len(features) :], tz="UTC")
+            live.remember(model.predict(*self._select(pd.DataFrame(features, index=index, columns=live.columns))))
+        times, close = bars.times.rows[-rows:], bars.ohlcv.rows[-rows:, 3]
+        outcomes = realised_returns(times, close, model.horizons, bars.timeframe, bars.hours.never_closes)
+        recent = live.recent(rows)
+        return model.adapted(recent, outcomes[-len(recent) :], rows=1)
 
     def _inputs(self, bars: pd.DataFrame) -> Inputs:
         """What the price model takes of every bar: see `_select`."""
@@ -281,19 +304,29 @@ class Predictor:
         from mlkit.features.engine import volatility_scale
         from mlkit.features.volatility import volatility_terms
 
-        bundle = self._models.bundle
+        bundle, model = self._models.bundle, self._models.price()[0]
         assert bundle is not None
-        names = list(bundle.manifest.feature_names)
-        unknown = [name for name in names if name not in frame.columns]
-        if unknown:
-            raise BundleError(
-                f"bundle {bundle.path}: its feature {unknown[0]!r} is not one of this version "
-                f"({len(unknown)} of {len(names)} unknown); pass Predictor(features=...) as in training, or train again"
-            )
-        model, _ = self._models.price()
         scale = volatility_scale(frame, bundle.manifest.horizons, self._garch())
         terms = volatility_terms(frame, bundle.manifest.timeframe) if model is not None and model.spreads else None
-        return frame[names].to_numpy(dtype=np.float32), scale, terms
+        values, columns = frame.to_numpy(dtype=np.float32), self._columns(frame.columns)
+        return values if columns is None else values[:, columns], scale, terms
+
+    def _columns(self, names: "pd.Index[str]") -> npt.NDArray[np.intp] | None:
+        """Where the bundle's features stand in a frame; None where that is their order already."""
+        if self._found is None or self._found[0] is not names:
+            bundle = self._models.bundle
+            assert bundle is not None
+            wanted = list(bundle.manifest.feature_names)
+            columns = names.get_indexer(pd.Index(wanted))
+            unknown = [name for name, column in zip(wanted, columns, strict=True) if column < 0]
+            if unknown:
+                raise BundleError(
+                    f"bundle {bundle.path}: its feature {unknown[0]!r} is not one of this version ({len(unknown)} of "
+                    f"{len(wanted)} unknown); pass Predictor(features=...) as in training, or train again"
+                )
+            same = len(wanted) == len(names) and bool((columns == np.arange(len(names))).all())
+            self._found = names, None if same else columns
+        return self._found[1]
 
     def _feature_set(self) -> "FeatureSet":
         from mlkit.features.feature_set import FeatureSet
@@ -316,24 +349,6 @@ class Predictor:
         stream = self._feature_set().stream(timeframe=timeframe, symbol=symbol, garch=self._garch())
         stream.extend(bars)
         return stream
-
-
-class _Live:
-    """What a predictor keeps between bars: the bars, the features' state and the last answer."""
-
-    def __init__(
-        self, bars: LiveBars, stream: "FeatureSetStream | None", names: tuple[str, ...], said: Insight
-    ) -> None:
-        self.bars, self.stream, self.names = bars, stream, names
-        self.row: npt.NDArray[np.float32] | None = None  # features of the newest bar
-        self.said: Insight | None = said  # None where the newest bar has no answer yet
-
-    def push(self, bar: Bar) -> None:
-        """Take an accepted bar into every state."""
-        self.said = None
-        self.bars.push(bar)
-        if self.stream is not None:
-            self.row = self.stream.push(*bar[1:], timestamp=pd.Timestamp(bar.opened, tz="UTC"))
 
 
 def _require(have: int, need: int, what: str, market: str) -> None:

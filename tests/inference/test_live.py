@@ -15,9 +15,9 @@ from mlkit.features.engine import WARM_UP
 from mlkit.features.feature_set import FeatureSet
 from mlkit.inference.freshness import at_time
 from mlkit.inference.insight import Insight
-from mlkit.inference.live import Hours, Tail
+from mlkit.inference.live import Hours, Tail, realised_returns
 from mlkit.inference.predictor import Predictor, market_standard
-from mlkit.labels import never_closes
+from mlkit.labels import forward_returns, never_closes
 from mlkit.market.bars import open_times
 from mlkit.market.simulate import null_market
 from mlkit.models.bundle import ModelBundle
@@ -116,6 +116,32 @@ def test_tail_keeps_the_newest_rows() -> None:
         tail.push(rows[t])
         assert np.array_equal(tail.rows, rows[max(t - 6, 0) : t + 1])
         assert tail.rows.flags.c_contiguous
+
+
+@pytest.mark.parametrize("name", ["BTCUSDT-15m", "AAPL-1h", "UNITTEST_BTC-1m", "AAPL-1d"])
+def test_outcomes_are_the_labels(name: str, real_bars: Callable[[str], pd.DataFrame]) -> None:
+    found = real_bars(name).iloc[-6000:]
+    labels = forward_returns(found, (1, 5, 60))["log_return"].to_numpy()
+    close, frame = found["close"].to_numpy(), found.attrs["timeframe"]
+    ours = realised_returns(open_times(found), close, (1, 5, 60), frame, never_closes(found))
+    assert np.array_equal(ours, labels, equal_nan=True)
+    few = realised_returns(open_times(found)[:3], close[:3], (1, 5), frame, never_closes(found))
+    assert np.isnan(few[:, 1]).all() and np.isnan(few[-1, 0])
+
+
+def test_intervals_follow_what_became_of_earlier_forecasts(bundle: ModelBundle, bars: pd.DataFrame) -> None:
+    """Wild outcomes widen the next interval of the short horizon; the bundle alone would not know of them."""
+    wild = bars.iloc[:2600].copy()
+    rng = np.random.default_rng(0)
+    wild.iloc[2300:] = wild.iloc[2300:].mul(np.exp(0.05 * rng.standard_normal(300)), axis=0)
+    wild.attrs.update(bars.attrs)
+    predictor = Predictor(bundle)
+    model = bundle.price
+    assert model is not None
+    features, scale, terms = predictor._inputs(wild)
+    alone = model.predict(features[-1:], scale[-1:], None if terms is None else terms[-1:])
+    said = predictor.forecasts(wild).iloc[-4]
+    assert said["hi90"] != alone.hi90[0, 0] and said["log_return"] == alone.log_return[0, 0]
 
 
 # --- every shape of a bar ------------------------------------------------------------------------------
@@ -226,6 +252,20 @@ def test_a_bar_whose_answer_failed_is_answered_when_it_comes_again(
             started.update(bars.iloc[FIRST])
     assert started.latest is None
     assert same(started.update(bars.iloc[FIRST]), started.insight(bars.iloc[: FIRST + 1]))
+
+
+def test_a_bar_whose_answer_failed_may_be_left_behind(
+    started: Predictor, bars: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlkit.models.price_predictor import PricePredictor
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PricePredictor, "predict", lambda *_, **__: 1 / 0)
+        for k in range(3):
+            with pytest.raises(ZeroDivisionError):
+                started.update(bars.iloc[FIRST + k])
+    for k in (3, 4):
+        assert same(started.update(bars.iloc[FIRST + k]), started.insight(bars.iloc[: FIRST + k + 1]))
 
 
 # --- ages ----------------------------------------------------------------------------------------------

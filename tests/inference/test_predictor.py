@@ -355,15 +355,15 @@ def test_a_damaged_bundle_is_an_error(
 
 def test_nan_never(predictor: Predictor, bars: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     """The planted fault: a model whose answers are no numbers."""
-    real = PricePredictor.predict
+    real = PricePredictor.adapted
 
-    def broken(self: PricePredictor, *inputs: Any) -> Any:
-        forecast = real(self, *inputs)
+    def broken(self: PricePredictor, *inputs: Any, **options: Any) -> Any:
+        forecast = real(self, *inputs, **options)
         forecast.log_return[:, 0] = np.nan
         forecast.hi90[:, 1] = 800.0
         return forecast
 
-    monkeypatch.setattr(PricePredictor, "predict", broken)
+    monkeypatch.setattr(PricePredictor, "adapted", broken)
     insight = predictor.insight(bars)
     assert insight.price_predictions["1"].prediction is None
     assert "not all known" in str(insight.price_predictions["1"].reason)
