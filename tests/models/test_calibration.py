@@ -32,14 +32,15 @@ def test_shrink_is_the_regression_slope_when_the_signal_is_strong() -> None:
     slope = LinearRegression(fit_intercept=False).fit(2.0 * z[:, None], y).coef_[0]
     shrink, trust, t = c.shrinkage(2.0 * z, y, 1)
     assert t == pytest.approx(stats.ttest_1samp(z * y, 0.0).statistic, rel=0.15)
-    assert trust == pytest.approx(1 - (1.96 / t) ** 2, rel=0.01)
+    assert trust == pytest.approx(1 - 1.96 / t, rel=1e-12)
     assert shrink == pytest.approx(slope * trust, rel=1e-12)
     assert 0.4 < shrink < 0.5
 
 
 def test_shrink_never_enlarges_or_inverts() -> None:
     z, y = signal(1)
-    assert c.shrinkage(0.2 * z, y, 1)[0] == 1.0
+    small = c.shrinkage(0.2 * z, y, 1)  # a slope of 5 is told as 1, less what may be luck
+    assert small[0] == small[1] < 1.0
     assert c.shrinkage(-z, y, 1)[:2] == (0.0, 0.0)
     assert c.shrinkage(np.zeros(100), y[:100], 1) == (0.0, 0.0, 0.0)
 
