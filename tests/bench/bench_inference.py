@@ -14,6 +14,7 @@ os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 import argparse
 import asyncio
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from rivals import pandas_ta
 from serving import ROOT, Server, load, prepare, server
 
 import mlkit
+from mlkit.config import Settings
 from mlkit.labels import forward_returns
 from mlkit.models.bundle import ModelBundle
 
@@ -62,6 +64,34 @@ def one_bar(bundle: ModelBundle, count: int, profile: str) -> None:
     rival = rival_seconds(bars, profile)
     say("the same through pandas and scikit-learn doors, processor", quantiles(rival))
     say("ratio of medians", f"{np.median(rival) / np.median(times):.0f} x", ">= 20 x")
+
+
+def bits(home: Path, count: int) -> None:
+    """Every live answer of ``count`` bars beside the same row of the history, number by number, on real files."""
+    for name in ("BTCUSDT_BYBIT-1m", "AAPL-1h", "EURUSD-1h", "BTCUSDT-15m"):
+        path = ROOT / "../shared/data/ohlcv" / f"{name}.parquet"
+        if not path.is_file():
+            say(f"live and history, {name}", "the file is not beside the checkout")
+            continue
+        symbol, timeframe = name.rsplit("-", 1)
+        bars = mlkit.read_bars(path, symbol=symbol, timeframe=timeframe).iloc[: 3000 + count]
+        predictor = mlkit.Predictor(mlkit.train(bars.iloc[:3000], Settings(model_storage_path=home / "bits")))
+        predictor.start(bars.iloc[:3000])
+        live = [predictor.update(row) for row in bars.iloc[3000:].itertuples()]
+        forecasts = predictor.forecasts(bars).set_index(["timestamp", "horizon"])
+        patterns = predictor.pattern_probabilities(bars)
+        differing = 0
+        for time_, said in zip(bars.index[3000:], live, strict=True):
+            numbers = list(said.patterns.probabilities.values())
+            expected = patterns.loc[time_].tolist()
+            for horizon, price in said.price_predictions.items():
+                row = forecasts.loc[(time_, int(horizon))]
+                numbers += [price.log_return, price.p_up, *(price.interval or ()), *(price.interval_80 or ())]
+                ends = (row["lo90"], row["hi90"], row["lo80"], row["hi80"])
+                expected += [row["log_return"], row["p_up"], *(said.current_price * math.exp(end) for end in ends)]
+            differing += numbers != expected
+        whole = live[-1] == predictor.insight(bars)
+        say(f"live and history, {name}", f"{len(live):,} bars, {differing} differ; last insight equal: {whole}", "0")
 
 
 def rival_seconds(bars: pd.DataFrame, profile: str) -> list[float]:
@@ -192,7 +222,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=500)
     parser.add_argument("--bars", type=int, default=2000)
     parser.add_argument("--profile", choices=("smoke", "full"), default="smoke")
-    parser.add_argument("--only", nargs="*", default=["bar", "start", "cold", "busy", "load", "fuzz"])
+    parser.add_argument("--only", nargs="*", default=["bar", "bits", "start", "cold", "busy", "load", "fuzz"])
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
@@ -200,6 +230,7 @@ def main() -> None:
         say("measured", f"load average {os.getloadavg()[0]:.1f}", "goal")
         runs = {
             "bar": lambda: one_bar(bundle, arguments.bars, arguments.profile),
+            "bits": lambda: bits(home, 5000),
             "start": lambda: cold_start(home),
             "cold": lambda: cold_requests(home),
             "busy": lambda: busy(home),
