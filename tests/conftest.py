@@ -1,10 +1,16 @@
 """Bars for every test: the built-in real ones, and files beside the checkout when they are there."""
 
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
+
+# A shell's background job ignores Ctrl-C, and so would every test of it and every process that a test starts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).parents[1] / "../shared/data/ohlcv"
 

@@ -255,13 +255,9 @@ def test_ctrl_c_leaves_no_half_report_and_no_kernel(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     code = f"import os, time\nopen({str(pid_file)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)"
     write_notebook(tmp_path / "nb/00_first.ipynb", new_code_cell(code))
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-    try:
-        threading.Thread(target=press_ctrl_c_when, args=(lambda: pid_file.exists() and pid_file.read_text(),)).start()
-        with pytest.raises(KeyboardInterrupt):
-            run_report(notebooks=tmp_path / "nb", reports=tmp_path / "reports", progress=False)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    threading.Thread(target=press_ctrl_c_when, args=(lambda: pid_file.exists() and pid_file.read_text(),)).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_report(notebooks=tmp_path / "nb", reports=tmp_path / "reports", progress=False)
     assert list((tmp_path / "reports").iterdir()) == []
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid_file.read_text()), 0)
