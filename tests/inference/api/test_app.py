@@ -413,7 +413,8 @@ def test_a_promoted_bundle_answers_at_once_and_alone(
 ) -> None:
     settings, bars = market
     monkeypatch.setattr("mlkit.inference.api.app.LOOK_AGAIN", 0.0)
-    other = small_bundle(bars.iloc[:2200], seed=8, root=settings.models / "TEST-1d")
+    verdicts = {"1": {"verdict": "edge"}, "5": {"verdict": "no edge"}}  # the other way round, so that answers differ
+    other = small_bundle(bars.iloc[:2200], seed=8, root=settings.models / "TEST-1d", metrics=verdicts)
     client = serve()
     try:
         seen = []
