@@ -24,6 +24,7 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 CELL_METADATA = {"tags"}
+WIDGET = "application/vnd.jupyter.widget-view+json"  # the id of a live object; its static face stands beside it
 # What the next run writes otherwise: an object's address, a Styler's random id (Styler.set_uuid fixes it),
 # the folder of this checkout.
 VOLATILE = {
@@ -44,6 +45,8 @@ def clean(notebook: NotebookNode) -> None:
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in CELL_METADATA})
+        for output in cell.get("outputs", ()):
+            output.get("data", {}).pop(WIDGET, None)
 
 
 def problems(path: Path) -> list[str]:
@@ -62,6 +65,7 @@ def problems(path: Path) -> list[str]:
         for output in cell.get("outputs", ()):
             if (output.output_type == "error" and not on_purpose) or output.get("name") == "stderr":
                 found.append(f"cell {number} shows an error or a warning")
+            found += [f"cell {number} shows a widget"] if WIDGET in output.get("data", {}) else []
             text = json.dumps({k: v for k, v in output.get("data", {}).items() if not k.startswith("image/")})
             found += [f"cell {number} shows {name}" for name, seen in VOLATILE.items() if seen.search(text)]
     return found

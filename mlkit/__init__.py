@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlkit.features.feature_set import FeatureSet as FeatureSet
     from mlkit.features.own import feature as feature
     from mlkit.inference.insight import Insight as Insight
+    from mlkit.inference.panel import panel as panel
     from mlkit.inference.predictor import Predictor as Predictor
     from mlkit.inference.predictor import insights as insights
     from mlkit.labels import forward_returns as forward_returns
@@ -58,6 +59,7 @@ _PUBLIC = {
     "import_bars": "mlkit.market.sources",
     "insights": "mlkit.inference.predictor",
     "load_bars": "mlkit.market.sources",
+    "panel": "mlkit.inference.panel",
     "pattern_labels": "mlkit.labels",
     "quality": "mlkit.market.quality",
     "read_bars": "mlkit.market.sources",

@@ -71,3 +71,15 @@ def test_clean_mends_the_metadata(notebooks: ModuleType, sound: NotebookNode, tm
     nbformat.write(sound, path)
     assert notebooks.problems(path) == []
     assert sound.cells[0].metadata["tags"] == ["parameters"]
+
+
+def test_a_widget_leaves_only_its_static_face(notebooks: ModuleType, sound: NotebookNode, tmp_path: Path) -> None:
+    faces = {"application/vnd.jupyter.widget-view+json": {"model_id": "6df84"}, "text/html": "<div>card</div>"}
+    sound.cells[0].outputs = [new_output("display_data", faces)]
+    sound.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {}}
+    path = tmp_path / "planted.ipynb"
+    nbformat.write(sound, path)
+    assert notebooks.problems(path) == ["notebook metadata is not the canonical one", "cell 0 shows a widget"]
+    notebooks.clean(sound)
+    nbformat.write(sound, path)
+    assert notebooks.problems(path) == [] and sound.cells[0].outputs[0].data == {"text/html": "<div>card</div>"}

@@ -31,6 +31,7 @@ DISTRIBUTIONS = {
     "matplotlib_inline": "ipykernel",
     "packaging": "pytest",
     "scipy": "scikit-learn",
+    "traitlets": "anywidget",
 }
 
 

@@ -6,10 +6,13 @@ reads from top to bottom.
 """
 
 import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Final
 
+from mlkit.inference.candles import Candle, Plot
 from mlkit.inference.insight import Insight, PatternReading, PricePrediction, Signal
 from mlkit.inference.signals import MEMBERS, pattern_title
 
@@ -19,8 +22,13 @@ _GLYPHS: Final = {1: "▲", -1: "▼", 0: "◆"}
 _MEMBER_NAMES: Final = dict(zip(MEMBERS, ("XGBoost", "LightGBM", "Random forest"), strict=True))
 
 
-def render_card(insight: Insight) -> str:
-    """Self-contained HTML of one insight, for a notebook, a report or a page of its own."""
+def render_card(insight: Insight, candles: Sequence[Candle] = ()) -> str:
+    """Self-contained HTML of one insight, for a notebook, a report or a page of its own.
+
+    Parameters
+    ----------
+    candles : the newest bars, oldest first, the last one the insight's; without them the forecasts stand alone.
+    """
     parts = [
         f"<style>\n{_STYLE.read_text(encoding='utf-8')}</style>",
         '<div class="mlkit-card">',
@@ -29,7 +37,7 @@ def render_card(insight: Insight) -> str:
     if insight.message:
         parts.append(f'<div class="note">{escape(insight.message)}</div>')
     parts += [f'<div class="note">{escape(note)}</div>' for note in insight.freshness.notes]
-    parts += [_forecasts(insight), _patterns(insight.patterns), _signals(insight), _foot(insight), "</div>"]
+    parts += [_forecasts(insight, candles), _patterns(insight.patterns), _signals(insight), _foot(insight), "</div>"]
     return "\n".join(parts)
 
 
@@ -117,73 +125,72 @@ def _empty(reason: str | None) -> str:
     return f'<div class="soft">{escape(reason or "nothing here")}</div>'
 
 
-def _forecasts(insight: Insight) -> str:
+def _forecasts(insight: Insight, candles: Sequence[Candle]) -> str:
     prices = insight.price_predictions
+    plot = Plot(candles, prices, insight.current_price)
+    drawn = _drawing(plot, insight)
     if not prices:
-        return _title("Price forecast") + _empty(insight.reasons.get("price_predictions") or insight.message)
+        return _title("Price forecast") + drawn + _empty(insight.reasons.get("price_predictions") or insight.message)
     tiles = "".join(_tile(h, p, insight.current_price) for h, p in prices.items())
-    aside = "point forecast with 80% and 90% intervals; time on a square-root axis"
-    fan = _fan(prices, insight.current_price)
-    return _title("Price forecast", aside if fan else "") + fan + f'<div class="tiles">{tiles}</div>'
+    ahead = "ahead of the candles, " if plot.candles else ""
+    aside = f"point forecast with 80% and 90% intervals; {ahead}time on a square-root axis"
+    return _title("Price forecast", aside if plot.known else "") + drawn + f'<div class="tiles">{tiles}</div>'
 
 
-def _fan(prices: dict[str, PricePrediction], current: float) -> str:
-    """Cones around the no-change line, symmetric in log price; a random walk's cone has straight edges."""
-    known = sorted((int(h), p) for h, p in prices.items() if p.log_return is not None and p.interval)
-    if not known:
+def _drawing(plot: Plot, insight: Insight) -> str:
+    """Candles and cones around the no-change line; a random walk's cone has straight edges."""
+    if not plot.known and not plot.candles:
         return ""
-    x = {h: 100 * math.sqrt(h / known[-1][0]) for h, _ in known}
-    edges = {h: _log_edges(p, current) for h, p in known}
-    reach = max(*(abs(e) for four in edges.values() for e in four), *(abs(p.log_return or 0) for _, p in known))
-    reach = reach or 1e-6
-
-    def y(log_return: float) -> float:
-        return 50 - 48 * log_return / reach
-
-    def cone(low: int, high: int, opacity: float) -> str:
-        upper = [f"{x[h]:.2f},{y(edges[h][high]):.2f}" for h, _ in known]
-        lower = [f"{x[h]:.2f},{y(edges[h][low]):.2f}" for h, _ in reversed(known)]
-        points = " ".join(["0,50", *upper, *lower])
-        return f'<polygon points="{points}" style="fill:var(--accent);opacity:{opacity}"/>'
-
-    path = " ".join(["0,50", *(f"{x[h]:.2f},{y(p.log_return or 0):.2f}" for h, p in known)])
-    stroke = "fill:none;vector-effect:non-scaling-stroke"
-    dots = "".join(
-        f'<span class="dot" style="left:{x[h]:.2f}%;top:{y(p.log_return or 0):.2f}%"></span>' for h, p in known
-    )
+    cones = f"{plot.cone(0, 3, 0.14)}{plot.cone(1, 2, 0.18)}{plot.lines()}" if plot.known else ""
+    dots = "".join(f'<span class="dot" style="left:{x:.2f}%;top:{y:.2f}%"></span>' for x, y in plot.points())
+    words = " and ".join(["candles"] * bool(plot.candles) + ["forecast cones"] * bool(plot.known))
     return (
-        '<div class="fan"><div class="plot"><svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" '
-        f'aria-label="forecast cones">{cone(0, 3, 0.14)}{cone(1, 2, 0.18)}'
-        f'<line x1="0" y1="50" x2="100" y2="50" style="{stroke};stroke:var(--soft);stroke-dasharray:3 4"/>'
-        f'<polyline points="{path}" style="{stroke};stroke:var(--accent);stroke-width:2"/></svg>'
-        f"{dots}{_x_labels(x)}{_y_labels(current, reach)}</div></div>"
+        f'<div class="fan{" tall" if plot.candles else ""}"><div class="plot">'
+        f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{words}">'
+        f"{cones}{plot.candle_paths()}</svg>{dots}{_marker(plot, insight.patterns)}"
+        f"{_x_labels(plot)}{_y_labels(plot)}</div></div>"
     )
 
 
-def _log_edges(price: PricePrediction, current: float) -> tuple[float, float, float, float]:
-    """Lower 90, lower 80, upper 80, upper 90 as log returns."""
-    assert price.interval is not None
-    inner = price.interval_80 or price.interval
-    ends = (price.interval[0], inner[0], inner[1], price.interval[1])
-    low90, low80, high80, high90 = (math.log(end / current) for end in ends)
-    return low90, low80, high80, high90
+def _marker(plot: Plot, patterns: PatternReading) -> str:
+    """A sign of each direction that was detected, under the last candle or over it."""
+    if not plot.candles:
+        return ""
+    sides = sorted({patterns.directions.get(name, 0) for name in patterns.detected}, reverse=True)
+    low, high = (plot.y(math.log(plot.candles[-1][k] / plot.candles[-1][4])) for k in (3, 2))
+    return "".join(
+        f'<span class="mark {_tone(side)}" style="left:{plot.x(0) - 0.8:.2f}%;'
+        f'top:{low + 6 if side > 0 else high - 6 - 6 * (side == 0 and -1 in sides):.2f}%">{_GLYPHS[side]}</span>'
+        for side in sides
+    )
 
 
-def _x_labels(x: dict[int, float]) -> str:
+def _x_labels(plot: Plot) -> str:
     """Horizons under the axis, longest first, skipping those too close to one already written."""
-    placed, labels = [0.0], ['<span class="x" style="left:0">0</span>']
-    for horizon, left in sorted(x.items(), reverse=True):
-        if min(abs(left - other) for other in placed) >= (12 if len(placed) != 2 else 20):  # the longest has a unit
-            text = _bars(str(horizon)) if len(placed) == 1 else str(horizon)
+    placed, labels = [plot.x(0)], [f'<span class="x" style="left:{plot.x(0):.4g}%">0</span>']
+    if plot.candles:
+        first, last = (f"{datetime.fromtimestamp(plot.candles[k][0], UTC):%Y-%m-%d}" for k in (0, -1))
+        labels = [f'<span class="x first" style="left:0">{first}</span>']
+        labels.append(f'<span class="x last" style="left:{plot.x(0):.2f}%">{last}</span>')
+    room = 12 if not plot.candles else 7
+    for horizon, _ in reversed(plot.known):
+        left = plot.x(horizon)
+        first_gap = (20 if not plot.candles else 10) if len(placed) == 2 else room  # the longest has a unit
+        if min(abs(left - other) for other in placed) >= first_gap:
+            text = (
+                _bars(str(horizon)) if len(placed) == 1 and not plot.candles else f"{'+' * bool(plot.candles)}{horizon}"
+            )
             labels.append(f'<span class="x" style="left:{left:.2f}%">{text}</span>')
             placed.append(left)
     return "".join(labels)
 
 
-def _y_labels(current: float, reach: float) -> str:
+def _y_labels(plot: Plot) -> str:
     """Top, no change and bottom of the price axis; they never meet."""
-    rows = ((2, _change(reach)), (50, "no change"), (98, _change(-reach)))
-    return "".join(f'<span class="y" style="top:{top}%">{label}</span>' for top, label in rows)
+    zero = plot.y(0.0)
+    rows = [(zero, "no change")]
+    rows += [(at, _change(move)) for at, move in ((2.0, plot.top), (98.0, plot.bottom)) if abs(at - zero) > 10]
+    return "".join(f'<span class="y" style="top:{top:.4g}%">{label}</span>' for top, label in sorted(rows))
 
 
 def _tile(horizon: str, price: PricePrediction, current: float) -> str:
@@ -236,13 +243,25 @@ def _patterns(patterns: PatternReading) -> str:
 
 def _pattern_row(name: str, probability: float, patterns: PatternReading) -> str:
     title = escape(pattern_title(name))
-    tone = "off"
+    tone, tail = "off", ""
     if name in patterns.detected:
         direction = patterns.directions.get(name, 0)
         tone = _tone(direction)
         title = f'<span class="{tone}">{_GLYPHS[direction]}</span> <b>{title}</b>'
+        tail = _evidence(name, patterns)
     head = f'<div class="pair"><span>{title}</span><i>{_percent(probability)}</i></div>'
-    return f"<div>{head}{_bar(probability, tone, tick=patterns.thresholds.get(name))}</div>"
+    return f"<div>{head}{_bar(probability, tone, tick=patterns.thresholds.get(name))}{tail}</div>"
+
+
+def _evidence(name: str, patterns: PatternReading) -> str:
+    """What followed a detected pattern, and whether its written rule agrees."""
+    found, words = patterns.evidence.get(name), []
+    if found is not None:
+        words.append(f"hit rate {_percent(found.hit_rate)} of {found.cases} within {_bars(str(found.horizon))}")
+        words.append(found.verdict)
+    if name in patterns.rules:
+        words.append("the rule agrees" if patterns.rules[name] else "the rule does not find it")
+    return f'<div class="soft">{escape(", ".join(words))}</div>' if words else ""
 
 
 def _bar(share: float, tone: str, *, tick: float | None) -> str:
@@ -279,4 +298,6 @@ def _foot(insight: Insight) -> str:
         for name, loaded in models
     )
     bundle = f"<span>bundle {escape(insight.bundle)}</span>" if insight.bundle else ""
+    trained = insight.freshness.trained_until
+    bundle = f"<span>trained until {trained:%Y-%m-%d %H:%M}</span>{bundle}" if trained else bundle
     return f'<div class="foot"><span class="row">{marks}</span>{bundle}</div>'

@@ -7,9 +7,12 @@ that does not exist is ``None`` and the reason stands beside it (`reason` of a p
 import math
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, model_validator
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NOT_TRAINED = "Models not trained yet"
 FARTHEST = 10.0  # a log return beyond this (a factor of 22,000) is no forecast
@@ -244,10 +247,24 @@ class Insight(_Part):
         lines += [f"  note: {note}" for note in self.freshness.notes]
         return "\n".join(lines)
 
-    def _repr_html_(self) -> str:
+    def card(self, bars: "pd.DataFrame | None" = None) -> str:
+        """The insight as self-contained HTML without script, with the candles of ``bars``, which end with its bar."""
+        from mlkit.inference.candles import SHOWN, candles_of
         from mlkit.inference.card import render_card
 
-        return render_card(self)
+        return render_card(self, [] if bars is None else candles_of(bars, SHOWN))
+
+    def panel(self, bars: "pd.DataFrame | None" = None) -> Any:
+        """The insight as an interactive widget, with the candles of ``bars``, which end with its bar.
+
+        Raises DependencyError where anywidget is missing.
+        """
+        from mlkit.inference.panel import show_panel
+
+        return show_panel(self, bars)
+
+    def _repr_html_(self) -> str:
+        return self.card()
 
 
 def _horizon_line(horizon: str, price: PricePrediction) -> str:

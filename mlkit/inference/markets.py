@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mlkit.config import Settings
+from mlkit.inference.candles import Candle
 from mlkit.inference.freshness import at_time
 from mlkit.inference.insight import Insight
 from mlkit.inference.predictor import Predictor, current_bundle
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 MarketKey = tuple[str, str]  # symbol, timeframe
 Stamp = tuple[int, int, int] | None  # what tells one CURRENT file from another
-Candle = tuple[int, float, float, float, float, float]  # epoch seconds, open, high, low, close, volume
 MOST_NEW = 5000  # bars that are taken one by one; more of them and the market starts again
 
 

@@ -13,6 +13,7 @@ from mlkit.errors import DependencyError, ReportError
 from mlkit.report.receipt import THREADS, read_notebook
 
 _INLINE = "module://matplotlib_inline.backend_inline"  # MPLBACKEND=Agg of the caller would drop every figure
+_WIDGET = "application/vnd.jupyter.widget-view+json"
 _MARKER = "papermill-error-cell-tag"
 
 
@@ -37,7 +38,16 @@ def execute(notebook: Path, target: Path, values: dict[str, Any], progress: bool
         _tidy(target, notebook)
         raise ReportError(reason) from error
     _tidy(target, notebook)
+    _still(executed)
     return executed
+
+
+def _still(notebook: Any) -> None:
+    """Take out widgets: a report has no kernel, and their static faces stand beside them."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            output.get("data", {}).pop(_WIDGET, None)
 
 
 def _reason(notebook: str, error: Exception, target: Path) -> str:
@@ -61,6 +71,7 @@ def _tidy(target: Path, source: Path) -> None:
         return
     notebook = read_notebook(target)
     notebook.cells = [cell for cell in notebook.cells if _MARKER not in cell.metadata.get("tags", [])]
+    _still(notebook)
     notebook.metadata.setdefault("papermill", {}).update(input_path=source.name, output_path=target.name)
     write_atomic(target, nbformat.writes(notebook).encode())
 

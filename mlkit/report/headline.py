@@ -5,12 +5,16 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib.util import find_spec
 from numbers import Integral, Real
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from mlkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HEADLINE_MIME = "application/vnd.mlkit.headline+json"
 INSIGHT_MIME = "application/vnd.mlkit.insight+json"
@@ -19,13 +23,15 @@ Value = float | int | str | bool | None
 
 
 class SupportsInsight(Protocol):
-    """Anything with the two faces of an `Insight`."""
+    """Anything with the faces of an `Insight`."""
 
     def model_dump(self, *, mode: str) -> dict[str, Any]: ...
 
     def model_copy(self, *, update: Mapping[str, Any]) -> "SupportsInsight": ...
 
-    def _repr_html_(self) -> str: ...
+    def panel(self, bars: "pd.DataFrame | None" = None) -> Any: ...
+
+    def card(self, bars: "pd.DataFrame | None" = None) -> str: ...
 
 
 def headline(title: str | None = None, /, *, digits: int = 4, **numbers: Any) -> None:
@@ -49,15 +55,21 @@ def headline(title: str | None = None, /, *, digits: int = 4, **numbers: Any) ->
     _display({HEADLINE_MIME: payload, "text/html": _table(title, rows), "text/plain": _text(title, rows)})
 
 
-def show_insight(insight: SupportsInsight) -> None:
+def show_insight(insight: SupportsInsight, bars: "pd.DataFrame | None" = None) -> None:
     """Show an insight as its card and hand its JSON to the report; the last one shown is the report's.
 
+    Where a notebook is open and anywidget is installed, the interactive panel takes the place of the card. With
+    ``bars`` (n_bars, 5), which end with the insight's, both show their newest candles.
     Numbers are kept to 8 significant digits and the bundle's name is left out: both would differ between
     processors in the last bits of a model, and a notebook or report must say the same on all of them.
     """
     shown = insight.model_copy(update={"bundle": None})
     payload = _rounded_json(shown.model_dump(mode="json"))
-    _display({INSIGHT_MIME: payload, "text/html": shown._repr_html_(), "text/plain": str(shown)})
+    faces = {INSIGHT_MIME: payload, "text/html": shown.card(bars), "text/plain": str(shown)}
+    if find_spec("anywidget") and _listens():
+        view = shown.panel(bars)._repr_mimebundle_()[0]
+        faces |= {mime: face for mime, face in view.items() if mime not in faces}
+    _display(faces)
 
 
 def _rounded_json(value: Any) -> Any:
@@ -160,15 +172,20 @@ def _outputs(notebooks: Mapping[str, Any], mime: str) -> list[tuple[str, int, An
     ]
 
 
-def _display(faces: dict[str, Any]) -> None:
-    """Publish a MIME bundle, or print its text where no notebook listens."""
+def _listens() -> bool:
+    """Whether this runs in a notebook."""
     try:
         from IPython.core.interactiveshell import InteractiveShell
-        from IPython.display import display
     except ImportError:
+        return False
+    return bool(InteractiveShell.initialized())
+
+
+def _display(faces: dict[str, Any]) -> None:
+    """Publish a MIME bundle, or print its text where no notebook listens."""
+    if not _listens():
         print(faces["text/plain"])
         return
-    if InteractiveShell.initialized():
-        display(faces, raw=True)  # type: ignore[no-untyped-call]
-    else:
-        print(faces["text/plain"])
+    from IPython.display import display
+
+    display(faces, raw=True)  # type: ignore[no-untyped-call]

@@ -1,18 +1,22 @@
 """The card: escaped, self-contained, complete, and the same for every price."""
 
 import math
+import re
 from datetime import datetime
 from html.parser import HTMLParser
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from mlkit.features.rules import PATTERNS
+from mlkit.inference.candles import Candle, Plot, candles_of
 from mlkit.inference.card import format_price, format_prices, render_card
 from mlkit.inference.insight import NOT_TRAINED, Freshness, Insight, PatternReading, PricePrediction, Signal
 
 EVIL = "<script>alert('&')</script>"
-VOID = {"line", "polygon", "polyline"}
+VOID = {"line", "path", "polygon", "polyline"}
 
 
 class Page(HTMLParser):
@@ -165,3 +169,46 @@ def test_prices_side_by_side_tell_their_spread_apart() -> None:
 def test_notes_on_ages_are_shown_and_escaped() -> None:
     page = Page(render_card(make(freshness=Freshness(notes=[f"the bars are stale {EVIL}"]))))
     assert f"the bars are stale {EVIL}" in page.text and "script" not in page.tags
+
+
+def candles(price: float, n: int = 120) -> list[Candle]:
+    """A walk that ends at ``price``."""
+    moves = np.random.default_rng(7).normal(0, 0.01, (n, 3))
+    closes = price * np.exp(moves[:, 0].cumsum() - moves[:, 0].sum())
+    opens = np.append(closes[0], closes[:-1])
+    highs, lows = np.maximum(opens, closes), np.minimum(opens, closes)
+    highs, lows = highs * np.exp(np.abs(moves[:, 1])), lows * np.exp(-np.abs(moves[:, 2]))
+    table = np.column_stack([opens, highs, lows, closes, np.ones(n)])
+    return [(1_500_000_000 + 60 * k, *row) for k, row in enumerate(table.tolist())]
+
+
+@pytest.mark.parametrize("price", [1e-8, 43_000.0, 1e6])
+@pytest.mark.parametrize("n_patterns", [0, 15])
+def test_candles_stand_before_the_forecasts(price: float, n_patterns: int) -> None:
+    html = render_card(make(price, n_patterns), candles(price))
+    page = Page(html)
+    paths = dict(page.attributes)["d"], html.count("<path")
+    assert paths[0] and paths[1] == 4  # wicks and bodies, rising and falling
+    assert "2017-07-14" in page.text and "+60" in page.text
+    assert html.count('class="mark') == (1 if n_patterns else 0)
+    wicks = re.findall(r"M([\d.]+) ([\d.]+)V([\d.]+)", html)
+    assert len(wicks) == 90 and all(0 <= float(x) <= 100 for wick in wicks for x in wick)
+
+
+def test_candles_are_drawn_where_their_prices_lie() -> None:
+    rows = [(0, 100.0, 110.0, 90.0, 105.0, 1.0), (86_400, 105.0, 105.0, 95.0, 100.0, 1.0)]
+    plot = Plot(rows, {}, 100.0)
+    assert plot.y(math.log(1.1)) == pytest.approx(2) and plot.y(math.log(0.9)) == pytest.approx(98)
+    rising, falling = re.findall(r'd="(M[^"]+V[^"]+)"', plot.candle_paths())
+    (_, high, low), (_, after_high, after_low) = (
+        map(float, re.fullmatch(r"M([\d.]+) ([\d.]+)V([\d.]+)", wick).groups())  # type: ignore[union-attr]
+        for wick in (rising, falling)
+    )
+    assert (high, low) == (2.0, 98.0) and high < after_high < after_low < low
+
+
+def test_the_newest_bars_become_candles(sp500: pd.DataFrame) -> None:
+    rows = candles_of(sp500, 3)
+    last = sp500.iloc[-1]
+    assert rows[-1] == (int(sp500.index[-1].timestamp()), *(float(last[name]) for name in sp500.columns))
+    assert len(rows) == 3 and len(candles_of(sp500.iloc[:2], 3)) == 2

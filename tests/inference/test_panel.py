@@ -2,9 +2,16 @@
 
 import hashlib
 import re
+from typing import Any
 
+import pandas as pd
 import pytest
 
+import mlkit
+from mlkit.config import Settings
+from mlkit.errors import ConfigError
+from mlkit.inference.candles import candles_of
+from mlkit.inference.insight import NOT_TRAINED
 from mlkit.inference.panel import FOLDER, PARTS, panel_module
 
 LIBRARY = "e21cc5caa0226ef30bd8549c50b9ef926615f2a4ee6b4e486353477a55f598cf"
@@ -68,3 +75,80 @@ def test_the_page_has_no_inline_script_or_style() -> None:
     assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\son\w+=|\sstyle=", page)
     files = re.findall(r"/static/([\w.-]+)", page)
     assert {name for name in files if not (FOLDER / name).is_file()} == {"panel.js"}  # made by panel_module()
+
+
+# --- the widget ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def settings(sp500: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A lake with 300 daily bars of TEST; nothing is trained, the shipped CNN answers."""
+    root = tmp_path_factory.mktemp("panel")
+    settings = Settings(model_storage_path=root / "models", training_data_path=root / "bars")
+    bars = sp500.iloc[-301:-1].copy()
+    bars.attrs.update(symbol="TEST", timeframe="1d")
+    mlkit.save_bars(bars, settings)
+    return settings
+
+
+def test_a_panel_follows_the_bars_of_the_lake(settings: Settings, sp500: pd.DataFrame) -> None:
+    panel = mlkit.panel("TEST", "1d", settings)
+    before = panel.answer
+    assert panel.live and before["insight"]["message"] == NOT_TRAINED and before["market"]["bundle"] is None
+    assert len(before["candles"]) == 300 and before["insight"]["current_price"] == before["candles"][-1][4]
+    told: list[Any] = []
+    panel.send = told.append
+    bars = sp500.iloc[-301:].copy()
+    bars.attrs.update(symbol="TEST", timeframe="1d")
+    mlkit.save_bars(bars, settings)
+    panel._hear(panel, {"ask": "refresh", "id": 7}, [])
+    assert told == [{"id": 7}]
+    assert panel.answer["candles"][:-1] == before["candles"]
+    expected = mlkit.Predictor(None, settings).insight(bars).model_dump(mode="json")
+    fresh = {name: value for name, value in panel.answer["insight"].items() if name != "freshness"}
+    assert fresh == {name: value for name, value in expected.items() if name != "freshness"}
+
+
+def test_a_panel_keeps_its_picture_when_there_is_no_answer(settings: Settings) -> None:
+    panel = mlkit.panel("TEST", "1d", settings)
+    before, told = panel.answer, []
+    panel.send = told.append
+
+    def gone() -> Any:
+        raise ConfigError("there are no bars TEST 1d")
+
+    panel._question = gone
+    panel._hear(panel, {"ask": "refresh", "id": 1}, [])
+    panel._hear(panel, {"ask": "something else", "id": 2}, [])
+    panel._hear(panel, "no document", [])
+    assert told == [{"id": 1, "error": "there are no bars TEST 1d"}] and panel.answer == before
+
+
+def test_the_static_face_stands_beside_the_widget(sp500: pd.DataFrame) -> None:
+    insight = mlkit.Predictor().insight(sp500)
+    panel = insight.panel(sp500)
+    faces = panel._repr_mimebundle_()[0]
+    assert faces["text/html"] == insight.card(sp500) and "<path" in faces["text/html"]
+    assert faces["text/plain"] == str(insight)
+    assert "application/vnd.jupyter.widget-view+json" in faces
+    assert not panel.live and panel._esm == panel_module()
+
+
+def test_another_insight_can_be_shown(sp500: pd.DataFrame) -> None:
+    predictor = mlkit.Predictor()
+    panel = predictor.start(sp500.iloc[:-1]).panel(sp500.iloc[:-1])
+    first = panel.answer["candles"]
+    panel.show(predictor.update(sp500.iloc[-1]), sp500.iloc[-2:])
+    assert panel.answer["candles"] == [*first[1:], list(candles_of(sp500, 1)[0])]
+    assert panel.answer["insight"]["current_price"] == sp500["close"].iloc[-1]
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "127.0.0.1:8000", "ftp://host"])
+def test_only_a_server_is_asked(url: str) -> None:
+    with pytest.raises(ConfigError, match="pass the address of a running mlkit serve"):
+        mlkit.panel("TEST", "1d", url=url)
+
+
+def test_a_panel_asks_no_more_than_once_a_second(settings: Settings) -> None:
+    with pytest.raises(ConfigError, match="once a second"):
+        mlkit.panel("TEST", "1d", settings, every=0.1)

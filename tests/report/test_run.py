@@ -30,7 +30,9 @@ INSIGHT = """
 class Face:
     def model_dump(self, *, mode): return {"symbol": symbol, "draw": float(rng.normal())}
     def model_copy(self, *, update): return self
-    def _repr_html_(self): return "<div class='card'>CARD</div>"
+    def panel(self, bars=None): return self
+    def _repr_mimebundle_(self): return {}, {}
+    def card(self, bars=None): return "<div class='card'>CARD</div>"
     def __str__(self): return "SP500 in a few lines"
 show_insight(Face())
 """

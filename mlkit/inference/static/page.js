@@ -43,7 +43,7 @@ document.getElementById("enter").addEventListener("click", () => {
 
 async function open() {
   try {
-    const { body } = await ask("/api/ml/status", token);
+    const body = await ask("/api/ml/status", token);
     door.hidden = true;
     offer(body.markets);
   } catch (error) {

@@ -41,7 +41,10 @@ export class CandleChart {
     this.markers = Charts.createSeriesMarkers(this.series, []);
     this.cones = new Cones();
     this.series.attachPrimitive(this.cones);
-    this.api.subscribeCrosshairMove(({ logical, time }) => this.describe(time === undefined ? null : logical));
+    this.api.subscribeCrosshairMove(({ logical, time, sourceEvent }) => {
+      if (sourceEvent) this.at = null; // the mouse takes over from the keys
+      if ((this.at ?? null) === null) this.describe(time === undefined ? null : logical);
+    });
     // Its own table and canvases are for the eye: the words below are read instead.
     for (const child of this.canvas.children) child.setAttribute("aria-hidden", "true");
     this.paint();
@@ -174,7 +177,10 @@ export class CandleChart {
   point(index) {
     this.at = index;
     if (!this.api) return;
-    if (index === null) return this.api.clearCrosshairPosition();
+    if (index === null) {
+      this.api.clearCrosshairPosition();
+      return this.describe(null);
+    }
     const candle = this.candles[index];
     this.api.setCrosshairPosition(candle[4], candle[0], this.series);
     return this.describe(index);

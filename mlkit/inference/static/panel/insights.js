@@ -42,10 +42,10 @@ function drawModels(status, bundle, freshness, reasons, market) {
   rows.push(fact("Drift", driftBadge(market?.drift), freshness.model_stale ? badge("model is stale", "down") : null));
   return [
     heading("Models"),
-    digest ? null : h("div", { class: "note" }, market?.reason ?? UNTRAINED),
+    status.price_predictor_loaded ? null : h("div", { class: "note" }, market?.reason ?? UNTRAINED),
     h("dl", null, rows.flat()),
     metrics.length ? [measured(metrics), h("figure", null, calibration(metrics), h("figcaption", { class: "soft" }, "How often the 80% and 90% intervals held out of sample; on the line they keep their word."))] : null,
-    !metrics.length && digest ? empty("nothing was measured out of sample") : null,
+    !metrics.length && market?.bundle ? empty("nothing was measured out of sample") : null,
   ].flat();
 }
 

@@ -2,7 +2,7 @@
 
 import { CandleChart } from "./chart.js";
 import { h, part, say } from "./dom.js";
-import { age, bars, change, clock, glyph, moment, percent, places, price, prices, seconds, title, tone } from "./format.js";
+import { age, bars, change, clock, glyph, moment, percent, places, price, prices, title, tone } from "./format.js";
 
 const MEMBERS = [["xgboost", "XGBoost"], ["lightgbm", "LightGBM"], ["random_forest", "Random forest"]];
 const FEW = 5; // signals shown before the rest folds away
@@ -31,7 +31,7 @@ export class AIPredictionPanel {
     const refresh = h("div", { class: "refresh" }, this.updated, this.button);
     const top = h("div", { class: "top" }, this.name, this.price, this.when, refresh);
     this.element = h("section", { class: "prediction", "aria-label": "Prediction" }, top, this.notes, this.body);
-    this.drawName = part(this.name, (symbol, timeframe) => [symbol || "mlkit", timeframe && h("span", { class: "chip" }, timeframe)]);
+    this.drawName = part(this.name, (symbol, timeframe) => [`${symbol || "mlkit"} `, timeframe && h("span", { class: "chip" }, timeframe)]);
     this.drawNotes = part(this.notes, (lines) => lines.map(([kind, text]) => h("div", { class: `note ${kind}` }, text)));
     this.drawFacts = part(this.facts, drawFacts);
     this.drawTiles = part(this.tiles, drawTiles);
@@ -55,7 +55,7 @@ export class AIPredictionPanel {
     say(this.price, price(insight.current_price));
     const known = insight.known_at ? `, known at its close ${moment(insight.known_at)}` : "";
     say(this.when, `bar of ${moment(insight.timestamp)} UTC${known}`);
-    this.drawFacts(factsOf(insight, state.now));
+    this.drawFacts(factsOf(insight));
     this.chart.update(state.candles, insight, state.marks);
     const forecasts = Object.keys(insight.price_predictions).length;
     this.drawTitle(forecasts ? "80% and 90% intervals against no change; ahead of the candles, time on a square-root axis" : "");
@@ -108,10 +108,10 @@ function notesOf({ insight, error, refreshedAt }) {
   return lines;
 }
 
-// The numbers of the strip above the chart; ages are told to the minute so that it is not redrawn each second.
-function factsOf(insight, now) {
+// The numbers of the strip above the chart.
+function factsOf(insight) {
   const { freshness, signals, patterns } = insight;
-  const past = now === null ? freshness.data_age_seconds : now - seconds(insight.known_at ?? insight.timestamp);
+  const past = freshness.data_age_seconds;
   return {
     signal: signals[0] ?? null,
     confidence: insight.confidence,
@@ -119,7 +119,7 @@ function factsOf(insight, now) {
     strongest: patterns.strongest,
     direction: patterns.directions[patterns.strongest?.[0]] ?? 0,
     none: patterns.reason ?? "none detected",
-    data: past === null ? null : age(Math.max(past, 0)),
+    data: past === null ? null : age(past),
     late: freshness.bars_stale === true,
     trained: freshness.trained_until,
     model: freshness.model_age_seconds === null ? null : age(freshness.model_age_seconds),

@@ -15,19 +15,19 @@ export function endpoints({ base = "", symbol, timeframe, candles = 400, token =
   const query = `timeframe=${encodeURIComponent(timeframe)}`;
   let market = null;
   return async () => {
-    const { body, now } = await ask(`${base}/api/ml/insights/${encodeURIComponent(symbol)}?${query}&candles=${candles}`, token);
+    const body = await ask(`${base}/api/ml/insights/${encodeURIComponent(symbol)}?${query}&candles=${candles}`, token);
     const { candles: rows, ...insight } = body;
     if (market === null || market.bundle !== insight.bundle) market = await marketOf(base, symbol, timeframe, token);
-    return { insight, candles: rows ?? [], market, now };
+    return { insight, candles: rows ?? [], market };
   };
 }
 
 async function marketOf(base, symbol, timeframe, token) {
-  const { body } = await ask(`${base}/api/ml/status`, token);
+  const body = await ask(`${base}/api/ml/status`, token);
   return body.markets.find((one) => one.symbol === symbol && one.timeframe === timeframe) ?? null;
 }
 
-// One document. Ages are part of it, so no cache answers; `now` is the server's clock.
+// One document. Ages are part of it, so no cache answers.
 export async function ask(url, token) {
   let response;
   let body;
@@ -43,7 +43,7 @@ export async function ask(url, token) {
     const retry = Number(response.headers.get("Retry-After")) * 1000 || null;
     throw new AnswerError(body?.error?.reason ?? `the server said ${response.status}`, { status: response.status, retry });
   }
-  return { body, now: (Date.parse(response.headers.get("Date")) || Date.now()) / 1000 };
+  return body;
 }
 
 // Asks, keeps what was answered last, and tells `changed(state)` of every step.
@@ -52,7 +52,7 @@ export class Feed {
     Object.assign(this, { question, every, changed });
     this.hidden = new Set();
     this.timer = null;
-    const empty = { insight: null, candles: [], marks: [], market: null, now: null };
+    const empty = { insight: null, candles: [], marks: [], market: null };
     const still = { error: null, refreshing: false, refreshedAt: null, paused: false };
     this.state = { symbol, timeframe, live: question !== null, ...empty, ...still, ...answer };
     this.name();

@@ -8,11 +8,10 @@ const LOST = 60000; // ms without a word from the kernel
 function kernel(model) {
   const waiting = new Map();
   let number = 0;
-  const hear = ({ id, answer, error }) => {
+  const hear = ({ id, error }) => {
     const settle = waiting.get(id);
-    waiting.delete(id);
-    if (settle && answer) settle.resolve(answer);
-    else if (settle) settle.reject(new AnswerError(error));
+    if (error) settle?.reject(new AnswerError(error));
+    else settle?.resolve(model.get("answer")); // which came just before
   };
   model.on("msg:custom", hear);
   const question = () => new Promise((resolve, reject) => {
