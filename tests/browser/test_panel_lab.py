@@ -1,0 +1,87 @@
+"""A real JupyterLab with notebook 05 open: the insight is a live panel, follows the theme, and goes without a trace."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOK = "05_insights.ipynb"
+PANEL = ".jp-OutputArea-output .mlkit-card.panel"
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[str]:
+    """Address of a JupyterLab of its own, at home in an empty project with notebook 05."""
+    pytest.importorskip("jupyterlab", reason="JupyterLab is not installed")
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    shutil.copy(ROOT / "notebooks" / NOTEBOOK, tmp_path / "notebooks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = {
+        "ServerApp.port": port, "ServerApp.ip": "127.0.0.1", "IdentityProvider.token": "",
+        "ServerApp.root_dir": tmp_path,
+        "LabApp.expose_app_in_browser": True, "ServerApp.open_browser": False, "ServerApp.disable_check_xsrf": True,
+        "LabApp.workspaces_dir": tmp_path / "workspaces", "LabApp.user_settings_dir": tmp_path / "settings",
+        "LabApp.news_url": None, "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
+    }  # fmt: skip
+    arguments = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLKIT_HOME": str(tmp_path), "JUPYTER_PREFER_ENV_PATH": "1"}
+    command = [sys.executable, "-m", "jupyterlab", "--allow-root", *arguments]
+    with (tmp_path / "lab.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+        address = f"http://127.0.0.1:{port}"
+        try:
+            for _ in range(600):
+                assert process.poll() is None, (tmp_path / "lab.log").read_text()
+                try:
+                    urllib.request.urlopen(f"{address}/api", timeout=5).close()
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            yield address
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def run(page: Any, command: str, **arguments: Any) -> None:
+    """A command of JupyterLab, not waited for."""
+    page.evaluate("([name, given]) => { jupyterapp.commands.execute(name, given) }", [command, arguments])
+
+
+def test_the_panel_lives_in_notebook_05(lab: str, page: Any) -> None:
+    page.set_viewport_size({"width": 1500, "height": 1000})
+    page.goto(f"{lab}/lab/tree/notebooks/{NOTEBOOK}")
+    page.locator(".jp-Notebook .mlkit-card").first.wait_for(timeout=60_000)
+    assert page.locator(PANEL).count() == 0  # what is committed is the static face
+    page.wait_for_function("() => document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]')")
+    run(page, "notebook:run-all-cells")
+    panel = page.locator(PANEL)
+    panel.wait_for(timeout=120_000)
+    panel.scroll_into_view_if_needed()
+    assert panel.locator("h2").inner_text().split() == ["SP500", "1d"]
+    assert panel.locator(".tile").count() == 4 and panel.locator("table.patterns tbody tr").count() == 15
+    chart = panel.locator(".canvas")
+    chart.focus()
+    chart.press("ArrowLeft")
+    assert panel.locator(".legend").inner_text().startswith("2018-12-28")
+    for theme, name in (("JupyterLab Dark", "dark"), ("JupyterLab Light", "light")):
+        run(page, "apputils:change-theme", theme=theme)
+        page.locator(f'{PANEL}[data-theme="{name}"]').wait_for()
+    if folder := os.environ.get("MLKIT_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / "lab.png")
+    run(page, "notebook:clear-all-cell-outputs")
+    panel.wait_for(state="detached")
