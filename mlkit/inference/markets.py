@@ -14,6 +14,7 @@ from mlkit.config import Settings
 from mlkit.inference.candles import Candle
 from mlkit.inference.freshness import at_time
 from mlkit.inference.insight import Insight
+from mlkit.inference.marks import Mark, marks_of, recent_marks
 from mlkit.inference.predictor import Predictor, current_bundle
 from mlkit.market.sources import BUILT_IN, available, load_bars
 from mlkit.market.store import BarStore
@@ -29,10 +30,11 @@ MOST_NEW = 5000  # bars that are taken one by one; more of them and the market s
 
 @dataclass(eq=False)
 class Answer:
-    """One insight, the candles up to its bar, and the bodies made of them; all by one bundle."""
+    """One insight, the candles up to its bar with their patterns, and the bodies made of them; all by one bundle."""
 
     insight: Insight
     candles: list[Candle]
+    marks: list[Mark]
     bundle: Stamp
     bodies: dict[Any, Any] = field(default_factory=dict)
 
@@ -45,6 +47,7 @@ class _Feed:
     bundle: Stamp
     generation: int | None
     revised: int
+    marks: list[Mark]
 
 
 class Markets:
@@ -91,13 +94,15 @@ class Markets:
         seconds = (live.times.rows // 1_000_000_000).tolist()
         candles = [(t, *row) for t, row in zip(seconds, live.ohlcv.rows.tolist(), strict=True)]
         insight = at_time(latest, self._clock(), never_closes=live.hours.never_closes)
-        return Answer(insight, candles, feed.bundle)
+        marks = [mark for mark in feed.marks if mark[0] >= seconds[0]]
+        return Answer(insight, candles, marks, feed.bundle)
 
     def _start(self, key: MarketKey, stamp: Stamp) -> _Feed:
         predictor = Predictor(current_bundle(*key, self._settings), self._settings)
         state = self._state(key)
-        predictor.start(load_bars(*key, settings=self._settings))
-        return _Feed(predictor, stamp, *_counted(state))
+        bars = load_bars(*key, settings=self._settings)
+        predictor.start(bars)
+        return _Feed(predictor, stamp, *_counted(state), recent_marks(predictor, bars))
 
     def _follow(self, key: MarketKey, feed: _Feed) -> _Feed:
         """Take the bars that are new; start again where history was changed."""
@@ -114,9 +119,8 @@ class Markets:
         known = bars.index[0] == last and bars.iloc[0].tolist() == live.ohlcv.rows[-1].tolist()
         if not known or live.seen + len(bars) - 1 < state.rows:
             return self._start(key, feed.bundle)  # something older came in
-        for bar in bars.iloc[1:].itertuples():
-            feed.predictor.update(bar)
-        return _Feed(feed.predictor, feed.bundle, generation, revised)
+        fresh = [mark for bar in bars.iloc[1:].itertuples() for mark in marks_of(feed.predictor.update(bar))]
+        return _Feed(feed.predictor, feed.bundle, generation, revised, [*feed.marks, *fresh][-MOST_NEW:])
 
     def _state(self, key: MarketKey) -> "Manifest | None":
         return None if _built_in(key) else self._store.manifest(*key)

@@ -122,7 +122,7 @@ def _ask_lake(symbol: str, timeframe: str, settings: Settings | None) -> "Callab
     def ask() -> Picture:
         said = markets.answer((symbol, timeframe))
         status = market_status(symbol, timeframe, settings).model_dump(mode="json")
-        return Picture(said.insight, said.candles[-KEPT:], status)
+        return Picture(said.insight, said.candles[-KEPT:], said.marks, status)
 
     return ask
 
@@ -141,7 +141,8 @@ def _ask_server(url: str, symbol: str, timeframe: str, token: str | None) -> "Ca
         candles = [(int(row[0]), *row[1:]) for row in body.pop("candles") or []]
         markets = _document(f"{base}/status", token)["markets"]
         status = next((m for m in markets if (m["symbol"], m["timeframe"]) == (symbol, timeframe)), None)
-        return Picture(Insight.model_validate(body), candles, status)
+        marks = [(int(time), str(name), int(side)) for time, name, side in body.pop("marks", None) or []]
+        return Picture(Insight.model_validate(body), candles, marks, status)
 
     return ask
 

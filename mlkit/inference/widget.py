@@ -1,7 +1,7 @@
 """The panel in a notebook: an anywidget whose page asks and whose kernel answers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import anywidget
@@ -12,6 +12,7 @@ from mlkit.errors import ConfigError, MlkitError
 from mlkit.inference.candles import SHOWN, Candle, candles_of
 from mlkit.inference.card import render_card
 from mlkit.inference.insight import Insight
+from mlkit.inference.marks import Mark, marks_of
 from mlkit.inference.panel import panel_module
 
 KEPT = 400  # candles of a widget
@@ -23,13 +24,15 @@ class Picture:
 
     insight: Insight
     candles: list[Candle]
+    marks: list[Mark] = field(default_factory=list)
     market: dict[str, Any] | None = None
 
     def document(self) -> dict[str, Any]:
         """As JSON, for the page."""
         rows = [list(candle) for candle in self.candles]
         insight = self.insight.model_dump(mode="json")
-        return {"insight": insight, "candles": rows, "market": self.market}
+        marks = [list(mark) for mark in self.marks]
+        return {"insight": insight, "candles": rows, "marks": marks, "market": self.market}
 
 
 class Panel(anywidget.AnyWidget):  # type: ignore[misc]
@@ -74,7 +77,8 @@ class Panel(anywidget.AnyWidget):  # type: ignore[misc]
         if bars is not None:
             fresh = candles_of(bars, KEPT)
             candles = [candle for candle in candles if candle[0] < fresh[0][0]] + fresh
-        self._take(Picture(insight, candles[-KEPT:], self._picture.market))
+        marks = [*self._picture.marks, *marks_of(insight)][-KEPT:]
+        self._take(Picture(insight, candles[-KEPT:], marks, self._picture.market))
 
     def refresh(self) -> None:
         """Ask now, as the page does by itself; the errors of the question."""

@@ -12,6 +12,7 @@ from mlkit.config import Settings
 from mlkit.errors import ConfigError
 from mlkit.inference.candles import candles_of
 from mlkit.inference.insight import NOT_TRAINED
+from mlkit.inference.marks import marks_of
 from mlkit.inference.panel import FOLDER, PARTS, panel_module
 
 LIBRARY = "e21cc5caa0226ef30bd8549c50b9ef926615f2a4ee6b4e486353477a55f598cf"
@@ -96,6 +97,9 @@ def test_a_panel_follows_the_bars_of_the_lake(settings: Settings, sp500: pd.Data
     before = panel.answer
     assert panel.live and before["insight"]["message"] == NOT_TRAINED and before["market"]["bundle"] is None
     assert len(before["candles"]) == 300 and before["insight"]["current_price"] == before["candles"][-1][4]
+    marked = [mark for mark in before["marks"] if mark[0] >= before["candles"][-10][0]]
+    alone = [mlkit.Predictor(None, settings).insight(sp500.iloc[: len(sp500) - k]) for k in range(10, 0, -1)]
+    assert marked == [list(mark) for said in alone for mark in marks_of(said)] and marked
     told: list[Any] = []
     panel.send = told.append
     bars = sp500.iloc[-301:].copy()

@@ -49,6 +49,8 @@ def body_of(answer: Answer, part: str, candles: int = 0) -> Body:
         document = answer.insight.model_dump(mode="json")
         if part == "insights":
             document["candles"] = answer.candles[-candles:] if candles else None
+            since = answer.candles[-candles:][0][0]
+            document["marks"] = [mark for mark in answer.marks if mark[0] >= since] if candles else None
         else:
             document = {name: document[name] for name in (*HEAD, *PARTS[part])}
         if len(answer.bodies) >= _MOST_BODIES:

@@ -1,6 +1,6 @@
 """The documents of the endpoints, as OpenAPI shows them."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -16,14 +16,17 @@ from mlkit.inference.insight import (
     UtcTime,
 )
 
+Mark = tuple[int, str, Literal[-1, 0, 1]]
 Volume = Annotated[float, Field(ge=0.0)]
 Candle = tuple[int, Price, Price, Price, Price, Volume]
 
 
 class InsightAnswer(Insight):
-    """An insight, and the newest bars where they were asked for."""
+    """An insight, and the newest bars with their patterns where they were asked for."""
 
     candles: list[Candle] | None = None  # [epoch seconds of the open, open, high, low, close, volume], oldest first
+
+    marks: list[Mark] | None = None  # [epoch seconds, pattern, direction] of each pattern detected at these bars
 
 
 class Part(BaseModel):

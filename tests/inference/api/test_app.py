@@ -59,7 +59,7 @@ def test_the_endpoints_say_what_the_insight_says(
     client = serve()
     expected = insights("TEST", "1d", settings, now=NOW).model_dump(mode="json")
     whole = client.get(URL).json()
-    assert whole == expected | {"candles": None}
+    assert whole == expected | {"candles": None, "marks": None}
     assert whole["bundle"] == trained.id and whole["freshness"]["as_of"] == "2019-01-03T12:00:00"
     assert whole["freshness"]["data_age_seconds"] == 2.5 * 86400 and whole["freshness"]["bars_stale"] is False
     for part, model, keys in (
@@ -83,6 +83,9 @@ def test_candles_come_along(serve: Serve, market: tuple[Settings, pd.DataFrame])
     ]
     assert document["candles"] == expected
     assert len(client.get(f"{URL}&candles=1000").json()["candles"]) == 1000
+    marks = client.get(f"{URL}&candles=200").json()["marks"]
+    first = int(bars.index[-200].timestamp())
+    assert marks and all(time >= first and side in (-1, 0, 1) for time, _, side in marks)
     assert client.get(URL).json()["candles"] is None
     for bad in ("-1", "1001", "x", "1.5", ""):
         assert "candles" in reason(client.get(f"{URL}&candles={bad}"), 422)
@@ -460,7 +463,7 @@ def test_new_bars_are_taken_one_by_one_and_changed_history_starts_again(
         save(rows)
         document = client.get("/api/ml/insights/GROWS?timeframe=1d").json()
         said = insights("GROWS", "1d", settings, now=NOW).model_dump(mode="json")
-        assert document == said | {"candles": None}
+        assert document == said | {"candles": None, "marks": None}
         assert len(starts) == expected, len(rows)
 
 

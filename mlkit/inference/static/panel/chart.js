@@ -127,13 +127,15 @@ export class CandleChart {
   // Everything whose colour depends on the theme.
   draw() {
     const shown = [];
+    const newest = this.candles.at(-1)[0];
     for (const [time, found] of [...this.marks].sort(([a], [b]) => a - b)) {
       for (const side of [1, -1, 0]) {
         const names = Object.keys(found).filter((name) => found[name] === side);
         if (!names.length) continue;
         const [position, shape] = SHAPES[tone(side)];
         const text = names.length > 1 ? `${names.length} patterns` : title(names[0]).slice(0, 28);
-        shown.push({ time, position, shape, color: this.colours[tone(side)], text, size: 1 });
+        const color = this.colours[tone(side)];
+        shown.push(time === newest ? { time, position, shape, color, text } : { time, position, shape, color, size: 0.6 });
       }
     }
     this.markers.setMarkers(shown);

@@ -16,9 +16,9 @@ export function endpoints({ base = "", symbol, timeframe, candles = 400, token =
   let market = null;
   return async () => {
     const body = await ask(`${base}/api/ml/insights/${encodeURIComponent(symbol)}?${query}&candles=${candles}`, token);
-    const { candles: rows, ...insight } = body;
+    const { candles: rows, marks, ...insight } = body;
     if (market === null || market.bundle !== insight.bundle) market = await marketOf(base, symbol, timeframe, token);
-    return { insight, candles: rows ?? [], market };
+    return { insight, candles: rows ?? [], marks: marks ?? [], market };
   };
 }
 
