@@ -109,7 +109,7 @@ def _head(insight: Insight) -> str:
     trade = insight.confidence is not None and insight.signals and insight.signals[0].type != "HOLD"
     sure = f" confidence {_percent(insight.confidence or 0.0)}" if trade else ""
     return (
-        f'<div class="head"><div class="symbol">{escape(insight.symbol)}'
+        f'<div class="head"><div class="symbol">{escape(insight.symbol)} '
         f'<span class="chip">{escape(insight.timeframe)}</span></div>'
         f'<div class="price">{format_price(insight.current_price)}</div></div>'
         f'<div class="head soft"><span>bar of {insight.timestamp:%Y-%m-%d %H:%M} UTC{known}</span>'
@@ -294,8 +294,7 @@ def _foot(insight: Insight) -> str:
     status = insight.model_status
     models = (("pattern CNN", status.pattern_cnn_loaded), ("price ensemble", status.price_predictor_loaded))
     marks = "".join(
-        f"<span>● {name} loaded</span>" if loaded else f'<span class="no">○ {name} not loaded</span>'
-        for name, loaded in models
+        f"<span>● {name} loaded</span>" if loaded else f"<span>○ {name} not loaded</span>" for name, loaded in models
     )
     bundle = f"<span>bundle {escape(insight.bundle)}</span>" if insight.bundle else ""
     trained = insight.freshness.trained_until

@@ -7,12 +7,12 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
 
 from mlkit.config import Settings
-from mlkit.errors import ConfigError, DependencyError
+from mlkit.errors import ConfigError, DependencyError, FetchError
 from mlkit.inference.candles import candles_of
 from mlkit.inference.insight import Insight
 
@@ -87,7 +87,7 @@ def panel(
     every : seconds between two questions, at least 1; none while the panel is out of sight.
 
     Raises DependencyError where anywidget is missing; ConfigError for a market without bars, or an answer of the
-    server that is an error; else as `insights`.
+    server that is an error; FetchError where no server answers; else as `insights`.
     """
     made = _widget()
     question = _ask_server(url, symbol, timeframe, token) if url else _ask_lake(symbol, timeframe, settings)
@@ -148,7 +148,7 @@ def _ask_server(url: str, symbol: str, timeframe: str, token: str | None) -> "Ca
 
 
 def _document(url: str, token: str | None) -> Any:
-    """JSON of an endpoint; ConfigError with the server's reason where it refuses, OSError where it is not there."""
+    """JSON of an endpoint; ConfigError with the server's reason where it refuses, FetchError where it is not there."""
     request = Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
     try:
         with urlopen(request, timeout=PATIENCE) as response:
@@ -159,3 +159,6 @@ def _document(url: str, token: str | None) -> Any:
         except (ValueError, KeyError, TypeError):
             reason = error.reason
         raise ConfigError(f"{url}: {reason}") from error
+    except (URLError, TimeoutError, ValueError) as error:
+        what = error.reason if isinstance(error, URLError) else error
+        raise FetchError(f"{url}: no answer ({what}); is mlkit serve running there?") from error
