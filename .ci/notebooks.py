@@ -36,7 +36,7 @@ VOLATILE = {
 
 # A notebook calls mlkit and reads the answer; what is longer than a plot helper belongs into the package.
 HELPER_LINES = 12
-CELL_LINES = 25
+CELL_LINES = 30
 NETWORK = {"requests", "urllib", "http", "httpx", "aiohttp", "socket", "ccxt", "ftplib", "s3fs"}
 
 
