@@ -1,7 +1,6 @@
-"""A real JupyterLab with notebook 05 open: the insight is a live panel, follows the theme, and goes without a trace."""
+"""A real JupyterLab with notebook 05 open: the insight is a panel, follows the theme; a live one hears its kernel."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -11,12 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell
 
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = "05_insights.ipynb"
+SHOWN_AT = 8  # the cell that shows the insight
+# The last cell has run, or one has failed.
+RAN = """() => [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")].every(p => /\\d/.test(p.textContent))
+    || document.querySelector("[data-mime-type='application/vnd.jupyter.error']")"""
 PANEL = ".jp-OutputArea-output .mlkit-card.panel"
 
 
@@ -26,7 +31,12 @@ def lab(tmp_path: Path) -> Iterator[str]:
     pytest.importorskip("jupyterlab", reason="JupyterLab is not installed")
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "pyproject.toml").touch()
-    shutil.copy(ROOT / "notebooks" / NOTEBOOK, tmp_path / "notebooks")
+    notebook = nbformat.read(ROOT / "notebooks" / NOTEBOOK, as_version=4)
+    notebook.cells.insert(SHOWN_AT + 1, new_code_cell("mlkit.panel(symbol, timeframe, settings, every=1)"))
+    nbformat.write(notebook, tmp_path / "notebooks" / NOTEBOOK)
+    tracker = tmp_path / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    tracker.parent.mkdir(parents=True)
+    tracker.write_text('{"windowingMode": "none"}')  # cells out of sight stay in the page
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -68,9 +78,12 @@ def test_the_panel_lives_in_notebook_05(lab: str, page: Any) -> None:
     page.locator(".jp-Notebook .mlkit-card").first.wait_for(timeout=60_000)
     assert page.locator(PANEL).count() == 0  # what is committed is the static face
     page.wait_for_function("() => document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]')")
+    page.wait_for_function("() => jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
     run(page, "notebook:run-all-cells")
-    panel = page.locator(PANEL)
-    panel.wait_for(timeout=120_000)
+    page.wait_for_function(RAN, timeout=90_000)
+    assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").all_inner_texts() == []
+    panel, live = page.locator(PANEL).first, page.locator(PANEL).nth(1)
+    live.wait_for(timeout=60_000)
     panel.scroll_into_view_if_needed()
     assert panel.locator("h2").inner_text().split() == ["SP500", "1d"]
     assert panel.locator(".tile").count() == 4 and panel.locator("table.patterns tbody tr").count() == 15
@@ -80,8 +93,11 @@ def test_the_panel_lives_in_notebook_05(lab: str, page: Any) -> None:
     assert panel.locator(".legend").inner_text().startswith("2018-12-28")
     for theme, name in (("JupyterLab Dark", "dark"), ("JupyterLab Light", "light")):
         run(page, "apputils:change-theme", theme=theme)
-        page.locator(f'{PANEL}[data-theme="{name}"]').wait_for()
+        page.locator(f'{PANEL}[data-theme="{name}"]').nth(1).wait_for()
     if folder := os.environ.get("MLKIT_SCREENSHOTS"):
         page.screenshot(path=Path(folder) / "lab.png")
-    run(page, "notebook:clear-all-cell-outputs")
-    panel.wait_for(state="detached")
+    assert live.locator(".measured tbody tr").count() == 4 and panel.locator(".refresh button").is_hidden()
+    live.scroll_into_view_if_needed()
+    seen = {live.locator(".updated").inner_text() for _ in range(40) if page.wait_for_timeout(100) is None}
+    assert len([text for text in seen if text.startswith("updated ")]) >= 2  # the kernel answers, once a second
+    assert live.locator(".note.bad").count() == 0
