@@ -85,7 +85,7 @@ def read_bars(source: Any, *, symbol: str, timeframe: str, tz: str | None = "UTC
     Raises ConfigError for a file that is missing or of another kind, and BarsError with path, column, rows
     and mend for anything in it that is not a valid bar, such as one that is not closed yet.
     """
-    with Intake(symbol, timeframe, tz=tz, now=pd.Timestamp.now("UTC")) as intake:
+    with Intake(symbol, timeframe, tz=tz, now=_now()) as intake:
         intake.add(source)
         try:
             return intake.bars()
@@ -121,7 +121,7 @@ def import_bars(
     check_free(symbol, timeframe)
     store = BarStore((settings or Settings()).lake)
     name = Path(source).name if isinstance(source, str | Path) else None
-    with Intake(symbol, timeframe, tz=tz, repair=repair, now=pd.Timestamp.now("UTC")) as intake:
+    with Intake(symbol, timeframe, tz=tz, repair=repair, now=_now()) as intake:
         for each in _files(Path(source)) if isinstance(source, str | Path) else (source,):
             intake.add(each)
         commit = store.append_months(symbol, timeframe, intake.months(), on_conflict=on_conflict, source=name)
@@ -159,6 +159,11 @@ def check_free(symbol: str, timeframe: str) -> None:
 def available(settings: Settings | None = None) -> list[tuple[str, str]]:
     """Every (symbol, timeframe) that ``load_bars`` can load: the built-in series, then the lake's, sorted."""
     return [(symbol, "1d") for symbol in BUILT_IN] + BarStore((settings or Settings()).lake).markets()
+
+
+def _now() -> pd.Timestamp:
+    """This machine's clock: a bar that closes after it is not closed yet."""
+    return pd.Timestamp.now("UTC")
 
 
 def _built_in(symbol: str) -> pd.DataFrame:

@@ -223,6 +223,12 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, s
     return out, err
 
 
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last candle of NOW is half over, however long the tests before this one took."""
+    monkeypatch.setattr("mlkit.market.sources._now", lambda: NOW + pd.Timedelta(seconds=30))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_three_doors_answer(
     kind: str, tmp_path: Path, lake: Settings, notebooks: Path, capsys: pytest.CaptureFixture[str]
