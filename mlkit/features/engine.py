@@ -38,6 +38,7 @@ from mlkit.features.technical import (
     volume,
 )
 from mlkit.market.bars import ohlcv_arrays, validate_bars
+from mlkit.market.segments import MaxGap, unbroken_runs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -176,6 +177,7 @@ def build_features(
     *,
     columns: Sequence[str] | None = ...,
     garch: tuple[float, float, float] = ...,
+    max_gap: MaxGap = ...,
     progress: bool | None = ...,
 ) -> "pd.DataFrame": ...
 @overload
@@ -184,6 +186,7 @@ def build_features(
     *,
     columns: Sequence[str] | None = ...,
     garch: tuple[float, float, float] = ...,
+    max_gap: MaxGap = ...,
     progress: bool | None = ...,
 ) -> "dict[str, pd.DataFrame]": ...
 def build_features(
@@ -191,6 +194,7 @@ def build_features(
     *,
     columns: Sequence[str] | None = None,
     garch: tuple[float, float, float] = DEFAULT_GARCH,
+    max_gap: MaxGap = None,
     progress: bool | None = None,
 ) -> "pd.DataFrame | dict[str, pd.DataFrame]":
     """Every feature of every bar, or the features that are asked for.
@@ -203,6 +207,10 @@ def build_features(
         Only these, the same numbers for less time and memory; in the catalogue's order. By default all.
     garch : (omega, alpha, beta)
         GARCH(1,1) parameters in squared log returns, fitted on training bars only.
+    max_gap : length of time, "auto" or None
+        Where more than this is missing between two bars the features start anew, with their warm-up, so that no
+        window reaches over an outage; see `mlkit.segments`. None, the default, goes on: a window counts bars, and a
+        fresh start costs up to 600 of them.
     progress : bool
         Of many symbols; by default a bar is shown for more than 4 where standard error is a terminal.
 
@@ -218,17 +226,22 @@ def build_features(
     BarsError
         When the bars break the contract.
     ConfigError
-        When a column is none of the catalogue's, or the GARCH parameters are not stationary.
+        When a column is none of the catalogue's, the GARCH parameters are not stationary, or max_gap is no length.
     """
     import pandas as pd
 
     if isinstance(bars, Mapping):
-        return each_symbol(lambda one: build_features(one, columns=columns, garch=garch), bars, progress)
+        return each_symbol(
+            lambda one: build_features(one, columns=columns, garch=garch, max_gap=max_gap), bars, progress
+        )
     bars = validate_bars(bars)
     names, wanted = _wanted(columns)
     out = np.empty((len(bars), len(names)), dtype=np.float32)
     announce_compilation(_steps)
-    _steps(*ohlcv_arrays(bars), new_state(_check_garch(garch)), _WARM_UPS, wanted, out)
+    arrays, start = ohlcv_arrays(bars), new_state(_check_garch(garch))
+    cuts = [0] if max_gap is None else np.flatnonzero(np.diff(unbroken_runs(bars, max_gap), prepend=-1)).tolist()
+    for first, last in zip(cuts, [*cuts[1:], len(bars)], strict=True):
+        _steps(*(array[first:last] for array in arrays), start.copy(), _WARM_UPS, wanted, out[first:last])
     frame = pd.DataFrame(out, index=bars.index, columns=names, copy=False)
     frame.attrs.update(bars.attrs)
     return frame

@@ -12,6 +12,7 @@ import mlkit
 from mlkit.errors import BarsError, ConfigError
 from mlkit.features import engine
 from mlkit.features.catalogue import TECHNICAL
+from mlkit.market.simulate import null_market
 
 CATALOGUE = mlkit.feature_catalogue()
 
@@ -193,3 +194,17 @@ def test_moments_recover_once_a_jump_has_left(sp500: pd.DataFrame) -> None:
             ("rolling_kurtosis", [returns.iloc[t - n + 1 : t + 1].kurt() for t in range(1000 + n, 1400)]),
         ):
             np.testing.assert_allclose(features[f"{name}_{n}"].iloc[rows], oracle, rtol=1e-5, atol=1e-6)
+
+
+def test_features_start_anew_after_an_outage_where_that_is_asked_for() -> None:
+    bars = null_market(1500, seed=3, timeframe="1m")
+    bars.index = bars.index + pd.to_timedelta(np.where(np.arange(1500) < 700, 0, 180), unit="m")
+    pieces = mlkit.segments(bars, "1h")
+    assert [len(piece) for piece in pieces] == [700, 800]
+    apart = pd.concat([mlkit.build_features(piece) for piece in pieces])
+    anew = mlkit.build_features(bars, max_gap="1h")
+    pd.testing.assert_frame_equal(anew, apart, check_freq=False)
+    over = mlkit.build_features(bars)
+    pd.testing.assert_frame_equal(over.iloc[:700], anew.iloc[:700])
+    assert anew["return_1"].isna().iloc[700] and not over["return_1"].isna().iloc[700]
+    pd.testing.assert_frame_equal(mlkit.build_features({"A": bars}, max_gap="1h")["A"], anew)
