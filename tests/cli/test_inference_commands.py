@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -181,3 +182,4 @@ def test_serve_passes_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (seen["host"], seen["port"], seen["access_log"]) == ("127.0.0.1", 9123, False)
     assert main(["serve", "--workers", "3"]) == 0
     assert seen["app"] == "mlkit.inference.api.server:worker_app" and seen["workers"] == 3
+    assert not {"PROMETHEUS_MULTIPROC_DIR", "MLKIT_SERVE_OPTIONS"} & set(os.environ)  # the workers' alone

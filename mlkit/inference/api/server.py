@@ -43,9 +43,12 @@ def run_server(options: ServeOptions, settings: Settings | None = None) -> None:
         uvicorn.run(create_app(settings, options), **common)
         return
     with tempfile.TemporaryDirectory(prefix="mlkit-metrics-") as folder:
-        os.environ[SHARED_FOLDER] = folder
-        os.environ[OPTIONS] = options.model_dump_json()
-        uvicorn.run("mlkit.inference.api.server:worker_app", factory=True, workers=options.workers, **common)
+        os.environ |= {SHARED_FOLDER: folder, OPTIONS: options.model_dump_json()}
+        try:
+            uvicorn.run("mlkit.inference.api.server:worker_app", factory=True, workers=options.workers, **common)
+        finally:  # the caller's environment is not the workers'
+            for name in (SHARED_FOLDER, OPTIONS):
+                del os.environ[name]
 
 
 def worker_app() -> Any:
