@@ -20,6 +20,7 @@ import pandas as pd
 
 Rows = list[list[Any]]
 MS = 1_000_000
+PATIENCE = 4.0  # s a client waits for an answer: more than a busy machine takes for one
 PATHS = {
     "exchangeInfo": "markets",
     "instruments-info": "markets",
@@ -251,7 +252,7 @@ def _send(request: BaseHTTPRequestHandler, answer: Answer) -> None:
         request.connection.close()
         return
     if answer.then == "hang":
-        time.sleep(0.6)  # the client gives up after 0.3 s
+        time.sleep(1.2 * PATIENCE)  # the client gives up before
         request.close_connection = True
         return
     body = answer.body if answer.then != "cut" else answer.body[: len(answer.body) // 2]
@@ -268,7 +269,7 @@ def _send(request: BaseHTTPRequestHandler, answer: Answer) -> None:
         request.close_connection = True
 
 
-def client_for(url: str, name: str = "binance", timeout: float = 0.3) -> Any:
+def client_for(url: str, name: str = "binance", timeout: float = PATIENCE) -> Any:
     """The real ccxt client of an exchange, pointed at ``url``."""
     import ccxt
 
