@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from mlkit import load_bars
 from mlkit.errors import ConfigError, MlkitError, ReportError
+from mlkit.market.bars import fingerprint
 from mlkit.report import HEADLINE_MIME, headline, run_report, summarise_report
 from mlkit.report.headline import collect_headlines, headline_digest, shown_value
 from mlkit.report.parameters import convert_parameters
@@ -129,6 +131,25 @@ def test_receipt_says_what_went_in(reports: Any) -> None:
     assert len(receipt["data"]["sha256"]) == 64
     assert all(receipt["threads"].values())
     assert {"python", "numpy", "papermill"} <= set(receipt["versions"])
+
+
+def test_a_span_reaches_the_bars_that_the_cells_see(tmp_path: Path) -> None:
+    cell = new_code_cell(
+        "import mlkit\nfrom mlkit.report import headline\n"
+        "bars = mlkit.load_bars(symbol, '1d', since=since, until=until)\n"
+        "headline('Span', bars=len(bars), first=str(bars.index[0]), last=str(bars.index[-1]))"
+    )
+    spanned = 'symbol: str = "SP500"\nsince: str | None = None\nuntil: str | None = None'
+    write_notebook(tmp_path / "nb/00_first.ipynb", cell, parameters=spanned)
+    options: dict[str, Any] = {"notebooks": tmp_path / "nb", "reports": tmp_path, "progress": False}
+    span = {"since": "2005-01-01", "until": "2010-01-04"}
+    receipt = receipt_of(run_report(parameters=span, **options))
+    bars = load_bars("SP500", "1d").loc["2005-01-01":"2010-01-03"]
+    first, last = (bars.index[k].isoformat() for k in (0, -1))
+    assert receipt["data"] == {
+        "sha256": fingerprint(bars), "bars": len(bars), "first": first, "last": last, **span
+    }  # fmt: skip
+    assert [entry["value"] for entry in receipt["headlines"]] == [len(bars), str(bars.index[0]), str(bars.index[-1])]
 
 
 def test_page_loads_nothing_and_runs_nothing_but_its_own_script(reports: Any) -> None:
