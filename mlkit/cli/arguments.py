@@ -23,6 +23,19 @@ def market_arguments(parser: argparse.ArgumentParser, symbol: str | None = None,
     )
 
 
+def universe_arguments(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--symbols", type=symbols_value, metavar="A,B,C", help="several markets, instead of one")
+    which.add_argument("--universe", metavar="FILE", help="a text file of one symbol a line, # for comments")
+
+
+def symbols_of(arguments: Arguments) -> tuple[str, ...]:
+    """The symbols of ``--symbols`` or ``--universe``; none where neither was given."""
+    from mlkit.market.universe import read_universe
+
+    return arguments.symbols or (read_universe(arguments.universe) if arguments.universe else ())
+
+
 def run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile", choices=("smoke", "full"), default=None, help="smoke: seconds; full: the whole thing"
@@ -36,6 +49,13 @@ def symbol_value(text: str) -> str:
     from mlkit.market.bars import check_symbol
 
     return check_symbol(text)
+
+
+def symbols_value(text: str) -> tuple[str, ...]:
+    symbols = tuple(symbol_value(part.strip()) for part in text.split(",") if part.strip())
+    if not symbols or len(set(symbols)) < len(symbols):
+        raise ConfigError(f"symbols {text!r}: name at least one, and none twice, such as BTCUSDT,ETHUSDT")
+    return symbols
 
 
 def timeframe_value(text: str) -> str:
