@@ -14,9 +14,10 @@ import pytest
 
 from mlkit.evaluation.metrics import r2_no_change
 from mlkit.evaluation.splits import WalkForward
+from mlkit.labels import forward_returns
 from mlkit.models import learners, price_predictor
 from mlkit.models.learners import Parts, RandomForestLearner, Rows, XGBoostLearner
-from mlkit.operations import training
+from mlkit.operations import training, training_set
 from mlkit.operations.training import TrainingSet
 
 EMBARGO = 20  # bars; the embargo mutant drops it
@@ -271,9 +272,7 @@ def _best_seed(model: Any, world: World, fit: Callable[..., Any]) -> Any:
 
 
 def fill_at_the_same_close(patch: pytest.MonkeyPatch, world: World) -> None:
-    patch.setattr(
-        training, "earned_returns", lambda bars, horizons: training.forward_returns(bars, horizons)["log_return"]
-    )
+    patch.setattr(training_set, "earned_returns", lambda bars, horizons: forward_returns(bars, horizons)["log_return"])
 
 
 def fill_inside_the_signals_bar(patch: pytest.MonkeyPatch, world: World) -> None:
@@ -285,7 +284,7 @@ def fill_inside_the_signals_bar(patch: pytest.MonkeyPatch, world: World) -> None
             .assign(**{str(h): entry.shift(-h) - entry for h in horizons})[[str(h) for h in horizons]]
         )
 
-    patch.setattr(training, "earned_returns", leaky)
+    patch.setattr(training_set, "earned_returns", leaky)
 
 
 def intervals_adapt_to_outcomes_to_come(patch: pytest.MonkeyPatch, world: World) -> None:

@@ -12,9 +12,10 @@ from mlkit.errors import BarsError, BundleError, ConfigError
 from mlkit.evaluation.ledger import Ledger, Source
 from mlkit.features.garch import fit_garch
 from mlkit.market.simulate import null_market, planted_edge
+from mlkit.models.publishing import history
 from mlkit.operations import training
 from mlkit.operations.scoring import intervals
-from mlkit.operations.training import FORECAST_COLUMNS, score, walk_forward
+from mlkit.operations.training import FORECAST_COLUMNS, ensemble_settings, score, walk_forward
 from mlkit.operations.trials import feature_digest
 
 HORIZONS = (1, 5)
@@ -64,10 +65,10 @@ def test_the_poison_finds_a_fit_on_all_bars(
     """The planted leak: GARCH fitted on the whole history instead of the training bars."""
     second = forecasts.loc[forecasts["fold"] == 1, "timestamp"].min()
     leaky = []
-    for history in (bars, with_another_future(bars, second)):
-        everything = fit_garch(history)
+    for past in (bars, with_another_future(bars, second)):
+        everything = fit_garch(past)
         monkeypatch.setattr(training, "fit_garch", lambda _, found=everything: found)
-        leaky.append(walk_forward(history, settings, n_splits=2))
+        leaky.append(walk_forward(past, settings, n_splits=2))
     assert not same_past(leaky[0], leaky[1], second)
 
 
@@ -230,3 +231,35 @@ def test_every_headline_metric_has_an_interval(forecasts: pd.DataFrame, settings
     net = table.xs("net_bps", level="metric")["value"]
     traded = scores["net_bps"].notna()
     pd.testing.assert_series_equal(net[traded], scores.loc[traded, "net_bps"], check_names=False)
+
+
+def test_an_ensemble_of_ones_own_reaches_every_fit_and_the_ledger(
+    bars: pd.DataFrame, settings: mlkit.Settings, tmp_path: Path
+) -> None:
+    mine = settings.model_copy(update={"ledger_path": tmp_path / "ledger.jsonl", "prediction_horizons": (1,)})
+    few = replace(ensemble_settings(mine), n_estimators=3, forest_trees=4)
+    ledger, sources = Ledger.of(mine), [Source.of(bars)]
+    forecasts = walk_forward(bars, mine, n_splits=1, ensemble=few)
+    assert score(forecasts, mine)["trials"][1] == 1
+    walk_forward(bars, mine, n_splits=1)
+    assert ledger.trials(sources) == 2  # another ensemble is another trial
+    tried = {entry["settings"]["ensemble"]["forest_trees"] for entry in ledger.entries() if entry["event"] == "start"}
+    assert tried == {4, ensemble_settings(mine).forest_trees}
+    same = training.fit_price(
+        training.prepare(bars, (1,), fit_garch(bars)), np.arange(300, 2400), mine, ensemble=ensemble_settings(mine)
+    )
+    assert same.training["trees"]["random_forest"] == [ensemble_settings(mine).forest_trees]
+
+
+def test_a_challenger_is_written_beside_the_current_bundle(
+    bars: pd.DataFrame, forecasts: pd.DataFrame, settings: mlkit.Settings, tmp_path: Path
+) -> None:
+    mine = settings.model_copy(update={"model_storage_path": tmp_path})
+    few = replace(ensemble_settings(mine), n_estimators=3, forest_trees=4)
+    challenger = mlkit.train(bars, mine, forecasts=forecasts, ensemble=few, publish=False)
+    root = tmp_path / "SP500-1d"
+    assert history(root) == () and mlkit.ModelBundle.open(challenger.path).id == challenger.id
+    assert challenger.manifest.settings["ensemble"]["forest_trees"] == 4
+    champion = mlkit.train(bars, mine, forecasts=forecasts)
+    again = mlkit.train(bars, mine, forecasts=forecasts, ensemble=few, publish=False)
+    assert history(root) == (champion.id,) and again.id == challenger.id != champion.id
