@@ -17,6 +17,8 @@ _SCRIPT = Path(__file__).with_name("page.js")
 # Whatever a notebook put into its output, the browser fetches nothing and runs nothing but the page's own script.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; script-src 'sha256-{digest}'"
 
+_HORIZON = re.compile(r"(.+?)_(\d+)(?:_bars)?")  # the name of a number that is told for a horizon
+
 
 def render_page(
     receipt: Mapping[str, Any],
@@ -24,7 +26,7 @@ def render_page(
     *,
     folder: Path,
 ) -> str:
-    """Verdicts, headline numbers and insight first, then the story notebook by notebook.
+    """Verdicts first, then the insight, the headline numbers, and the story notebook by notebook.
 
     Parameters
     ----------
@@ -48,8 +50,8 @@ def render_page(
         _contents(stories),
         "<main>",
         _failure(failure, stories) if failure else "",
-        _headlines(receipt["headlines"]),
         f'<section id="insight"><h2>Insight</h2>{insight[1]}</section>' if insight else "",
+        _numbers(receipt["headlines"]),
         *articles,
         _provenance(receipt),
         f"</main>\n</div>\n<script>{script}</script>\n</body>\n</html>\n",
@@ -67,7 +69,8 @@ def _header(title: str, receipt: Mapping[str, Any]) -> str:
         code,
         receipt["created"].replace("T", " ").replace("+00:00", " UTC"),
     )
-    return f"<header><h1>{escape(title)}</h1><p class='soft'>{escape(' · '.join(facts))}</p></header>"
+    said = escape(" · ".join(facts))
+    return f"<header><h1>{escape(title)}</h1><p class='soft'>{said}</p>{_verdicts(receipt['headlines'])}</header>"
 
 
 def _failure(reason: str, stories: Sequence[Story]) -> str:
@@ -87,25 +90,57 @@ def _contents(stories: Sequence[Story]) -> str:
     return f"<nav aria-label='Contents'><h2>Contents</h2><ol>{''.join(items)}</ol></nav>"
 
 
-def _headlines(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Verdicts as badges, then one small table for each ``headline`` call."""
-    badges, cards = [], []
+def _verdicts(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Every verdict as a badge that leads to the cell it comes from."""
+    badges = []
+    for entry in entries:
+        if entry["name"] == "verdict":
+            value, stem = escape(shown_value(entry["value"], entry["digits"])), entry["notebook"].removesuffix(".ipynb")
+            kind = re.sub(r"[^a-z]+", "-", value.lower())
+            link = f'<a class="{kind}" href="#{stem}-cell-{entry["cell"]}">'
+            badges.append(f"<li>{link}<b>{value}</b>{escape(entry['title'] or stem)}</a></li>")
+    return f"<ul class='verdicts'>{''.join(badges)}</ul>" if badges else ""
+
+
+def _numbers(entries: Sequence[Mapping[str, Any]]) -> str:
+    """The headline numbers: a card for each ``headline`` call."""
+    cards = []
     for (notebook, cell, title), group in groupby(entries, lambda e: (e["notebook"], e["cell"], e["title"])):
-        stem, rows = notebook.removesuffix(".ipynb"), []
-        name = escape(title or stem)
-        for entry in group:
-            value = escape(shown_value(entry["value"], entry["digits"]))
-            if entry["name"] == "verdict":
-                kind = re.sub(r"[^a-z]+", "-", value.lower())
-                badges.append(f'<li><a class="{kind}" href="#{stem}-cell-{cell}"><b>{value}</b>{name}</a></li>')
-            else:
-                rows.append(f"<tr><th>{escape(entry['name'].replace('_', ' '))}</th><td>{value}</td></tr>")
-        if rows:
+        stem = notebook.removesuffix(".ipynb")
+        table = _card({e["name"]: shown_value(e["value"], e["digits"]) for e in group if e["name"] != "verdict"})
+        if table:
             link = f'<a href="#{stem}-cell-{cell}">{escape(stem)}</a>'
-            cards.append(f"<section><h3>{name}</h3><table><tbody>{''.join(rows)}</tbody></table>{link}</section>")
-    verdicts = f"<ul class='verdicts'>{''.join(badges)}</ul>" if badges else ""
-    tables = f"<div class='headlines'>{''.join(cards)}</div>" if cards else ""
-    return f"<section id='headlines'>{verdicts}{tables}</section>" if entries else ""
+            cards.append(f"<section><h3>{escape(title or stem)}</h3>{table}{link}</section>")
+    return (
+        f"<section id='numbers'><h2>Numbers</h2><div class='headlines'>{''.join(cards)}</div></section>"
+        if cards
+        else ""
+    )
+
+
+def _card(shown: Mapping[str, str]) -> str:
+    """Names and values; those that come once a horizon, such as ``r2_5``, as one table with a column a horizon."""
+    series: dict[str, dict[int, str]] = {}
+    for name, value in shown.items():
+        if match := _HORIZON.fullmatch(name):
+            series.setdefault(match[1], {})[int(match[2])] = value
+    wide = {name: values for name, values in series.items() if len(values) > 1}
+    single = {
+        name: value for name, value in shown.items() if (m := _HORIZON.fullmatch(name)) is None or m[1] not in wide
+    }
+    rows = "".join(f"<tr><th>{_words(name)}</th><td>{escape(value)}</td></tr>" for name, value in single.items())
+    tables = f"<table><tbody>{rows}</tbody></table>" if rows else ""
+    if wide:
+        horizons = sorted({horizon for values in wide.values() for horizon in values})
+        head = "".join(f"<th>{horizon}</th>" for horizon in horizons)
+        cells = {name: "".join(f"<td>{escape(v.get(h, ''))}</td>" for h in horizons) for name, v in wide.items()}
+        body = "".join(f"<tr><th>{_words(name)}</th>{row}</tr>" for name, row in cells.items())
+        tables += f"<table><thead><tr><th>bars ahead</th>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return tables
+
+
+def _words(name: str) -> str:
+    return escape(name.replace("_", " "))
 
 
 def _provenance(receipt: Mapping[str, Any]) -> str:
