@@ -50,6 +50,10 @@ class Settings(BaseSettings):
     profile: Literal["smoke", "full"] = "smoke"  # smoke: seconds; full: the whole training
     n_threads: int = Field(2, ge=1)
     cost_bps: float = Field(1.0, ge=0.0)  # one-way trading cost, basis points
+    retrain_age: float = Field(0.1, gt=0.0)  # due when the model is older than this share of the time it learned from
+    retrain_new_bars: float = Field(0.05, gt=0.0)  # due when so many bars are new, as a share of those it learned from
+    retrain_rows: int = Field(200, ge=60)  # least later bars that champion and challenger are compared on
+    retrain_keep: int = Field(3, ge=2)  # published bundles of a market that stay
 
     @property
     def models(self) -> Path:

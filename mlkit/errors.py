@@ -38,6 +38,10 @@ class NotTrainedError(MlkitError):
     """A model is asked for that was never trained."""
 
 
+class RetrainingError(MlkitError):
+    """A retraining that another one, or a rollback, keeps from beginning."""
+
+
 class ReportError(MlkitError):
     """A report that could not be produced or does not verify."""
 

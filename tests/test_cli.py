@@ -289,6 +289,8 @@ def test_every_command_that_is_listed_works() -> None:
         "fetch",
         "report",
         "train",
+        "retrain",
+        "rollback",
         "insights",
         "status",
         "serve",

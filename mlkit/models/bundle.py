@@ -155,8 +155,8 @@ def write_bundle(
         The price ensemble; the CNN's safetensors, as a path or its bytes; further files by plain name, such
         as a drift reference. At least one of them.
 
-    The same content always has the same id, whatever ``created``: what is already there is kept. A field
-    that is missing, unknown or of the wrong kind is a ConfigError.
+    The same content always has the same id, whatever ``created``: what is already there is kept, unless it is
+    damaged; then it is written anew. A field that is missing, unknown or of the wrong kind is a ConfigError.
     """
     root = Path(root)
     files = dict(extra or {})
@@ -166,9 +166,21 @@ def write_bundle(
         files[CNN_FILE] = cnn_file if isinstance(cnn_file, bytes) else cnn_file.read_bytes()
     manifest, text = describe(fields, files)
     target = root / manifest.bundle_id
-    if not target.exists():
-        _write_folder(target, files | {MANIFEST: text})
+    if target.exists():
+        try:
+            return ModelBundle.open(target)
+        except BundleError:
+            remove_folder(target)
+    _write_folder(target, files | {MANIFEST: text})
     return ModelBundle.open(target)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder in one step: half a bundle never stands under its name."""
+    doomed = Path(tempfile.mkdtemp(dir=folder.parent, prefix=DRAFT))
+    folder.rename(doomed / folder.name)
+    shutil.rmtree(doomed)
+    fsync_folder(folder.parent)
 
 
 def _write_folder(target: Path, files: Mapping[str, bytes]) -> None:

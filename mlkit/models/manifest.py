@@ -32,7 +32,7 @@ SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 CURRENT = "CURRENT"
 
-_ID = r"[0-9a-f]{16}"
+ID = r"[0-9a-f]{16}"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}(\.[A-Za-z0-9]{1,16}){1,2}"
 _SMALL = 2**22  # bytes of a manifest or of CURRENT
 FILE_LIMIT = 2**28  # bytes of a model file
@@ -76,7 +76,7 @@ class Manifest(_Strict):
 
     schema_version: Literal[2]
     manifest_sha256: Digest  # of the manifest without this line
-    bundle_id: Annotated[str, StringConstraints(pattern=f"^{_ID}$")]
+    bundle_id: Annotated[str, StringConstraints(pattern=f"^{ID}$")]
     created: str  # ISO 8601 UTC; no part of bundle_id
     symbol: str
     timeframe: str
@@ -175,7 +175,7 @@ def read_current(root: Path) -> list[str]:
     if not (root / CURRENT).is_file():
         raise NotTrainedError(f"no published model in {root}: run mlkit train, or name a bundle directory")
     text = read_plain(root / CURRENT, None).decode("ascii", errors="replace")
-    if not re.fullmatch(rf"({_ID}\n)+", text):
+    if not re.fullmatch(rf"({ID}\n)+", text):
         raise BundleError(f"{root / CURRENT}: {text[:40]!r} is not a bundle id; publish a bundle again")
     return text.split()
 

@@ -5,23 +5,34 @@ process killed at any moment leaves the old state or the new one. One writer at 
 leave a whole ``CURRENT``, but one of them may be missing from the history.
 """
 
+import re
 import shutil
-import tempfile
+import time
+from collections.abc import Collection
 from pathlib import Path
 
-from mlkit.config import fsync_folder, write_atomic
+from mlkit.config import write_atomic
 from mlkit.errors import BundleError, ConfigError, NotTrainedError
-from mlkit.models.bundle import DRAFT, ModelBundle
-from mlkit.models.manifest import CURRENT, MANIFEST, read_current
+from mlkit.models.bundle import DRAFT, ModelBundle, remove_folder
+from mlkit.models.manifest import CURRENT, ID, MANIFEST, read_current
+
+LEFTOVER = 86_400.0  # seconds for which nobody has touched what is swept
 
 
 def publish(bundle: ModelBundle) -> None:
-    """Make a bundle the current one of its root: verify it, then replace ``CURRENT`` atomically."""
+    """Make a bundle the current one of its root: verify it, then replace ``CURRENT`` atomically.
+
+    A ``CURRENT`` that cannot be read is replaced too, and the history that it held is lost.
+    """
     bundle.verify()
     if bundle.path.name != bundle.id:
         raise BundleError(f"bundle {bundle.path}: only {bundle.id} in a root can be published; do not rename it")
     root = bundle.path.parent
-    _replace(root, [bundle.id, *(name for name in history(root) if name != bundle.id)])
+    try:
+        earlier = history(root)
+    except BundleError:  # what it said cannot be known any more, and only this mends it
+        earlier = ()
+    _replace(root, [bundle.id, *(name for name in earlier if name != bundle.id)])
 
 
 def history(root: Path | str) -> tuple[str, ...]:
@@ -65,12 +76,43 @@ def prune(root: Path | str, keep: int) -> list[str]:
     if old:
         _replace(root, ids[:keep])
     for name in old:
-        doomed = Path(tempfile.mkdtemp(dir=root, prefix=DRAFT))
-        (root / name).rename(doomed / name)  # in one step: half a bundle never stands under its name
-        shutil.rmtree(doomed)
-    if old:
-        fsync_folder(root)
+        remove_folder(root / name)
     return old
+
+
+def withdraw(root: Path | str, name: str) -> None:
+    """Take an earlier bundle out of the history, so that no rollback meets it; its folder stays.
+
+    ConfigError for the current one, which something must replace first.
+    """
+    root = Path(root)
+    ids = read_current(root)
+    if name == ids[0]:
+        raise ConfigError(f"{root / CURRENT}: {name} is the current bundle; publish another one first")
+    if name in ids:
+        _replace(root, [other for other in ids if other != name])
+
+
+def sweep(root: Path | str, *, spare: Collection[str] = (), older: float = LEFTOVER) -> list[str]:
+    """Delete what nobody will come back to, and return the names.
+
+    That is what a killed writer left (hidden folders and files), and bundles that ``CURRENT`` does not name: never
+    published, or left by a rollback. Only what was not touched for ``older`` seconds goes, so that a bundle that is
+    being written stays; ``spare`` names bundles that stay in any case.
+    """
+    root, before = Path(root), time.time() - older
+    named = {*history(root), *spare}
+    old = [entry for entry in sorted(root.iterdir()) if entry.lstat().st_mtime <= before]
+    drafts = [entry for entry in old if entry.name.startswith((DRAFT, f".{CURRENT}."))]
+    for draft in drafts:
+        if draft.is_dir():
+            shutil.rmtree(draft)
+        else:
+            draft.unlink()
+    bundles = [entry.name for entry in old if re.fullmatch(ID, entry.name) and entry.name not in named]
+    for name in bundles:
+        remove_folder(root / name)
+    return [*(draft.name for draft in drafts), *bundles]
 
 
 def _replace(root: Path, ids: list[str] | tuple[str, ...]) -> None:

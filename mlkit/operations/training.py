@@ -232,6 +232,7 @@ def train(
 
 # They say nothing about the model.
 _FOLDERS = {"model_storage_path", "training_data_path", "ledger_path", "pattern_weights_path"}
+_FOLDERS |= {"retrain_age", "retrain_new_bars", "retrain_rows", "retrain_keep"}
 
 
 def _manifest(

@@ -109,11 +109,14 @@ def test_same_content_same_id_whatever_the_time(price: PricePredictor, tmp_path:
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]  # no drafts left
 
 
-def test_a_damaged_bundle_is_not_reused(price: PricePredictor, tmp_path: Path) -> None:
-    path = b.write_bundle(tmp_path, FIELDS, price=price).path
-    (path / "lgb_1.txt").write_bytes(b"tree")
+def test_a_damaged_bundle_is_not_reused_but_written_anew(price: PricePredictor, tmp_path: Path) -> None:
+    first = b.write_bundle(tmp_path, FIELDS, price=price)
+    (first.path / "lgb_1.txt").write_bytes(b"tree")
     with pytest.raises(BundleError, match="delete it and train again"):
-        b.write_bundle(tmp_path, FIELDS, price=price)
+        b.ModelBundle.open(first.path)
+    assert b.write_bundle(tmp_path, FIELDS, price=price).id == first.id
+    b.ModelBundle.open(first.path)
+    assert [path.name for path in tmp_path.iterdir()] == [first.id]
 
 
 @pytest.mark.usefixtures("no_loading")

@@ -1,6 +1,7 @@
 """Publish, go back, clear away: and a process killed at any step of it leaves a valid current bundle."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from mlkit.errors import BundleError, ConfigError, NotTrainedError
 from mlkit.models.bundle import ModelBundle, write_bundle
-from mlkit.models.publishing import history, prune, publish, rollback
+from mlkit.models.publishing import history, prune, publish, rollback, sweep, withdraw
 
 FIELDS: dict[str, Any] = {
     "created": "2026-01-02T03:04:05+00:00",
@@ -77,6 +78,42 @@ def test_prune_keeps_the_newest_and_what_was_never_published(tmp_path: Path) -> 
     assert {p.name for p in tmp_path.iterdir()} == {"CURRENT", *ids[:2], challenger.id}
     assert prune(tmp_path, keep=2) == []
     assert rollback(tmp_path).id == ids[1]
+
+
+def test_an_unreadable_current_is_replaced_by_the_next_publication(tmp_path: Path) -> None:
+    published(tmp_path, 2)
+    (tmp_path / "CURRENT").write_text("../../etc\n")
+    with pytest.raises(BundleError, match="is not a bundle id"):
+        ModelBundle.open(tmp_path)
+    new = made(tmp_path, 5)
+    publish(new)
+    assert history(tmp_path) == (new.id,)
+
+
+def test_what_is_withdrawn_is_no_longer_gone_back_to(tmp_path: Path) -> None:
+    ids = published(tmp_path, 3)
+    with pytest.raises(ConfigError, match="publish another one first"):
+        withdraw(tmp_path, ids[0])
+    withdraw(tmp_path, ids[1])
+    withdraw(tmp_path, "0" * 16)  # never published
+    assert history(tmp_path) == (ids[0], ids[2]) and (tmp_path / ids[1]).is_dir()
+    assert rollback(tmp_path).id == ids[2]
+
+
+def test_sweep_takes_old_leftovers_and_nothing_that_is_named(tmp_path: Path) -> None:
+    ids = published(tmp_path, 3)
+    rollback(tmp_path)
+    spared, never, young = (made(tmp_path, seed).id for seed in (7, 8, 9))
+    (tmp_path / ".bundle-killed").mkdir()
+    (tmp_path / ".bundle-killed" / "half").write_text("h")
+    (tmp_path / ".CURRENT.k1.tmp").write_text("torn")
+    (tmp_path / "notes.txt").write_text("of a person")
+    for entry in tmp_path.iterdir():
+        if entry.name != young:
+            os.utime(entry, (1e9, 1e9))
+    assert set(sweep(tmp_path, spare=[spared])) == {".bundle-killed", ".CURRENT.k1.tmp", never, ids[0]}
+    assert {entry.name for entry in tmp_path.iterdir()} == {"CURRENT", "notes.txt", *ids[1:], spared, young}
+    assert sweep(tmp_path, spare=[spared]) == []
 
 
 # Runs `publish a third bundle, keep two` in forks, the k-th of which is killed just before its k-th step, until

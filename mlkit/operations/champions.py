@@ -1,0 +1,100 @@
+"""Which bundle of a market is current, how it came to be that, and the way back."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mlkit.config import Settings
+from mlkit.errors import BundleError, NotTrainedError, RetrainingError
+from mlkit.evaluation.ledger import Ledger
+from mlkit.market.symbols import symbol_folder
+from mlkit.models import publishing
+from mlkit.models.bundle import ModelBundle
+from mlkit.operations.comparison import seen_until
+
+RECORD = "retraining.jsonl"
+LOCK = ".retraining.lock"
+
+
+def market_root(symbol: str, timeframe: str, settings: Settings) -> Path:
+    """Folder of a market's bundles."""
+    return settings.models / f"{symbol_folder(symbol)}-{timeframe}"
+
+
+@contextmanager
+def only_one(root: Path) -> Iterator[None]:
+    """Be the only one who changes which bundle of ``root`` is current; RetrainingError at once where another one is.
+
+    The lock belongs to the process: when that ends, even by ``kill -9``, the lock is free.
+    """
+    from filelock import FileLock, Timeout
+
+    root.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(root / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RetrainingError(
+            f"{root.name}: another retraining or rollback is running ({root / LOCK}); wait for it or stop it"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def champion_of(root: Path) -> tuple[ModelBundle | None, str]:
+    """The current bundle of a market; else None and what is wrong with it, nothing where none was published."""
+    try:
+        return ModelBundle.open(root), ""
+    except NotTrainedError:
+        return None, ""
+    except BundleError as error:
+        return None, str(error)
+
+
+def roll_back(symbol: str, timeframe: str, settings: Settings | None = None) -> ModelBundle:
+    """Make the bundle published before the current one current again, write it down, and return it.
+
+    The one that is left stays on disk, and no later round publishes that very bundle again. Raises as
+    `mlkit.models.publishing.rollback`, and RetrainingError while a round runs.
+    """
+    root = market_root(symbol, timeframe, settings or Settings())
+    if not root.is_dir():
+        raise NotTrainedError(f"{symbol} {timeframe}: no published model in {root}; run mlkit train")
+    with only_one(root):
+        left = publishing.history(root)[:1]
+        bundle = publishing.rollback(root)
+        Ledger(root / RECORD).write("rolled back", bundle=bundle.id, left="".join(left), why="asked for")
+    return bundle
+
+
+def record(root: Path) -> list[dict[str, Any]]:
+    """What `retrain` and `roll_back` did to a market's folder, in order: event, time, bundle, why, and more."""
+    return Ledger(root / RECORD).entries()
+
+
+def published(root: Path) -> pd.DataFrame:
+    """The published bundles that are still there, the current one first.
+
+    Returns a DataFrame indexed by bundle id: ``created``, ``trained_until`` (UTC), ``bars``, ``event`` and ``why`` of
+    the last entry of the record about it, empty for a bundle of `train`, and ``problem`` of a damaged one.
+    """
+    told = {str(entry["bundle"]): entry for entry in record(root)}
+    rows = {}
+    for name in publishing.history(root):
+        entry = told.get(name, {})
+        row = {"created": "", "trained_until": pd.NaT, "bars": 0, "problem": ""}
+        try:
+            bundle = ModelBundle.open(root / name)
+        except BundleError as error:
+            row["problem"] = str(error)
+        else:
+            row |= {"created": bundle.manifest.created, "trained_until": seen_until(bundle)}
+            row["bars"] = bundle.manifest.training_span.bars
+        rows[name] = row | {"event": entry.get("event", ""), "why": entry.get("why", "")}
+    columns = ["created", "trained_until", "bars", "event", "why", "problem"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("bundle")

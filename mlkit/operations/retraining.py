@@ -1,0 +1,256 @@
+"""When a model is trained again, and whether the new one takes its place.
+
+A round of `retrain`
+--------------------
+1. `decide`: is a new model due, by the age of the current one (the **champion**), by new bars, or by drift?
+2. A **challenger** is trained on the bars before a cut and written, not published.
+3. Both forecast the bars after the cut, which neither has seen; `mlkit.operations.comparison` says which did better.
+4. The challenger is published, in one step, if it did better with its whole interval, or if the champion is stale and
+   the challenger did not do worse. It takes the place of a champion that is absent or damaged in any case.
+5. The newest ``Settings.retrain_keep`` bundles stay; what killed runs and earlier rounds left is swept.
+
+What is published is the very bundle that was compared, not another one trained on more bars.
+
+Files of a market's folder, beside its bundles: ``retraining.jsonl`` records what was published and why;
+``.retraining.lock`` is held while a round runs and is free again when its process ends, however it ends. A process
+killed at any moment leaves the champion of before or the one of after.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from mlkit.config import Settings
+from mlkit.errors import BundleError, ConfigError, NotTrainedError, RetrainingError
+from mlkit.evaluation.ledger import Ledger
+from mlkit.features.feature_set import FeatureSet
+from mlkit.market.bars import validate_bars
+from mlkit.market.sources import load_bars
+from mlkit.models import publishing
+from mlkit.models.base import EnsembleSettings, Progress
+from mlkit.models.bundle import ModelBundle
+from mlkit.models.manifest import CURRENT, read_current
+from mlkit.operations.champions import RECORD, champion_of, market_root, only_one, record
+from mlkit.operations.comparison import Comparison, compare, seen_until
+from mlkit.operations.decision import Decision, Drift, least_rows
+from mlkit.operations.decision import decide as decide
+
+Outcome = Literal["published", "promoted", "kept", "not due", "dry run"]
+
+
+@dataclass(frozen=True, eq=False)
+class Retraining:
+    """What became of a round; ``str()`` tells it, ``to_dict()`` gives plain JSON values."""
+
+    market: str
+    outcome: Outcome
+    why: str  # one line
+    decision: Decision
+    champion: str | None  # id of the current bundle afterwards
+    challenger: str | None = None  # id of the bundle that was trained
+    comparison: Comparison | None = None
+    removed: tuple[str, ...] = ()  # bundles and leftovers that were deleted
+
+    def __str__(self) -> str:
+        lines = [f"{self.market}: {self.outcome}, {self.why}"]
+        lines += [f"  {'due:' if check.due else 'not due:'} {check}" for check in self.decision.checks]
+        lines += [f"  compared: {self.comparison}"] if self.comparison else []
+        lines += [f"  current: {self.champion or 'none'}"]
+        lines += [f"  challenger: {self.challenger}"] if self.challenger not in (None, self.champion) else []
+        lines += [f"  deleted: {', '.join(self.removed)}"] if self.removed else []
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "market": self.market,
+            "outcome": self.outcome,
+            "why": self.why,
+            "due": self.decision.due,
+            "checks": [{"rule": check.rule, "due": check.due, "text": check.text} for check in self.decision.checks],
+            "champion": self.champion,
+            "challenger": self.challenger,
+            "comparison": None if self.comparison is None else self.comparison.to_dict(),
+            "removed": list(self.removed),
+        }
+
+
+def retrain(
+    source: pd.DataFrame | str,
+    timeframe: str | None = None,
+    settings: Settings | None = None,
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+    drift: Drift | None = None,
+    features: FeatureSet | None = None,
+    ensemble: EnsembleSettings | None = None,
+    progress: Progress | None = None,
+) -> Retraining:
+    """One round: decide, train a challenger, compare, publish it or keep the champion, tidy up.
+
+    Parameters
+    ----------
+    source : bars (n_bars, 5), or the symbol whose bars `load_bars` knows; then ``timeframe`` too
+    settings : names the models; the thresholds of `decide`; how many bundles are kept
+    force : train and compare even if nothing is due; publication still takes better forecasts
+    dry_run : decide, and say what would be done
+    drift : see `decide`; looked for by default
+    features, ensemble : as in `train`
+    progress : callable(stage, done, total)
+
+    Where bars later than the champion's training are too few to compare on, nothing is trained and it is said how
+    many are missing; a champion that is stale, damaged or absent is then replaced by a model of all bars.
+
+    Raises RetrainingError while another round or rollback of the market runs; BarsError for too few bars to train;
+    what `load_bars` and `train` raise. Whatever is raised, the champion stays.
+    """
+    settings = settings or Settings()
+    if isinstance(source, str):
+        if timeframe is None:
+            raise ConfigError(f"retrain {source}: say which timeframe, such as 1d")
+        source = load_bars(source, timeframe, settings=settings)
+    bars = validate_bars(source)
+    root = market_root(bars.attrs["symbol"], bars.attrs["timeframe"], settings)
+    options = {"features": features, "ensemble": ensemble, "progress": progress}
+    if dry_run:
+        return _Round(root, bars, settings, force, drift, options).rehearse()
+    with only_one(root):
+        return _Round(root, bars, settings, force, drift, options).run()
+
+
+class _Round:
+    """One round on one market; the lock is held by the caller."""
+
+    def __init__(
+        self,
+        root: Path,
+        bars: pd.DataFrame,
+        settings: Settings,
+        force: bool,
+        drift: Drift | None,
+        options: Mapping[str, Any],  # of train
+    ) -> None:
+        self._root, self._bars, self._settings, self._force, self._options = root, bars, settings, force, options
+        self._current = _content(root / CURRENT)
+        self._champion, self._fault = champion_of(root)
+        self._decision = decide(self._champion, bars, settings, drift, fault=self._fault)
+
+    def run(self) -> Retraining:
+        planned = self._plan()
+        if isinstance(planned, Retraining):
+            return planned
+        cut, why = planned
+        challenger = self._train(cut)
+        comparison = None
+        if why:
+            outcome: Outcome = "promoted" if self._champion else "published"
+        else:
+            outcome, why, comparison = self._judge(challenger)
+        if outcome != "kept":
+            self._publish(challenger, outcome, why)
+        return self._told(outcome, why, challenger, comparison, self._tidy(challenger))
+
+    def rehearse(self) -> Retraining:
+        planned = self._plan()
+        if isinstance(planned, Retraining):
+            return planned
+        cut, why = planned
+        then = f"publish: {why}" if why else f"compare on {len(self._bars) - cut:,} later bars"
+        return self._told(
+            "dry run", f"would train on {cut:,} bars to {self._bars.index[cut - 1]:%Y-%m-%d}, then {then}"
+        )
+
+    def _plan(self) -> tuple[int, str] | Retraining:
+        """Number of bars to train on, and why the challenger needs no comparison, if so; or the end of the round."""
+        decision, bars, champion = self._decision, self._bars, self._champion
+        if not decision.due and not self._force:
+            return self._told("not due", "no rule asks for a new model")
+        if champion is None or not decision.usable:
+            return len(bars), decision.checks[0].text
+        later = int((bars.index > seen_until(champion)).sum())
+        least = least_rows(champion.manifest.horizons, self._settings)
+        if later < least:
+            short = f"a comparison takes {least:,} bars later than its training, {least - later:,} are missing"
+            return (len(bars), f"stale; {short}") if decision.stale else self._told("kept", short)
+        held = max(least, min(later // 2, round(0.5 * self._settings.retrain_new_bars * len(bars))))
+        return len(bars) - held, ""
+
+    def _train(self, cut: int) -> ModelBundle:
+        from mlkit.operations.training import train
+
+        return train(self._bars.iloc[:cut], self._settings, publish=False, **self._options)
+
+    def _judge(self, challenger: ModelBundle) -> tuple[Outcome, str, Comparison | None]:
+        """What becomes of the challenger, why, and the numbers."""
+        champion, stale = self._champion, self._decision.stale
+        assert champion is not None
+        if challenger.id == champion.id:
+            return "kept", "the same bars and settings gave the same bundle again", None
+        left = [entry for entry in record(self._root) if entry.get("left") == challenger.id]
+        if left:
+            return "kept", f"{challenger.id} was rolled back on {left[-1]['time']}; publish it by hand or wait", None
+        found = compare(champion, challenger, self._bars, self._settings, features=self._options["features"])
+        if found.answer == "better":
+            return "promoted", "the challenger is better with its whole interval", found
+        if found.answer == "worse":
+            return "kept", f"the challenger is worse{', however stale the champion' if stale else ''}", found
+        if stale:
+            return "promoted", "the champion is stale, and the challenger is not worse", found
+        return "kept", "no difference that the interval does not explain", found
+
+    def _publish(self, challenger: ModelBundle, outcome: str, why: str) -> None:
+        """Make it the current one, unless somebody else has published meanwhile; then write that down."""
+        if _content(self._root / CURRENT) != self._current:
+            raise RetrainingError(
+                f"{self._root.name}: somebody else published meanwhile; {challenger.id} is trained and not published"
+            )
+        damaged = _named(self._root) if self._fault else challenger.id
+        publishing.publish(challenger)
+        if damaged != challenger.id:
+            publishing.withdraw(self._root, damaged)  # no rollback leads to it
+        was = None if self._champion is None else self._champion.id
+        Ledger(self._root / RECORD).write(outcome, bundle=challenger.id, before=was, why=why)
+
+    def _tidy(self, challenger: ModelBundle) -> tuple[str, ...]:
+        """Keep the newest bundles, this round's challenger, and what the last rollback left."""
+        left = [str(entry["left"]) for entry in record(self._root) if "left" in entry]
+        pruned = publishing.prune(self._root, self._settings.retrain_keep)
+        return (*pruned, *publishing.sweep(self._root, spare={challenger.id, *left[-1:]}))
+
+    def _told(
+        self,
+        outcome: Outcome,
+        why: str,
+        challenger: ModelBundle | None = None,
+        comparison: Comparison | None = None,
+        removed: tuple[str, ...] = (),
+    ) -> Retraining:
+        market = f"{self._bars.attrs['symbol']} {self._bars.attrs['timeframe']}"
+        new = challenger is not None and outcome in ("published", "promoted")
+        current = challenger if new else self._champion
+        return Retraining(
+            market=market,
+            outcome=outcome,
+            why=why,
+            decision=self._decision,
+            champion=None if current is None else current.id,
+            challenger=None if challenger is None else challenger.id,
+            comparison=comparison,
+            removed=removed,
+        )
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def _named(root: Path) -> str:
+    """The id that ``CURRENT`` says; nothing where it cannot be read."""
+    try:
+        return read_current(root)[0]
+    except (BundleError, NotTrainedError):
+        return ""

@@ -1,0 +1,285 @@
+"""A round decides by its rules, publishes what is better, keeps what is not, and leaves one whole champion."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import mlkit
+from mlkit.cli import main
+from mlkit.errors import BarsError, NotTrainedError, RetrainingError
+from mlkit.evaluation.ledger import Ledger, Source
+from mlkit.market.simulate import null_market
+from mlkit.models.base import EnsembleSettings
+from mlkit.models.bundle import ModelBundle
+from mlkit.models.publishing import history, publish
+from mlkit.operations import retraining
+from mlkit.operations.champions import champion_of, market_root, only_one, published, record, roll_back
+from mlkit.operations.comparison import Comparison
+from mlkit.operations.retraining import Retraining, decide, retrain
+
+Fitted = Callable[..., ModelBundle]
+Round = Callable[..., Retraining]
+
+
+@pytest.fixture(scope="module")
+def bars() -> pd.DataFrame:
+    return null_market(2000, seed=4, timeframe="1h", symbol="CALM")
+
+
+@pytest.fixture
+def root(home: mlkit.Settings) -> Path:
+    return market_root("CALM", "1h", home)
+
+
+@pytest.fixture
+def round_(home: mlkit.Settings, quick: EnsembleSettings) -> Round:
+    """``round_(bars, **options)``: a round with a small ensemble."""
+    return lambda history, **options: retrain(history, settings=home, ensemble=quick, **options)
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """``found("worse")``: whatever is compared is found so."""
+
+    def find(answer: str) -> None:
+        ends = {"better": (-0.3, -0.1), "worse": (0.1, 0.3), "no difference": (-0.1, 0.1)}[answer]
+        then = pd.Timestamp("2024-03-01", tz="UTC")
+
+        def compared(champion: ModelBundle, challenger: ModelBundle, *_: Any, **__: Any) -> Comparison:
+            middle = sum(ends) / 2
+            return Comparison(
+                champion.id,
+                challenger.id,
+                200,
+                then,
+                then,
+                (1,),
+                1.0,
+                1.0 + middle,
+                middle,
+                *ends,
+                0.95,
+                pd.DataFrame(),
+            )
+
+        monkeypatch.setattr(retraining, "compare", compared)
+
+    return find
+
+
+@dataclass
+class Seen:
+    """What a check for drift found."""
+
+    verdict: str
+    reasons: tuple[str, ...] = ()
+
+
+# --- deciding -------------------------------------------------------------------------------------
+
+
+def test_each_rule_says_its_numbers(bars: pd.DataFrame, home: mlkit.Settings, fitted: Fitted) -> None:
+    none = decide(None, bars, home)
+    assert none.due and none.reasons == ("champion: none was published",) and not none.usable
+    damaged = decide(None, bars, home, fault="bundle x: y is missing")
+    assert damaged.reasons == ("champion: it cannot be used: bundle x: y is missing",)
+    bundle = fitted(bars.iloc[:1200])  # 50 days: stale after 5 days, 120 bars
+    early = decide(bundle, bars.iloc[:1320], home)
+    assert not early.due and len(early.reasons) == 3
+    assert early.reasons[0] == "age: 5.0 days since training, due after 5.0 days"
+    assert early.reasons[1] == "new bars: 120 since training, due from 400"
+    old = decide(bundle, bars.iloc[:1321], home)
+    assert old.stale and old.reasons == ("age: 5.0 days since training, due after 5.0 days",)
+    patient = home.model_copy(update={"retrain_age": 1.0})
+    assert not decide(bundle, bars.iloc[:1599], patient).due
+    many = decide(bundle, bars.iloc[:1600], patient)
+    assert many.due and not many.stale and many.reasons == ("new bars: 400 since training, due from 400",)
+    drifted = decide(bundle, bars.iloc[:1210], home, Seen("drift", ("PSI of rsi_14 is 0.4",)))
+    assert drifted.reasons == ("drift: drift; PSI of rsi_14 is 0.4",)
+    assert not decide(bundle, bars.iloc[:1210], home, Seen("no drift")).due
+    assert not decide(bundle, bars.iloc[:900], home).due  # bars that it has seen
+
+
+def test_a_gap_ages_a_model_without_new_bars(bars: pd.DataFrame, home: mlkit.Settings, fitted: Fitted) -> None:
+    holed = bars.drop(bars.index[1190:1500])
+    decision = decide(fitted(holed.iloc[:1190]), holed.iloc[:1200], home)
+    assert [check.due for check in decision.checks] == [True, False, False]
+    assert str(decision.checks[1]) == "new bars: 10 since training, due from 400"
+
+
+# --- rounds ---------------------------------------------------------------------------------------
+
+
+def test_the_first_round_publishes_and_the_next_is_not_due(
+    bars: pd.DataFrame, home: mlkit.Settings, root: Path, round_: Round
+) -> None:
+    told = round_(bars.iloc[:1300])
+    assert told.outcome == "published" and told.why == "none was published"
+    assert ModelBundle.open(root).id == told.champion == told.challenger
+    assert ModelBundle.open(root).manifest.training_span.bars == 1300  # nobody is to be judged: all of them
+    again = round_(bars.iloc[:1310])
+    assert again.outcome == "not due" and again.challenger is None and history(root) == (told.champion,)
+    table = published(root)
+    assert table.loc[told.champion, ["event", "why", "bars"]].to_list() == ["published", "none was published", 1300]
+    assert Ledger.of(home).table([Source.of(bars)], purpose="publish")["done"].sum() == 1
+
+
+def test_a_challenger_learns_and_is_judged_on_different_bars(bars: pd.DataFrame, root: Path, round_: Round) -> None:
+    first = round_(bars.iloc[:1200]).champion
+    told = round_(bars, force=True)
+    assert told.comparison is not None and told.comparison.champion == first
+    challenger = ModelBundle.open(root / str(told.challenger)).manifest.training_span
+    assert challenger.bars == 1800 and pd.Timestamp(challenger.end) == bars.index[1799]
+    assert told.comparison.first == bars.index[1800] and told.comparison.rows == 199
+    lines = str(told).splitlines()
+    assert lines[0].startswith("CALM 1h: ") and any(line.startswith("  compared: loss ") for line in lines)
+    assert json.loads(json.dumps(told.to_dict()))["comparison"]["answer"] == told.comparison.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "stale", "outcome"),
+    [
+        ("better", False, "promoted"),
+        ("better", True, "promoted"),
+        ("no difference", False, "kept"),
+        ("no difference", True, "promoted"),
+        ("worse", False, "kept"),
+        ("worse", True, "kept"),
+    ],
+)
+def test_only_what_is_better_or_follows_a_stale_one_is_published(
+    answer: str, stale: bool, outcome: str, bars: pd.DataFrame, home: mlkit.Settings, quick: EnsembleSettings,
+    found: Callable[[str], None],
+) -> None:  # fmt: skip
+    patient = home.model_copy(update={"retrain_age": 0.1 if stale else 10.0})
+    first = retrain(bars.iloc[:1200], settings=patient, ensemble=quick).champion
+    found(answer)
+    told = retrain(bars, settings=patient, ensemble=quick)
+    assert told.outcome == outcome
+    expected = told.challenger if outcome == "promoted" else first
+    assert ModelBundle.open(market_root("CALM", "1h", home)).id == told.champion == expected
+
+
+def test_too_few_later_bars_say_how_many_are_missing(bars: pd.DataFrame, root: Path, round_: Round) -> None:
+    first = round_(bars.iloc[:1300]).champion
+    told = round_(bars.iloc[:1310], drift=Seen("drift", ("planted",)))
+    assert (told.outcome, told.champion, told.challenger) == ("kept", first, None)
+    assert told.why == "a comparison takes 200 bars later than its training, 190 are missing"
+    stale = round_(bars.iloc[:1490])
+    assert stale.outcome == "promoted" and stale.why.startswith("stale; a comparison takes 200 bars")
+    assert ModelBundle.open(root).manifest.training_span.bars == 1490
+
+
+def test_the_same_bars_and_settings_promote_nothing(bars: pd.DataFrame, root: Path, round_: Round) -> None:
+    first = round_(bars.iloc[:1300]).champion
+    told = round_(bars.iloc[:1500], force=True)  # 200 to judge on: nothing new to learn from
+    assert told.outcome == "kept" and told.challenger == first and "the same bundle again" in told.why
+
+
+def test_a_damaged_champion_is_replaced(bars: pd.DataFrame, root: Path, round_: Round) -> None:
+    first = str(round_(bars.iloc[:1300]).champion)
+    (root / first / "calibration.json").write_text("{}")
+    assert champion_of(root)[0] is None
+    told = round_(bars.iloc[:1300])  # the same bars: the same id, written anew
+    assert told.outcome == "published" and told.why.startswith("it cannot be used: bundle ")
+    assert ModelBundle.open(root).id == told.champion == first
+    (root / first / "calibration.json").unlink()
+    told = round_(bars.iloc[:1310])
+    assert history(root) == (told.champion,)  # no rollback leads to the damaged one
+    (root / "CURRENT").write_text("nonsense\n")
+    told = round_(bars.iloc[:1320])
+    assert "is not a bundle id" in told.why and history(root) == (told.champion,)
+
+
+def test_what_fails_leaves_the_champion(
+    bars: pd.DataFrame, home: mlkit.Settings, root: Path, round_: Round, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BarsError, match=r"need .* bars to train and evaluate, have 600"):
+        monkeypatch.undo()  # the real walk-forward says so
+        retrain(bars.iloc[:600], settings=home)
+    assert champion_of(root) == (None, "")
+
+
+def test_a_bundle_that_others_publish_meanwhile_is_not_overrun(
+    bars: pd.DataFrame, root: Path, round_: Round, fitted: Fitted, found: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    round_(bars.iloc[:1200])
+    theirs = fitted(bars.iloc[:1250])
+    found("better")
+    compared = retraining.compare
+
+    def slow(*arguments: Any, **options: Any) -> Comparison:
+        publish(theirs)
+        return compared(*arguments, **options)
+
+    monkeypatch.setattr(retraining, "compare", slow)
+    with pytest.raises(RetrainingError, match="somebody else published meanwhile"):
+        round_(bars)
+    assert ModelBundle.open(root).id == theirs.id
+
+
+# --- which one is current -------------------------------------------------------------------------
+
+
+def test_a_rollback_is_not_undone_by_the_next_round(
+    bars: pd.DataFrame, home: mlkit.Settings, root: Path, round_: Round, found: Callable[[str], None]
+) -> None:
+    first = round_(bars.iloc[:1200]).champion
+    found("better")
+    second = round_(bars).champion
+    assert second != first and roll_back("CALM", "1h", home).id == first
+    told = round_(bars)
+    assert told.outcome == "kept" and f"{second} was rolled back on" in told.why
+    third = round_(bars.iloc[:-1]).champion  # other bars, another model
+    assert history(root) == (third, first) and (root / str(second)).is_dir()
+    assert [entry["event"] for entry in record(root)] == ["published", "promoted", "rolled back", "promoted"]
+    with pytest.raises(NotTrainedError, match="no published model"):
+        roll_back("OTHER", "1h", home)
+    assert not market_root("OTHER", "1h", home).exists()
+
+
+def test_old_bundles_and_leftovers_go(
+    bars: pd.DataFrame, home: mlkit.Settings, root: Path, quick: EnsembleSettings, fitted: Fitted,
+    found: Callable[[str], None],
+) -> None:  # fmt: skip
+    two = home.model_copy(update={"retrain_keep": 2})
+    for count in (1200, 1201, 1202):
+        publish(fitted(bars.iloc[:count]))
+    earlier = history(root)
+    never = fitted(bars.iloc[:1203])
+    (root / ".bundle-killed").mkdir()
+    (root / ".CURRENT.x.tmp").write_text("torn")
+    fresh = root / ".bundle-fresh"
+    fresh.mkdir()
+    for name in (never.id, ".bundle-killed", ".CURRENT.x.tmp"):
+        os.utime(root / name, (1e9, 1e9))
+    found("no difference")
+    told = retrain(bars.iloc[:1700], settings=two.model_copy(update={"retrain_age": 9.0}), ensemble=quick)
+    assert told.outcome == "kept"
+    assert set(told.removed) == {earlier[2], never.id, ".bundle-killed", ".CURRENT.x.tmp"}
+    assert history(root) == earlier[:2] and fresh.is_dir() and (root / str(told.challenger)).is_dir()
+
+
+def test_only_one_round_at_a_time(
+    bars: pd.DataFrame, home: mlkit.Settings, root: Path, round_: Round, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("MLKIT_MODEL_STORAGE_PATH", str(home.models))
+    monkeypatch.setenv("MLKIT_TRAINING_DATA_PATH", str(home.lake))
+    mlkit.save_bars(bars, home)
+    with only_one(root):
+        for command in ("retrain", "rollback"):
+            assert main([command, "--symbol", "CALM", "--timeframe", "1h"]) == 2
+            said = capsys.readouterr().err
+            assert said.startswith("mlkit: error: CALM-1h: another retraining or rollback is running")
+            assert said.count("\n") == 1
+        assert main(["retrain", "--symbol", "CALM", "--timeframe", "1h", "--dry-run"]) == 0  # looking is free
+        assert "dry run, would train on 2,000 bars to 2024-03-24, then publish" in capsys.readouterr().out
+    assert round_(bars.iloc[:1200]).outcome == "published"
