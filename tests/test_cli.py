@@ -16,7 +16,8 @@ from mlkit.errors import ReportError
 from mlkit.inference.predictor import Predictor
 from mlkit.market.bars import validate_bars
 from mlkit.market.sources import load_bars
-from mlkit.models.pattern_cnn import PatternCNN, PatternMeta, PatternModel
+from mlkit.models.pattern_cnn import PatternMeta, PatternModel
+from mlkit.models.pattern_net import PatternCNN, weights_of
 
 MARKET = ["--symbol", "TEST", "--timeframe", "1d"]
 CSV = "timestamp,open,high,low,close,volume\n"
@@ -32,7 +33,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> None:
     """An untrained network in place of the shipped ones."""
-    model = PatternModel(PatternCNN().eval(), PatternMeta(standard="classic"))
+    model = PatternModel(weights_of(PatternCNN()), PatternMeta(standard="classic"))
     monkeypatch.setattr("mlkit.models.pattern_cnn.pretrained", lambda *_: model)
 
 

@@ -142,7 +142,7 @@ def _state(settings: Any) -> dict[str, Any]:
     from mlkit.market.sources import available
 
     shipped = (Path(mlkit.__file__).parent / "models" / "pretrained").glob("*.safetensors")
-    packages = ("torch", "xgboost", "lightgbm", "sklearn", "arch", "papermill", "matplotlib", "fastapi")
+    packages = ("safetensors", "torch", "xgboost", "lightgbm", "sklearn", "arch", "papermill", "matplotlib", "fastapi")
     return {
         "version": mlkit.__version__,
         "lake": str(settings.lake),

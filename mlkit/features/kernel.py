@@ -10,7 +10,7 @@ are, and how memory is best written. `mlkit.features.lanes` adds numbers of eigh
 
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,14 +32,12 @@ SOURCES = (
 )  # fmt: skip
 
 
-def _sources_stamp() -> tuple[str, int]:
-    """Digest of every kernel source; numba itself checks only the file of the function that it loads."""
-    folder = Path(__file__).parent
-    digest = hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in SOURCES))
-    return digest.hexdigest(), 0
+def sources_stamp(files: Iterable[Path]) -> tuple[str, int]:
+    """Digest of all sources of a kernel; numba itself checks only the file of the function that it loads."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest(), 0
 
 
-STAMP = _sources_stamp()
+STAMP = sources_stamp(Path(__file__).with_name(f"{name}.py") for name in SOURCES)
 
 
 def kernel(function: Kernel) -> Kernel:
@@ -55,10 +53,10 @@ def entry(function: Callable[..., Any]) -> Any:
     return compiled
 
 
-def announce_compilation(compiled: Any) -> None:
+def announce_compilation(compiled: Any, what: str = "feature kernels", seconds: int = 20) -> None:
     """Tell the user on standard error when the next call is going to compile for a while."""
     if not compiled.signatures and not Path(compiled._cache._cache_file._index_path).exists():
-        print("mlkit: compiling the feature kernels once, about 20 seconds", file=sys.stderr, flush=True)
+        print(f"mlkit: compiling the {what} once, about {seconds} seconds", file=sys.stderr, flush=True)
 
 
 def _array(context: Any, builder: Any, kind: Any, data: Any, shape: Any) -> Any:

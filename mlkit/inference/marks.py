@@ -35,7 +35,7 @@ def recent_marks(predictor: Predictor, bars: pd.DataFrame) -> list[Mark]:
     tail = bars.iloc[-2 * MARKED :]
     try:
         probabilities = predictor.pattern_probabilities(tail)
-    except DependencyError:  # without torch there are no patterns, and the insight says so
+    except DependencyError:  # without safetensors there are no patterns, and the insight says so
         return []
     limits = pd.Series(said.patterns.thresholds)
     found = (probabilities[limits.index] >= limits).iloc[-MARKED:].stack()

@@ -170,7 +170,7 @@ class Predictor:
     def pattern_probabilities(self, bars: pd.DataFrame) -> pd.DataFrame:
         """Calibrated probability of each pattern at each bar, float64 (n_bars, 15), NaN in the warm-up.
 
-        Raises DependencyError where torch is missing; else as `insight`.
+        Raises DependencyError where safetensors is missing; else as `insight`.
         """
         bars = self._checked(bars)
         cnn, reason = self._models.cnn(market_standard(bars))

@@ -23,6 +23,7 @@ import numpy as np
 from mlkit.errors import BundleError, MlkitError
 from mlkit.models.base import Float32Matrix
 from mlkit.models.bundle import ModelBundle
+from mlkit.models.pattern_cnn import load_cnn
 from mlkit.models.trees import Trees, stump
 
 SECONDS = 120  # for everything, the imports of the libraries included
@@ -106,6 +107,8 @@ def _open(folder: Path) -> ModelBundle:
     bundle = ModelBundle.open(folder)
     _tell(step="reading the models")
     _ = bundle.price  # kept in the bundle
+    if bundle.cnn_path:
+        load_cnn(bundle.cnn_path)
     return bundle
 
 
@@ -123,10 +126,6 @@ def _compare(bundle: ModelBundle, readers: dict[str, Callable[..., Any]]) -> dic
             if not np.array_equal(said, expected[:, column]):
                 raise BundleError(f"{file}: {name} finds other trees in it than mlkit; do not use the bundle")
         alike.append(name)
-    if bundle.cnn_path and "torch" in readers:
-        _tell(step="reading the pattern CNN")
-        readers["torch"](bundle.cnn_path)
-        alike.append("torch")
     manifest = bundle.manifest
     return {
         "path": str(bundle.path),
@@ -164,7 +163,7 @@ def _readers() -> tuple[dict[str, Callable[..., Any]], list[str]]:
     """The libraries' own ways to read a file, imported, and the names of those that are not installed."""
     readers: dict[str, Callable[..., Any]] = {}
     missing = []
-    for name, make in (("xgboost", _xgboost), ("lightgbm", _lightgbm), ("torch", _torch)):
+    for name, make in (("xgboost", _xgboost), ("lightgbm", _lightgbm)):
         try:
             readers[name] = make()
         except ImportError:
@@ -185,14 +184,6 @@ def _lightgbm() -> Callable[..., Any]:
     import lightgbm
 
     return lambda data, X: lightgbm.Booster(model_str=data.decode()).predict(X, num_threads=1)
-
-
-def _torch() -> Callable[..., Any]:
-    import torch  # noqa: F401
-
-    from mlkit.models.pattern_cnn import load_cnn
-
-    return load_cnn
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The pattern CNN: 20 bars in, 15 candlestick-pattern probabilities out; its files and the shipped weights.
 
-Importing this module imports torch; the rest of mlkit imports it where it is used.
+It answers without torch, which only trains it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mlkit.config import sha256_file, write_atomic
 from mlkit.errors import BundleError, ConfigError, DependencyError
 from mlkit.features.rules import PATTERNS, STANDARDS, Standard
-from mlkit.models.pattern_net import LENGTH, Float32Array, Float64Array, PatternCNN, folded, windows
+from mlkit.models.pattern_forward import Array, Forward
+from mlkit.models.pattern_windows import CHANNELS, KERNEL, LENGTH, STEM, WIDEN, Float32Array, Float64Array, windows
 
 try:
-    import torch
     from safetensors import SafetensorError
-    from safetensors.torch import load as parse_tensors
-    from safetensors.torch import save as dump_tensors
-    from torch import Tensor
+    from safetensors.numpy import load as parse_tensors
+    from safetensors.numpy import save as dump_tensors
 except ImportError as error:  # pragma: no cover - the extra is part of every development install
     raise DependencyError(f"the pattern CNN needs {error.name}; pip install 'mlkit[train]'") from error
 
-BATCH = 64  # windows in every forward pass; fixed, so that a window's answer never depends on its company
 PRETRAINED = Path(__file__).parent / "pretrained"
 
 
@@ -50,11 +48,17 @@ class PatternMeta(BaseModel):
     weights_sha256: str = ""  # over the tensors; set when saved
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PatternModel:
-    """A trained network with its calibration and thresholds."""
+    """A trained network with its calibration and thresholds.
 
-    net: PatternCNN
+    Parameters
+    ----------
+    tensors : what was learned, by name, as `mlkit.models.pattern_net.weights_of` gives it.
+    meta : what else is needed.
+    """
+
+    tensors: dict[str, Array]
     meta: PatternMeta
 
     @property
@@ -91,13 +95,13 @@ class PatternModel:
 
     def window_probabilities(self, x: Float32Array) -> Float64Array:
         """Calibrated probabilities, (n, 15), of windows (n, 20, 5) made by :func:`windows`."""
-        z = net_logits(self._folded, x)
+        z = self._forward.logits(x)
         return logistic(np.array(self.meta.slope) * z + np.array(self.meta.intercept))
 
     @cached_property
-    def _folded(self) -> PatternCNN:
-        """The network that answers: without batch normalisations."""
-        return folded(self.net)
+    def _forward(self) -> Forward:
+        """The compiled network, without batch normalisations."""
+        return Forward(self.tensors)
 
 
 def logistic(z: Float64Array) -> Float64Array:
@@ -105,35 +109,19 @@ def logistic(z: Float64Array) -> Float64Array:
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * z)))
 
 
-def net_logits(net: PatternCNN, x: Float32Array, batch: int = BATCH) -> Float64Array:
-    """Log-odds, (n, n_outputs) float64, of windows (n, 20, 5), in batches of one size; NaN for NaN."""
-    device = net.read_out.weight.device
-    out = np.empty((len(x), net.read_out.out_features))
-    net.eval()
-    with torch.inference_mode():
-        for start in range(0, len(x), batch):
-            part = x[start : start + batch]
-            if len(part) < batch:  # the last one is filled up
-                part = np.concatenate([part, np.zeros((batch - len(part), *x.shape[1:]), dtype=np.float32)])
-            z = net.logits(torch.from_numpy(part).to(device))
-            out[start : start + batch] = z[: len(x) - start].cpu().numpy()
-    return out
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
+def _digest(tensors: dict[str, Array]) -> str:
     """SHA-256 over names and bytes of tensors."""
     state = hashlib.sha256()
     for name in sorted(tensors):
         state.update(name.encode())
-        state.update(tensors[name].contiguous().numpy().tobytes())
+        state.update(tensors[name].tobytes())
     return state.hexdigest()
 
 
 def save_cnn(path: Path, model: PatternModel) -> None:
     """Write weights and metadata as one safetensors file, atomically."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.net.state_dict().items()}
-    meta = model.meta.model_copy(update={"weights_sha256": _digest(tensors)})
-    write_atomic(path, dump_tensors(tensors, metadata={"mlkit": meta.model_dump_json()}))
+    meta = model.meta.model_copy(update={"weights_sha256": _digest(model.tensors)})
+    write_atomic(path, dump_tensors(model.tensors, metadata={"mlkit": meta.model_dump_json()}))
 
 
 def load_cnn(path: Path) -> PatternModel:
@@ -158,33 +146,41 @@ def load_cnn(path: Path) -> PatternModel:
         kind = type(error).__name__
         raise BundleError(f"{path}: not a pattern CNN of mlkit ({kind}); restore or retrain it") from None
     _check(path, meta, tensors)
-    return PatternModel(net_of(tensors), meta)
+    return PatternModel(tensors, meta)
 
 
-def net_of(tensors: dict[str, Tensor]) -> PatternCNN:
-    """Network of 15 outputs with these tensors, ready to predict; the caller's random state is left alone."""
-    with torch.device("meta"):  # allocates and initialises nothing
-        net = PatternCNN()
-    net.load_state_dict(tensors, assign=True)
-    return net.eval()
-
-
-def _check(path: Path, meta: PatternMeta, tensors: dict[str, Tensor]) -> None:
+def _check(path: Path, meta: PatternMeta, tensors: dict[str, Array]) -> None:
     """Refuse weights that are not the ones described, or that do not fit the network."""
     if meta.sequence_length != LENGTH:
         raise BundleError(f"{path}: made for {meta.sequence_length} bars, mlkit uses {LENGTH}; retrain it")
     sizes = {len(meta.slope), len(meta.intercept), len(meta.thresholds)}
     if meta.patterns != PATTERNS or sizes != {len(PATTERNS)}:
         raise BundleError(f"{path}: its patterns are not the {len(PATTERNS)} of this version; retrain it")
-    with torch.device("meta"):  # shapes only
-        expected = {name: tuple(tensor.shape) for name, tensor in PatternCNN().state_dict().items()}
-    got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    expected = tensor_shapes(len(PATTERNS))
+    got = {name: array.shape for name, array in tensors.items()}
     for name in sorted(expected.keys() | got.keys()):
         if expected.get(name) != got.get(name):
             shapes = f"want {expected.get(name)}, got {got.get(name)}"
             raise BundleError(f"{path}: tensor {name}: {shapes}; restore or retrain it")
+    kinds = {name: np.int64 if name.endswith("num_batches_tracked") else np.float32 for name in expected}
+    strange = next((name for name in sorted(kinds) if tensors[name].dtype != kinds[name]), None)
+    if strange is not None:
+        raise BundleError(f"{path}: tensor {strange}: of {tensors[strange].dtype}; restore or retrain it")
     if _digest(tensors) != meta.weights_sha256:
         raise BundleError(f"{path}: weights do not match their digest; restore or retrain it")
+
+
+def tensor_shapes(outputs: int) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every array of a network with so many outputs."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for k, (width, widen, before) in enumerate(zip(CHANNELS, WIDEN, (0, *CHANNELS[:-1]), strict=True)):
+        layers = ((0, widen * width, KERNEL * (before + STEM)), (3, width, widen * width))
+        for place, n_out, n_in in layers:
+            shapes[f"blocks.{k}.{place}.weight"] = (n_out, n_in)
+            norm = ("weight", "bias", "running_mean", "running_var")
+            shapes |= {f"blocks.{k}.{place + 1}.{name}": (n_out,) for name in norm}
+            shapes[f"blocks.{k}.{place + 1}.num_batches_tracked"] = ()
+    return shapes | {"read_out.weight": (outputs, CHANNELS[-1]), "read_out.bias": (outputs,)}
 
 
 def weights_file(standard: Standard = "classic", folder: Path | None = None) -> Path:

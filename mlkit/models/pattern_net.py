@@ -1,77 +1,38 @@
-"""The network of the pattern CNN: a fixed geometry of candles, three convolutional blocks, a linear read-out.
+"""The network of the pattern CNN as torch trains it: a fixed geometry of candles, three blocks, a linear read-out.
 
-Importing this module imports torch.
+Importing this module imports torch. What is trained answers through `mlkit.models.pattern_forward`.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
-from mlkit.errors import ConfigError, DependencyError
+from mlkit.errors import DependencyError
 from mlkit.features.rules import PATTERNS
+from mlkit.models.pattern_forward import Array, Arrays, fold
+from mlkit.models.pattern_windows import (
+    CHANNELS,
+    CONTEXT,
+    KERNEL,
+    NEAR,
+    ORDER_EPS,
+    POSITIONS,
+    RATIO_EPS,
+    SHORT,
+    STEM,
+    WIDEN,
+    Float32Array,
+    Float64Array,
+)
 
 try:
     import torch
     from torch import Tensor, nn
     from torch.nn import functional
 except ImportError as error:  # pragma: no cover - the extra is part of every development install
-    raise DependencyError(f"the pattern CNN needs {error.name}; pip install 'mlkit[train]'") from error
+    raise DependencyError(f"training the pattern CNN needs {error.name}; pip install 'mlkit[train]'") from error
 
-Float64Array = NDArray[np.float64]
-Float32Array = NDArray[np.float32]
-
-LENGTH = 20  # bars in one window
-CHANNELS = (32, 64, 128)  # of the three convolutional blocks
-WIDEN = (1, 1, 2)  # channels between the two convolutions of a block, in units of its own
-KERNEL = 3  # bars that a block's first convolution spans
-
-CONTEXT = 10  # bars of context before a candle: the longest average of TA-Lib's candle settings
-POSITIONS = 1 + len(CHANNELS) * (KERNEL - 1)  # last bars of a window that the answer at its end looks at
-RATIO_EPS = 1e-3  # in window ranges: below this a difference has no magnitude worth a ratio
-ORDER_EPS = 2e-6  # in window ranges: below one tick of any market, above float32 rounding
-NEAR = 0.2  # in local ranges: where the saturating differences resolve best
-
-
-def windows(ohlcv: Float64Array, length: int = LENGTH) -> Float32Array:
-    """Scale-free window of ``length`` bars for every bar that has one.
-
-    Row ``i`` holds bars ``i .. i + length - 1`` and is known at the close of the last of them. Prices are
-    centred on that last close and divided by the window's mean high-low range, so candlestick rules, which
-    compare bodies and shadows with mean ranges, keep their thresholds; volume ``v`` becomes
-    ``log(1 + v / mean(v))``. Multiplying all prices, or all volumes, by a power of two changes no bit.
-
-    Parameters
-    ----------
-    ohlcv : (n_bars, 5) open, high, low, close, volume.
-    length : bars in a window.
-
-    Returns
-    -------
-    (max(n_bars - length + 1, 0), length, 5) float32. A window whose ranges are all zero has all-zero prices,
-    one without volume has all-zero volume, one with a value that is not finite is all NaN.
-    """
-    if ohlcv.ndim != 2 or ohlcv.shape[1] != 5:
-        raise ConfigError(f"windows: want (n_bars, 5): open, high, low, close, volume; got {ohlcv.shape}")
-    if len(ohlcv) < length:
-        return np.empty((0, length, 5), dtype=np.float32)
-    return scale_windows(sliding_window_view(ohlcv, length, axis=0).transpose(0, 2, 1))  # no copy
-
-
-def scale_windows(raw: Float64Array) -> Float32Array:
-    """Make raw windows ``(n, length, 5)`` scale-free, as :func:`windows` describes; float32, same shape."""
-    out = np.empty(raw.shape, dtype=np.float32)
-    for start in range(0, len(raw), 2048):  # a chunk stays in the processor's cache
-        view = raw[start : start + 2048].astype(np.float64)
-        view[~np.isfinite(view).all(axis=(1, 2))] = np.nan
-        scale = (view[:, :, 1] - view[:, :, 2]).mean(axis=1)
-        level = view[:, :, 4].mean(axis=1)
-        view[:, :, :4] -= view[:, -1:, 3:4]
-        view[:, :, :4] /= np.where(scale == 0.0, np.inf, scale)[:, None, None]
-        view[:, :, 4] = np.log1p(view[:, :, 4] / np.where(level == 0.0, np.inf, level)[:, None])
-        out[start : start + 2048] = view
-    return out
+BATCH = 64  # windows in a forward pass
 
 
 class CandleStem(nn.Module):
@@ -86,7 +47,7 @@ class CandleStem(nn.Module):
     ``d / (|d| + 0.2 m)`` with ``m`` the mean range of the 5 bars before: how near they are.
     """
 
-    n_channels = 82
+    n_channels = STEM
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[batch, length, 5]`` to ``[batch, 7, 82]``."""
@@ -110,7 +71,7 @@ class CandleStem(nn.Module):
         distances = differences.abs()
         upper, lower = h - torch.maximum(o, c), torch.minimum(o, c) - low
         sizes = torch.cat([size, rng], dim=1)[..., :-1]
-        five = functional.avg_pool1d(sizes[..., CONTEXT - 5 :], 5, 1)  # [batch, 2, 7]: mean body, mean range
+        five = functional.avg_pool1d(sizes[..., CONTEXT - SHORT :], SHORT, 1)  # [batch, 2, 7]: mean body, mean range
         ten = functional.avg_pool1d(sizes, CONTEXT, 1)
         lengths = torch.cat([upper, lower, rng, size], dim=1)[..., now]
         logs = torch.log1p(torch.cat([distances, lengths, five, ten], dim=1) / RATIO_EPS) / 2.0  # [batch, 30, 7]
@@ -204,28 +165,54 @@ class PatternCNN(nn.Module):
         return torch.sigmoid(self.logits(x))
 
 
-def folded(net: PatternCNN) -> PatternCNN:
-    """The same function with every batch normalisation folded into the convolution before it; only to predict.
+def weights_of(net: PatternCNN) -> dict[str, Array]:
+    """Everything that a network has learned, as arrays by name."""
+    return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in net.state_dict().items()}
 
-    ``g (W x - mean) / s + b`` is ``(g / s) W x + (b - g mean / s)``. Computed in float64, rounded once.
-    """
+
+def net_of(tensors: Arrays) -> PatternCNN:
+    """Network with these weights, ready to predict; the caller's random state is left alone."""
+    with torch.device("meta"):  # allocates and initialises nothing
+        net = PatternCNN(len(tensors["read_out.bias"]))
+    net.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in tensors.items()}, assign=True)
+    return net.eval()
+
+
+def folded(net: PatternCNN) -> PatternCNN:
+    """The same function without batch normalisations (`mlkit.models.pattern_forward.fold`); only to predict."""
+    device = net.read_out.weight.device
     with torch.device("meta"):  # allocates nothing, draws nothing
         out = PatternCNN(net.read_out.out_features)
     out.stem, out.read_out = net.stem, net.read_out
+    layers = iter(fold(weights_of(net)))
     for i, block in enumerate(net.blocks):
-        conv, norm, relu, mix, last_norm, _ = block.children()
-        out.blocks[i] = nn.Sequential(_merged(conv, norm), relu, _merged(mix, last_norm), relu)
+        conv, _, relu, mix, _, _ = block.children()
+        out.blocks[i] = nn.Sequential(
+            *(part for old in (conv, mix) for part in (_with_bias(old, *next(layers), device), relu))
+        )
     return out.eval()
 
 
-def _merged(conv: nn.Module, norm: nn.Module) -> BarConv:
-    """One convolution with bias for a convolution and the normalisation after it."""
-    assert isinstance(conv, BarConv) and isinstance(norm, BarNorm)
-    assert norm.running_mean is not None and norm.running_var is not None
-    gain = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    shift = norm.bias.double() - gain * norm.running_mean.double()
+def _with_bias(old: nn.Module, weight: Float32Array, bias: Float32Array, device: torch.device) -> BarConv:
+    """A convolution of the same shape with these weights."""
+    assert isinstance(old, BarConv)
     with torch.device("meta"):
-        merged = BarConv(conv.in_features // conv.kernel, conv.out_features, conv.kernel, bias=True)
-    merged.weight = nn.Parameter((gain[:, None] * conv.weight.double()).float(), requires_grad=False)
-    merged.bias = nn.Parameter(shift.float(), requires_grad=False)
-    return merged
+        conv = BarConv(old.in_features // old.kernel, old.out_features, old.kernel, bias=True)
+    conv.weight = nn.Parameter(torch.from_numpy(weight).to(device), requires_grad=False)
+    conv.bias = nn.Parameter(torch.from_numpy(bias).to(device), requires_grad=False)
+    return conv
+
+
+def net_logits(net: PatternCNN, x: Float32Array, batch: int = BATCH) -> Float64Array:
+    """Log-odds, (n, n_outputs) float64, of windows (n, 20, 5), in batches of one size; NaN for NaN."""
+    device = net.read_out.weight.device
+    out = np.empty((len(x), net.read_out.out_features))
+    net.eval()
+    with torch.inference_mode():
+        for start in range(0, len(x), batch):
+            part = x[start : start + batch]
+            if len(part) < batch:  # the last one is filled up
+                part = np.concatenate([part, np.zeros((batch - len(part), *x.shape[1:]), dtype=np.float32)])
+            z = net.logits(torch.from_numpy(part).to(device))
+            out[start : start + batch] = z[: len(x) - start].cpu().numpy()
+    return out

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlkit.features.rules import PATTERNS, STANDARDS, Standard
-from mlkit.models.pattern_cnn import PatternMeta, PatternModel, logistic, net_logits, net_of
-from mlkit.models.pattern_net import LENGTH, Float32Array, PatternCNN, folded
+from mlkit.models.pattern_cnn import PatternMeta, PatternModel, logistic
+from mlkit.models.pattern_net import PatternCNN, folded, net_logits, net_of, weights_of
+from mlkit.models.pattern_windows import LENGTH, Float32Array
 from mlkit.operations.pattern_samples import natural_windows, rule_labels
 
 Float64Array = NDArray[np.float64]
@@ -62,7 +63,7 @@ def _calibrated(
 ) -> PatternModel:
     """A model of one standard: Platt's line and the threshold of the best F1 for each pattern."""
     y = labels[:, columns(standard)]
-    z = net_logits(folded(half), x)  # as the model will answer
+    z = net_logits(folded(half), x)
     lines = [platt(z[:, k], y[:, k]) for k in range(len(PATTERNS))]
     slope, intercept = (np.array(part) for part in zip(*lines, strict=True))
     p = logistic(slope * z + intercept)
@@ -74,7 +75,7 @@ def _calibrated(
         seed=seed,
         command=command,
     )
-    return PatternModel(half, meta)
+    return PatternModel(weights_of(half), meta)
 
 
 def columns(standard: Standard) -> slice:
@@ -85,9 +86,9 @@ def columns(standard: Standard) -> slice:
 
 def halve(net: PatternCNN, standard: Standard) -> PatternCNN:
     """The network of 15 outputs that a standard keeps of the 30."""
-    state = {name: tensor.detach().cpu().clone() for name, tensor in net.state_dict().items()}
+    state = weights_of(net)
     for name in ("read_out.weight", "read_out.bias"):
-        state[name] = state[name][columns(standard)].clone()
+        state[name] = state[name][columns(standard)]
     return net_of(state)
 
 

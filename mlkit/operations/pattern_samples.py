@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mlkit.features.rules import PATTERNS, STANDARDS, pattern_flags
 from mlkit.market.simulate import pattern_factory
-from mlkit.models.pattern_net import LENGTH, scale_windows, windows
+from mlkit.models.pattern_windows import LENGTH, scale_windows, windows
 
 Float64Array = NDArray[np.float64]
 Float32Array = NDArray[np.float32]

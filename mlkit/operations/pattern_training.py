@@ -35,8 +35,8 @@ from mlkit.config import sha256_file, write_atomic
 from mlkit.errors import BundleError, ConfigError
 from mlkit.features.rules import STANDARDS, Standard
 from mlkit.market.sources import load_bars
-from mlkit.models.pattern_cnn import PatternModel, net_logits, save_cnn
-from mlkit.models.pattern_net import PatternCNN, folded
+from mlkit.models.pattern_cnn import PatternModel, save_cnn
+from mlkit.models.pattern_net import PatternCNN, folded, net_logits
 from mlkit.operations.pattern_calibration import best_f1, calibrated, macro_f1
 from mlkit.operations.pattern_samples import N_OUTPUTS, natural_windows, training_windows
 

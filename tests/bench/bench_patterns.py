@@ -32,8 +32,9 @@ import mlkit
 from mlkit.evaluation.patterns import agreement
 from mlkit.evaluation.significance import bootstrap_interval
 from mlkit.features.rules import PATTERNS, STANDARDS, Standard, pattern_flags
-from mlkit.models.pattern_cnn import PatternModel, load_cnn, net_logits, pretrained
-from mlkit.models.pattern_net import LENGTH, windows
+from mlkit.models.pattern_cnn import PatternModel, load_cnn, logistic, pretrained
+from mlkit.models.pattern_net import folded, net_logits, net_of
+from mlkit.models.pattern_windows import LENGTH, windows
 from mlkit.operations.pattern_samples import half_tick
 
 Array = NDArray[np.float64]
@@ -94,19 +95,22 @@ def flips(model: PatternModel, ohlcv: Array, rng: np.random.Generator) -> list[s
 
 
 def speed(model: PatternModel, ohlcv: Array) -> None:
-    """Print windows per second and the time of one, beside the network without its norms folded."""
+    """Print windows per second and the time of one, beside torch's network of the same weights."""
     x = windows(ohlcv)
-    folded_in = partial(model.window_probabilities, x)
-    plain = partial(net_logits, model.net, x)
+    compiled = partial(model.window_probabilities, x)
+    net = folded(net_of(model.tensors))
     whole = partial(model.probabilities, ohlcv)
     one = partial(model.probabilities, ohlcv[:LENGTH])
-    rows = {"end to end, from bars": whole, "network": folded_in, "network, norms not folded": plain}
+    rows = {"end to end, from bars": whole, "network": compiled, "the same in torch": partial(net_logits, net, x)}
+    p, z = model.window_probabilities(x), net_logits(net, x)
+    apart = np.abs(p - logistic(np.array(model.meta.slope) * z + np.array(model.meta.intercept))).max()
+    print(f"largest difference of a probability from torch's: {apart:.1e}")
     print(f"{'':28s} {'by the clock':>14s} {'processor time':>16s}")
     for name, call in rows.items():
         wall, busy = best_of(call)
         print(f"{name:28s} {len(x) / wall:12,.0f}/s {len(x) / busy:14,.0f}/s")
     wall, busy = best_of(one, 20)
-    print(f"{'one window, from bars':28s} {1e3 * wall:11.2f} ms {1e3 * busy:13.2f} ms")
+    print(f"{'one window, from bars':28s} {1e3 * wall:11.3f} ms {1e3 * busy:13.3f} ms")
 
 
 def best_of(call: Callable[[], object], times: int = 3) -> tuple[float, float]:

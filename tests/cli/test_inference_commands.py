@@ -28,10 +28,11 @@ from mlkit.inference.terminal import insight_table
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sp500: pd.DataFrame) -> Path:
     """A project with 60 bars of TEST, and a network that nobody trained."""
-    from mlkit.models.pattern_cnn import PatternCNN, PatternMeta, PatternModel
+    from mlkit.models.pattern_cnn import PatternMeta, PatternModel
+    from mlkit.models.pattern_net import PatternCNN, weights_of
 
     monkeypatch.setenv("MLKIT_HOME", str(tmp_path))
-    model = PatternModel(PatternCNN().eval(), PatternMeta(standard="classic"))
+    model = PatternModel(weights_of(PatternCNN()), PatternMeta(standard="classic"))
     monkeypatch.setattr("mlkit.models.pattern_cnn.pretrained", lambda *_: model)
     save(sp500.iloc[:60])
     return tmp_path

@@ -17,12 +17,15 @@ from mlkit.inference.insight import NOT_TRAINED, Insight
 from mlkit.models.bundle import ModelBundle
 from mlkit.models.publishing import publish
 
-PACKAGES = ("torch", "xgboost", "lightgbm", "sklearn", "arch")
+TRAINERS = ("torch", "xgboost", "lightgbm", "sklearn", "arch")
+PACKAGES = (*TRAINERS, "safetensors")
 CASES = {
     "nothing": ("TEST", ()),
     **{name: ("TEST", (name,)) for name in PACKAGES},
+    "all that train": ("TEST", TRAINERS),
     "all of them": ("TEST", PACKAGES),
     "the bundle": ("BARE", ()),
+    "bundle and trainers": ("BARE", TRAINERS),
     "bundle and all": ("BARE", PACKAGES),
     "arch, built-in bars": ("SP500", ("arch",)),
 }
@@ -42,7 +45,7 @@ class Without:
 class Count(logging.Handler):
     def emit(self, record): warnings.append(record.getMessage())
 
-assert not set(sys.modules) & {"torch", "xgboost", "lightgbm", "sklearn", "arch"}, "imported too early"
+assert not set(sys.modules) & {"torch", "xgboost", "lightgbm", "sklearn", "arch", "safetensors"}, "imported too early"
 for name, (symbol, blocked) in json.loads(sys.argv[1]).items():
     reader, writer = os.pipe()
     if os.fork() == 0:
@@ -116,7 +119,7 @@ def test_every_case_has_the_one_schema(matrix: dict[str, dict[str, Any]]) -> Non
         assert insight.signals and insight.current_price == matrix["nothing"]["insight"]["current_price"]
 
 
-@pytest.mark.parametrize("name", ["xgboost", "lightgbm", "sklearn", "arch"])
+@pytest.mark.parametrize("name", [*TRAINERS, "all that train"])
 def test_a_bundle_answers_without_the_libraries_that_trained_it(name: str, matrix: dict[str, dict[str, Any]]) -> None:
     assert matrix[name]["insight"] == matrix["nothing"]["insight"]
 
@@ -125,9 +128,10 @@ def test_a_bundle_answers_without_the_libraries_that_trained_it(name: str, matri
     ("name", "patterns", "prices", "words"),
     [
         ("nothing", True, True, ""),
-        ("torch", False, True, "torch"),
-        ("all of them", False, True, "torch"),
+        ("safetensors", False, True, "needs safetensors; pip install"),
+        ("all of them", False, True, "needs safetensors; pip install"),
         ("the bundle", True, False, "run mlkit train --symbol BARE --timeframe 1d"),
+        ("bundle and trainers", True, False, "run mlkit train --symbol BARE --timeframe 1d"),
         ("bundle and all", False, False, "run mlkit train --symbol BARE --timeframe 1d"),
     ],
 )

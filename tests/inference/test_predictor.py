@@ -29,7 +29,8 @@ from mlkit.labels import forward_returns, pattern_directions
 from mlkit.market.bars import fingerprint
 from mlkit.models.base import EnsembleSettings
 from mlkit.models.bundle import ModelBundle, write_bundle
-from mlkit.models.pattern_cnn import PatternCNN, PatternMeta, PatternModel
+from mlkit.models.pattern_cnn import PatternMeta, PatternModel
+from mlkit.models.pattern_net import PatternCNN, weights_of
 from mlkit.models.price_predictor import PricePredictor
 from mlkit.models.publishing import publish
 
@@ -85,8 +86,8 @@ def cnn() -> PatternModel:
 
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        net = PatternCNN().eval()
-    return PatternModel(net, PatternMeta(standard="classic", thresholds=(0.5,) * len(PATTERNS)))
+        net = PatternCNN()
+    return PatternModel(weights_of(net), PatternMeta(standard="classic", thresholds=(0.5,) * len(PATTERNS)))
 
 
 @pytest.fixture
@@ -304,7 +305,7 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return hide
 
 
-def test_without_torch(
+def test_without_a_reader_of_weights(
     without: Callable[[str], None], bars: pd.DataFrame, bundle: ModelBundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     without("mlkit.models.pattern_cnn")

@@ -1,7 +1,10 @@
 """The pattern CNN: window scaling, shape, causality, files that must be refused, quality on real bars."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,19 @@ from safetensors.torch import load_file, save_file
 from mlkit.errors import BundleError, ConfigError
 from mlkit.features.rules import PATTERNS, STANDARDS, Standard, pattern_flags
 from mlkit.models import pattern_cnn
-from mlkit.models.pattern_cnn import BATCH, PatternMeta, PatternModel, load_cnn, net_logits, pretrained, save_cnn
-from mlkit.models.pattern_net import LENGTH, BarConv, CandleStem, PatternCNN, folded, windows
+from mlkit.models.pattern_cnn import PatternMeta, PatternModel, load_cnn, logistic, pretrained, save_cnn
+from mlkit.models.pattern_forward import ROWS, TILE, Forward
+from mlkit.models.pattern_net import (
+    BATCH,
+    BarConv,
+    CandleStem,
+    PatternCNN,
+    folded,
+    net_logits,
+    net_of,
+    weights_of,
+)
+from mlkit.models.pattern_windows import LENGTH, windows
 from mlkit.operations.pattern_samples import half_tick
 
 Array = NDArray[np.float64]
@@ -42,7 +56,7 @@ def model() -> PatternModel:
             for values, low in ((module.weight, 0.5), (module.bias, -1.0), (module.running_mean, -1.0)):
                 torch.nn.init.uniform_(values, low, low + 2.0)  # type: ignore[arg-type]
             torch.nn.init.uniform_(module.running_var, 0.2, 3.0)  # type: ignore[arg-type]
-    return PatternModel(net, PatternMeta(standard="classic"))
+    return PatternModel(weights_of(net), PatternMeta(standard="classic"))
 
 
 def by_hand(window: Array) -> Array:
@@ -142,11 +156,60 @@ def test_a_convolution_over_bars_is_that_of_torch() -> None:
 
 
 def test_folding_the_norms_changes_nothing_but_rounding(model: PatternModel) -> None:
-    x = some_windows()
-    plain, fused = net_logits(model.net, x), net_logits(folded(model.net), x)
-    assert not any(isinstance(m, torch.nn.BatchNorm1d) for m in folded(model.net).modules())
+    x, net = some_windows(), net_of(model.tensors)
+    plain, fused = net_logits(net, x), net_logits(folded(net), x)
+    assert not any(isinstance(m, torch.nn.BatchNorm1d) for m in folded(net).modules())
     assert plain.std() > 0.1
     np.testing.assert_allclose(fused, plain, rtol=0, atol=1e-4 * plain.std())
+
+
+@pytest.mark.parametrize("standard", STANDARDS)
+def test_answers_are_those_of_torch(
+    sp500: pd.DataFrame, real_bars: Callable[[str], pd.DataFrame], standard: Standard
+) -> None:
+    """Measured on 142,000 windows of 37 files: 3.5e-5 at most, 5e-6 at the 99th percentile, which is rounding."""
+    model = pretrained(standard)
+    net = folded(net_of(model.tensors))
+    slope, intercept = np.array(model.meta.slope), np.array(model.meta.intercept)
+    for bars in (sp500, *(real_bars(name) for name in ("BTCUSDT_BYBIT-1m", "EURUSD-1h"))):
+        x = windows(bars.to_numpy(dtype=np.float64)[:5000])
+        oracle = logistic(slope * net_logits(net, x) + intercept)
+        assert oracle.std() > 0.05
+        apart = np.abs(model.window_probabilities(x) - oracle).max(axis=1)
+        assert apart.max() < 1e-4 and np.quantile(apart, 0.99) < 1e-5
+
+
+@pytest.mark.parametrize("outputs", [1, 15, 16, 30])
+def test_any_network_answers_as_torch_does(outputs: int) -> None:
+    torch.manual_seed(outputs)
+    net, x = PatternCNN(outputs).eval(), some_windows()
+    z = Forward(weights_of(net)).logits(x)
+    assert z.shape == (64, outputs) and z.dtype == np.float64
+    np.testing.assert_allclose(z, net_logits(net, x), rtol=0, atol=1e-5)
+
+
+def test_a_window_has_one_answer_whatever_its_company(ohlcv: Array, model: PatternModel) -> None:
+    x = windows(ohlcv)
+    whole = model.window_probabilities(x)
+    for n in (1, 2, ROWS - 1, ROWS + 1, TILE - 1, TILE, TILE + 1, 3 * TILE + 5):
+        for first in (0, 7, len(x) - n):
+            assert model.window_probabilities(x[first : first + n]).tobytes() == whole[first : first + n].tobytes()
+    assert model.window_probabilities(x[::-2]).tobytes() == whole[::-2].tobytes()  # of any layout in memory
+    assert model.window_probabilities(np.asfortranarray(x)).tobytes() == whole.tobytes()
+    beside = x.copy()
+    beside[1::2] = np.nan
+    assert model.window_probabilities(beside)[::2].tobytes() == whole[::2].tobytes()
+    with ThreadPoolExecutor(4) as pool:
+        assert {p.tobytes() for p in pool.map(model.window_probabilities, [x] * 8)} == {whole.tobytes()}
+
+
+def test_answering_needs_no_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; import mlkit; from mlkit.models.pattern_cnn import pretrained\n"
+        "print(pretrained().probabilities(mlkit.load_bars('SP500', '1d').to_numpy()[:30]).shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "(30, 15)\n", done.stderr
 
 
 def test_stem_sees_the_last_bars_and_the_means_before_them() -> None:
@@ -179,9 +242,9 @@ def test_file_round_trip(tmp_path: Path, ohlcv: Array, model: PatternModel) -> N
     again = load_cnn(path)
     assert again.probabilities(ohlcv).tobytes() == model.probabilities(ohlcv).tobytes()
     assert again.meta.model_copy(update={"weights_sha256": ""}) == model.meta
-    first = path.read_bytes()
-    save_cnn(path, again)
-    assert path.read_bytes() == first
+    for file in (path, pattern_cnn.PRETRAINED / "classic.safetensors"):
+        save_cnn(tmp_path / "copy", load_cnn(file))
+        assert (tmp_path / "copy").read_bytes() == file.read_bytes()
 
 
 def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, object]], None]) -> None:
@@ -198,6 +261,7 @@ def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, obj
     [
         (lambda t, m: t["read_out.bias"].add_(1e-6), "do not match their digest"),
         (lambda t, m: t.update({"read_out.bias": torch.zeros(14)}), r"want \(15,\), got \(14,\)"),
+        (lambda t, m: t.update({"read_out.bias": torch.zeros(15).double()}), "read_out.bias: of float64"),
         (lambda t, m: t.pop("read_out.bias"), r"read_out.bias: want \(15,\), got None"),
         (lambda t, m: t.update({"extra": torch.zeros(1)}), r"extra: want None, got \(1,\)"),
         (lambda t, m: m.update({"sequence_length": 30}), "made for 30 bars, mlkit uses 20"),

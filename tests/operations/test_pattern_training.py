@@ -18,7 +18,7 @@ from mlkit.errors import BundleError, ConfigError
 from mlkit.features.rules import PATTERNS, STANDARDS, pattern_flags
 from mlkit.market.simulate import pattern_factory
 from mlkit.models.pattern_cnn import pretrained, save_cnn
-from mlkit.models.pattern_net import LENGTH
+from mlkit.models.pattern_windows import LENGTH
 from mlkit.operations import pattern_training
 from mlkit.operations.pattern_calibration import best_f1, logistic, platt
 from mlkit.operations.pattern_samples import half_tick, mutate, natural_windows, training_windows, window_labels

@@ -13,7 +13,7 @@ from mlkit.market.sources import available
 from mlkit.market.symbols import symbol_folder
 from mlkit.models.manifest import read_current, read_manifest
 
-PACKAGES = ("torch", "xgboost", "lightgbm", "sklearn", "arch")
+PACKAGES = ("safetensors", "torch", "xgboost", "lightgbm", "sklearn", "arch")
 
 
 def server_status(settings: Settings) -> StatusAnswer:
