@@ -24,11 +24,11 @@ def test_every_module_behind_the_engine_is_in_the_stamp() -> None:
     assert seen - {"many"} == set(kernel.SOURCES)  # many only distributes work
 
 
-def test_another_source_gives_another_stamp() -> None:
-    assert kernel._sources_stamp() == kernel.STAMP
-    original = kernel.SOURCES
-    try:
-        kernel.SOURCES = original[1:]
-        assert kernel._sources_stamp() != kernel.STAMP
-    finally:
-        kernel.SOURCES = original
+def test_another_source_gives_another_stamp(tmp_path: Path) -> None:
+    files = [FOLDER / f"{name}.py" for name in kernel.SOURCES]
+    assert kernel.sources_stamp(files) == kernel.STAMP
+    assert kernel.sources_stamp(files[1:]) != kernel.STAMP
+    changed = tmp_path / "rules.py"
+    changed.write_bytes((FOLDER / "rules.py").read_bytes() + b" ")
+    stamps = {kernel.sources_stamp([*files[:-1], file]) for file in (files[-1], changed)}
+    assert len(stamps) == 2
