@@ -4,12 +4,15 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _WRITE = 1 << 24  # bytes of one write call
+# Settings that say nothing about a model.
+_ELSEWHERE = {"model_storage_path", "training_data_path", "ledger_path", "pattern_weights_path", "tracking"}
+_ELSEWHERE |= {"retrain_age", "retrain_new_bars", "retrain_rows", "retrain_keep"}
 
 
 def project_root() -> Path:
@@ -54,6 +57,11 @@ class Settings(BaseSettings):
     retrain_new_bars: float = Field(0.05, gt=0.0)  # due when so many bars are new, as a share of those it learned from
     retrain_rows: int = Field(200, ge=60)  # least later bars that champion and challenger are compared on
     retrain_keep: int = Field(3, ge=2)  # published bundles of a market that stay
+    tracking: bool | None = None  # runs go to MLflow; None: those of the commands and of the full profile
+
+    def chosen(self) -> dict[str, Any]:
+        """All that decides what a model says, as plain JSON values: no folder, no tracking."""
+        return self.model_dump(mode="json", exclude=_ELSEWHERE)
 
     @property
     def models(self) -> Path:

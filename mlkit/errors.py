@@ -46,5 +46,9 @@ class ReportError(MlkitError):
     """A report that could not be produced or does not verify."""
 
 
+class TrackingError(MlkitError):
+    """A tracking server that does not answer, is too slow or does not hold what is asked for."""
+
+
 class DependencyError(MlkitError):
     """An optional dependency is missing; the message names the install command."""

@@ -17,10 +17,11 @@ SHARED = Path(__file__).parents[1] / "../shared/data/ohlcv"
 
 @pytest.fixture(scope="session", autouse=True)
 def ledger_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Fits of the tests are no trials of the project: they are written to a ledger of their own."""
+    """Fits of the tests are no trials of the project: they go to a ledger of their own, and are not tracked."""
     path = tmp_path_factory.mktemp("ledger") / "ledger.jsonl"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLKIT_LEDGER_PATH", str(path))
+        patch.setenv("MLKIT_TRACKING", "false")  # but where a test turns it on
         yield path
 
 

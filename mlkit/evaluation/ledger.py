@@ -86,7 +86,12 @@ class Ledger:
 
     @contextmanager
     def trial(
-        self, sources: Sequence[Source], configuration: Mapping[str, Any], *, purpose: str = "price"
+        self,
+        sources: Sequence[Source],
+        configuration: Mapping[str, Any],
+        *,
+        purpose: str = "price",
+        about: Mapping[str, Any] | None = None,
     ) -> Iterator[str]:
         """Write a start, run the block, write how it ended; yields the configuration's hash.
 
@@ -95,18 +100,19 @@ class Ledger:
         sources : data that are fitted, one a market
         configuration : all that was chosen and could have been chosen otherwise; plain JSON values
         purpose : question that the trials of one count compete to answer
+        about : further plain values of the start, such as the tracked run that the fit belongs to
 
         An exception, KeyboardInterrupt included, is recorded as the end and passed on; of a killed process
         only the start remains. ConfigError where the file cannot be written: no fit goes unrecorded.
         """
         tried, number = configuration_hash(configuration), uuid4().hex
-        about = {
+        start = dict(about or {}) | {
             "fit": number,
             "purpose": purpose,
             "configuration": tried,
             "sources": [asdict(source) for source in sources],
         }
-        self.write("start", **about, settings=dict(configuration))
+        self.write("start", **start, settings=dict(configuration))
         try:
             yield tried
         except BaseException as error:

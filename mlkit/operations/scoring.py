@@ -65,6 +65,20 @@ def score(forecasts: "pd.DataFrame", settings: Settings | None = None, *, trials
     return table
 
 
+def fold_scores(forecasts: "pd.DataFrame") -> "pd.DataFrame":
+    """The metrics of `score` of every fold alone, without a verdict: DataFrame, index (fold, horizon)."""
+    import pandas as pd
+
+    rows = {}
+    for fold, part in forecasts.groupby("fold"):
+        wide = {name: _by_bar(part, name) for name in _WIDE}
+        for h in wide["outcome"].columns:
+            rows[fold, int(h)] = _metrics({name: table[h].to_numpy() for name, table in wide.items()})
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table.index = pd.MultiIndex.from_tuples(rows, names=["fold", "horizon"])
+    return table
+
+
 def intervals(
     forecasts: "pd.DataFrame", settings: Settings | None = None, *, level: float = 0.95, reps: int = 300
 ) -> "pd.DataFrame":

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from mlkit.config import Settings
 from mlkit.errors import BarsError
-from mlkit.evaluation.ledger import Ledger
 from mlkit.evaluation.splits import WalkForward
 from mlkit.features.feature_set import FeatureSet
 from mlkit.features.garch import fit_garch
@@ -33,7 +32,7 @@ from mlkit.operations.scoring import score as score
 from mlkit.operations.training_set import TrainingSet as TrainingSet
 from mlkit.operations.training_set import ensemble_settings as ensemble_settings
 from mlkit.operations.training_set import prepare as prepare
-from mlkit.operations.trials import configuration
+from mlkit.operations.trials import configuration, recorded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +68,7 @@ def fit_price(
     end = np.full_like(data.end, -1)
     end[rows] = data.end[rows]
     tried = configuration(settings, ensemble, data.features, design)
-    with Ledger.of(settings).trial(data.sources, tried, purpose=purpose):
+    with recorded(settings, data.sources, tried, purpose=purpose):
         return PricePredictor.fit(
             data.X[span],
             data.Y[span],
@@ -230,11 +229,6 @@ def train(
     return bundle
 
 
-# They say nothing about the model.
-_FOLDERS = {"model_storage_path", "training_data_path", "ledger_path", "pattern_weights_path"}
-_FOLDERS |= {"retrain_age", "retrain_new_bars", "retrain_rows", "retrain_keep"}
-
-
 def _manifest(
     bars: "pd.DataFrame",
     settings: Settings,
@@ -244,7 +238,7 @@ def _manifest(
     scores: "pd.DataFrame",
 ) -> dict[str, Any]:
     first, last = bars.index[0].isoformat(), bars.index[-1].isoformat()
-    chosen = settings.model_dump(mode="json", exclude=_FOLDERS)
+    chosen = settings.chosen()
     if ensemble is not None:  # else the profile says it
         chosen["ensemble"] = asdict(ensemble)
     return {

@@ -1,7 +1,8 @@
 """What the trial ledger is told of a fit, and how many trials the forecasts that came of it must answer for."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from mlkit.errors import ConfigError
 from mlkit.evaluation.ledger import Ledger, Source, configuration_hash
 from mlkit.features.feature_set import FeatureSet
 from mlkit.models.base import EnsembleSettings
+from mlkit.operations.tracking import active
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,6 +59,24 @@ def configuration(
         "features": features,
         "design": dict(design or {}),
     }
+
+
+@contextmanager
+def recorded(
+    settings: Settings, sources: Sequence[Source], tried: Mapping[str, Any], *, purpose: str = "price"
+) -> Iterator[None]:
+    """Write a fit to the trial ledger and to the tracked run that it belongs to, run it, and write how it ended.
+
+    The ledger's line names the run, by its key and by MLflow's id once there is one; the run gets the number of
+    trials that the ledger holds for these data. So a fit is counted once, and known in both places.
+    ConfigError where the ledger cannot be written.
+    """
+    run, ledger = active(), Ledger.of(settings)
+    about = {"tracked": {"key": run.key, "id": run.id}} if run is not None else None
+    with ledger.trial(sources, tried, purpose=purpose, about=about):
+        if run is not None:
+            run.metrics({"trials": ledger.trials(sources, purpose=purpose)})
+        yield
 
 
 def count_trials(forecasts: "pd.DataFrame", settings: Settings) -> int:

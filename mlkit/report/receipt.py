@@ -3,26 +3,22 @@
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from mlkit.config import project_root, sha256_file
 from mlkit.errors import ReportError
+from mlkit.operations.provenance import git_state, package_versions
 from mlkit.report.headline import collect_headlines, collect_insight, headline_digest, shown_value
 
 RECEIPT = "receipt.json"
 INSIGHT = "insight.json"
 PAGE = "index.html"
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-PLACES = ("MLKIT_HOME", "MLKIT_TRAINING_DATA_PATH", "MLKIT_MODEL_STORAGE_PATH")  # decide where, not what
-_PACKAGES = (
-    *("mlkit", "numpy", "pandas", "numba", "pyarrow", "pydantic", "scipy", "arch", "scikit-learn"),
-    *("torch", "xgboost", "xgboost-cpu", "lightgbm", "matplotlib", "papermill", "nbconvert", "ipykernel"),
-)
+# Decide where, not what.
+PLACES = ("MLKIT_HOME", "MLKIT_TRAINING_DATA_PATH", "MLKIT_MODEL_STORAGE_PATH", "MLKIT_TRACKING")
 
 
 def json_bytes(data: Any) -> bytes:
@@ -87,19 +83,6 @@ def summarise_report(folder: Path) -> str:
     return "\n".join([*lines, str(folder / PAGE)])
 
 
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit and whether tracked or new files differ from it; None outside a repository."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
 def read_receipt(folder: Path) -> dict[str, Any]:
     """The receipt of a report folder; ReportError where there is none that can be read."""
     try:
@@ -109,14 +92,3 @@ def read_receipt(folder: Path) -> dict[str, Any]:
         return {"failure": None, "reused": [], **receipt}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReportError(f"{folder} holds no readable {RECEIPT}; pass a folder that mlkit report wrote") from error
-
-
-def package_versions() -> dict[str, str]:
-    """Python and the packages that decide what a notebook says: name -> version."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -9,6 +9,7 @@ from typing import Any
 
 from mlkit.config import Settings, project_root
 from mlkit.errors import ConfigError, ReportError
+from mlkit.operations.provenance import package_versions
 from mlkit.report.headline import collect_headlines, collect_insight, headline_digest
 from mlkit.report.plan import Plan, make_plan
 from mlkit.report.receipt import (
@@ -17,7 +18,6 @@ from mlkit.report.receipt import (
     RECEIPT,
     THREADS,
     file_digests,
-    package_versions,
     read_notebook,
     read_notebooks,
     read_receipt,

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from mlkit.config import project_root, sha256_file, write_atomic
-from mlkit.report.receipt import THREADS, package_versions, read_notebook
+from mlkit.operations.provenance import package_versions
+from mlkit.report.receipt import THREADS, read_notebook
 
 KEPT = ".kept"  # folder under reports/
 _MOST = 60  # notebooks kept, the newest
 _ENTRY = "entry.json"
+_NO_OUTPUT = {"bars", "mlartifacts", "untracked"}  # of data/: the lake, and what tracking keeps
 
 
 class Kept:
@@ -94,7 +96,7 @@ def artifacts() -> dict[str, tuple[int, int]]:
     found = {}
     for folder, folders, files in os.walk(root / "data"):
         top = Path(folder) == root / "data"
-        folders[:] = [name for name in folders if not (name.startswith(".") or (top and name == "bars"))]
+        folders[:] = [name for name in folders if not (name.startswith(".") or (top and name in _NO_OUTPUT))]
         for file in files:
             path = Path(folder, file)
             if file.startswith(".") or file.endswith((".lock", ".jsonl", ".db", ".tmp")) or not path.is_file():

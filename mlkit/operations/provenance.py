@@ -1,0 +1,36 @@
+"""Where numbers come from: the commit of the code, and the versions of the packages that decide them."""
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    *("mlkit", "numpy", "pandas", "numba", "pyarrow", "pydantic", "scipy", "arch", "scikit-learn"),
+    *("torch", "xgboost", "xgboost-cpu", "lightgbm", "matplotlib", "papermill", "nbconvert", "ipykernel"),
+)
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit and whether tracked or new files differ from it; None outside a repository."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def package_versions() -> dict[str, str]:
+    """Python and the packages that decide what a notebook says: name -> version."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
