@@ -11,7 +11,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _WRITE = 1 << 24  # bytes of one write call
 # Settings that say nothing about a model.
-_ELSEWHERE = {"model_storage_path", "training_data_path", "ledger_path", "pattern_weights_path", "tracking"}
+_ELSEWHERE = {
+    "model_storage_path",
+    "training_data_path",
+    "ledger_path",
+    "pattern_weights_path",
+    "tuning_storage",
+    "tracking",
+}
 _ELSEWHERE |= {"retrain_age", "retrain_new_bars", "retrain_rows", "retrain_keep"}
 
 
@@ -39,6 +46,7 @@ class Settings(BaseSettings):
 
     model_storage_path: Path = Path("data/models")
     ledger_path: Path = Path("data/ledger.jsonl")  # every fit is written here
+    tuning_storage: str | None = None  # URL of the Optuna storage; None: the SQLite file data/optuna.db
     training_data_path: Path | str = Path("data/bars")  # or the URL of an object store, such as s3://bucket/bars
     pattern_weights_path: Path | None = None  # folder of pattern CNN weights to use instead of the shipped ones
     pattern_sequence_length: int = 20  # bars in one CNN window
@@ -83,6 +91,11 @@ class Settings(BaseSettings):
     def ledger(self) -> Path:
         """Absolute file of the trial ledger."""
         return project_root() / self.ledger_path
+
+    @property
+    def studies(self) -> str:
+        """URL of the Optuna storage that holds the tuning studies."""
+        return self.tuning_storage or f"sqlite:///{project_root() / 'data' / 'optuna.db'}"
 
     @property
     def lake(self) -> Path | str:

@@ -78,6 +78,14 @@ def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
         (["train", *MARKET, "--out", "x"], "--out goes with --only patterns"),
         (["train", *MARKET, "--only", "patterns"], "leave --symbol and --timeframe out"),
         (["train", *MARKET], "no bars TEST 1d"),
+        (["tune", "--timeframe", "1d"], "tune needs --symbol"),
+        (["tune", *MARKET, "--trials", "0"], "'0' is not a whole number of 1 or more"),
+        (["tune", *MARKET, "--workers", "x"], "'x' is not a whole number of 1 or more"),
+        (["tune", *MARKET], "no bars TEST 1d"),
+        (
+            ["tune", "--symbol", "SP500", "--timeframe", "1d", "--storage", "nowhere"],
+            "storage nowhere cannot be opened",
+        ),
         (["report", "-p", "horizon"], "parameter 'horizon' is not name=value"),
         (["report", "-p", "=5"], "parameter '=5' is not name=value"),
         (["report", "--symbol", "../x"], "symbol '../x' is not accepted"),
@@ -300,6 +308,7 @@ def test_every_command_that_is_listed_works() -> None:
         "verify",
         "diff",
         "bundle",
+        "tune",
     }
 
 

@@ -13,7 +13,8 @@ folds of one walk-forward, or the same notebook run again, are one trial; anothe
 was abandoned or failed counts like one that ended. So a second run of the same work finds the same number.
 
 The ``smoke`` profile demonstrates; it counts the trials of its own process only, and the committed notebooks say the
-same on every machine. The ``full`` profile counts all that was ever tried.
+same on every machine; a choice that comes from elsewhere brings its trials along (`Ledger.recall`). The ``full``
+profile counts all that was ever tried.
 """
 
 import fcntl
@@ -157,9 +158,18 @@ class Ledger:
                 found.append(entry)
         return found
 
+    def recall(self, sources: Sequence[Source], configurations: Sequence[str], *, purpose: str = "price") -> None:
+        """Count what other processes tried on the sources, such as the trials of the study that a choice came from.
+
+        ``configurations`` are the hashes that `trial` yields; one that is known already still counts once.
+        """
+        about = {"purpose": purpose, "sources": [asdict(source) for source in sources]}
+        self.write("recall", **about, configurations=sorted(configurations))
+
     def trials(self, sources: Sequence[Source], *, purpose: str = "price") -> int:
         """Distinct configurations that were started on any of the sources, failed and abandoned ones included."""
-        return len({entry["configuration"] for entry in self._starts(sources, purpose)})
+        started = {entry["configuration"] for entry in self._entries("start", sources, purpose)}
+        return len(started.union(*(entry["configurations"] for entry in self._entries("recall", sources, purpose))))
 
     def table(self, sources: Sequence[Source], *, purpose: str = "price") -> pd.DataFrame:
         """Fits on the sources per configuration: how many ended ``done`` or ``failed``, or were ``abandoned``.
@@ -169,17 +179,17 @@ class Ledger:
         """
         ends = {entry["fit"]: entry["status"] for entry in self.entries() if entry["event"] == "end"}
         counts: dict[str, dict[str, int]] = {}
-        for entry in self._starts(sources, purpose):
+        for entry in self._entries("start", sources, purpose):
             row = counts.setdefault(entry["configuration"][:8], {"done": 0, "failed": 0, "abandoned": 0})
             row[ends.get(entry["fit"], "abandoned")] += 1
         frame = pd.DataFrame.from_dict(counts, orient="index", columns=["done", "failed", "abandoned"])
         return frame.rename_axis("configuration").reset_index()
 
-    def _starts(self, sources: Sequence[Source], purpose: str) -> list[dict[str, Any]]:
+    def _entries(self, event: str, sources: Sequence[Source], purpose: str) -> list[dict[str, Any]]:
         return [
             entry
             for entry in self.entries()
-            if entry["event"] == "start"
+            if entry["event"] == event
             and entry["purpose"] == purpose
             and any(mine.overlaps(Source(**theirs)) for mine in sources for theirs in entry["sources"])
         ]

@@ -111,6 +111,17 @@ def test_smoke_counts_its_own_process_and_full_counts_all(tmp_path: Path) -> Non
     assert Ledger.of(full).trials([source()]) == 2
 
 
+def test_recalled_trials_count_once_and_only_for_their_data_and_purpose(ledger: Ledger) -> None:
+    try_once(ledger, source(), seed=1)
+    known = [configuration_hash({"seed": seed}) for seed in (1, 2, 3)]
+    ledger.recall([source()], known)
+    ledger.recall([source()], known[:2])
+    assert ledger.trials([source()]) == 3
+    assert ledger.trials([source(symbol="B", sha="y")]) == 0
+    assert ledger.trials([source()], purpose="patterns") == 0
+    assert len(ledger.table([source()])) == 1  # fits: one
+
+
 def test_what_cannot_be_written_down_is_not_fitted(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     ledger = Ledger(tmp_path / "file" / "ledger.jsonl")

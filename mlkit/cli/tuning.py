@@ -1,0 +1,88 @@
+"""Commands over parameters: tune."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mlkit.cli.arguments import AddCommand, Arguments, count_value, run_options, settings_from, symbol_value
+from mlkit.cli.arguments import timeframe_value as timeframe
+from mlkit.errors import ConfigError
+
+
+def register(command: AddCommand) -> None:
+    """Add the commands of this module."""
+    text = "tune the parameters of a market's models, and say out of sample whether it helped"
+    parser = command("tune", _tune, text)
+    parser.add_argument("--symbol", type=symbol_value, help="such as SP500 or BTCUSDT")
+    parser.add_argument("--timeframe", type=timeframe, help="such as 1d or 1m")
+    run_options(parser)
+    _study_options(parser)
+
+
+def _study_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--trials", type=count_value, help="trials that the study shall have in all; 8, full: 40")
+    parser.add_argument("--workers", type=count_value, default=1, help="processes; with 1 every run gives the same")
+    parser.add_argument("--storage", metavar="URL", help="Optuna storage; the SQLite file data/optuna.db")
+    parser.add_argument("--study", metavar="NAME", help="a study that is there goes on; by default the market's own")
+
+
+def _tune(arguments: Arguments) -> None:
+    settings = settings_from(profile=arguments.profile, seed=arguments.seed)
+    for name in ("symbol", "timeframe"):
+        if getattr(arguments, name) is None:
+            raise ConfigError(f"tune needs --{name}, such as mlkit tune --symbol SP500 --timeframe 1d")
+    from mlkit.market.sources import load_bars
+    from mlkit.operations.tuning import save_tuned, tune
+
+    bars = load_bars(arguments.symbol, arguments.timeframe, settings=settings)
+    with _bar() as tell:
+        tuning = tune(
+            bars,
+            settings,
+            trials=arguments.trials,
+            workers=arguments.workers,
+            storage=arguments.storage,
+            study=arguments.study,
+            progress=tell,
+        )
+    path = save_tuned(tuning.tuned, settings)
+    _print(tuning)
+    print(path)
+
+
+@contextmanager
+def _bar() -> Iterator[Any]:
+    """A progress bar on standard error that starts where an earlier run of the study stopped."""
+    from tqdm import tqdm
+
+    bars: list[Any] = []  # none before there is something to tell
+
+    def tell(stage: str, done: int, total: int) -> None:
+        if not bars:
+            bars.append(tqdm(total=total, initial=done, unit="trial", file=sys.stderr))
+        bars[0].set_description_str(f"tuning, {stage}", refresh=False)
+        bars[0].update(done - bars[0].n)
+        bars[0].refresh()
+
+    try:
+        yield tell
+    finally:
+        for bar in bars:
+            bar.close()
+
+
+def _print(tuning: Any) -> None:
+    """Best beside default parameters, what they score, and whether it helped."""
+    tuned, default = tuning.tuned, tuning.trials.loc[tuning.trials["default"]]
+    rows = {
+        name: (f"{default[name].iloc[0]:.4g}" if len(default) else "-", f"{value:.4g}")
+        for name, value in tuned.parameters.items()
+    }
+    inner = "-" if tuned.default_score is None else f"{tuned.default_score:.5f}"
+    rows["inner score"] = (inner, f"{tuned.score:.5f}")
+    for name, (before, after) in {"": ("default", "tuned"), **rows}.items():
+        print(f"{name:<16}{before:>12}{after:>12}")
+    ended = ", ".join(f"{count} {state}" for state, count in tuned.trials.items())
+    print(f"trials of {tuned.study}: {ended}\n{tuning.sentence()}")
