@@ -15,7 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from mlkit.errors import MlkitError
-from mlkit.operations.tuning_study import DEFAULT, Place, Task, finished, opened
+from mlkit.operations.tuning_study import DEFAULT, Place, Task, abandoned, finished, opened
 
 Told = Callable[[int, float | None], None]  # finished trials and the best score so far
 
@@ -30,7 +30,7 @@ def run_trials(place: Place, task: Task, trials: int, *, workers: int = 1, told:
         _tell(study, told)
         while (missing := trials - (before := len(finished(study)))) > 0:
             bury(study)
-            default = not any(DEFAULT in trial.user_attrs for trial in finished(study))
+            default = not any(DEFAULT in trial.user_attrs and not abandoned(trial) for trial in study.get_trials())
             if workers == 1:
                 _work(study, task, missing, trials, default, told)
             else:
