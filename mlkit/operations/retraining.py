@@ -103,7 +103,8 @@ def retrain(
     progress : callable(stage, done, total)
 
     Where bars later than the champion's training are too few to compare on, nothing is trained and it is said how
-    many are missing; a champion that is stale, damaged or absent is then replaced by a model of all bars.
+    many are missing; a champion that is stale, damaged or absent is then replaced by a model of all bars. So is a stale
+    one where the whole history is so short that its successor, trained without the bars to compare on, would be stale.
 
     Raises RetrainingError while another round or rollback of the market runs; BarsError for too few bars to train;
     what `load_bars` and `train` raise. Whatever is raised, the champion stays.
@@ -135,7 +136,7 @@ class _Round:
         options: Mapping[str, Any],  # of train
     ) -> None:
         self._root, self._bars, self._settings, self._force, self._options = root, bars, settings, force, options
-        self._current = _content(root / CURRENT)
+        self._current = _content(root / CURRENT)  # to see whether somebody else publishes meanwhile
         self._champion, self._fault = champion_of(root)
         self._decision = decide(self._champion, bars, settings, drift, fault=self._fault)
 
@@ -177,7 +178,12 @@ class _Round:
             short = f"a comparison takes {least:,} bars later than its training, {least - later:,} are missing"
             return (len(bars), f"stale; {short}") if decision.stale else self._told("kept", short)
         held = max(least, min(later // 2, round(0.5 * self._settings.retrain_new_bars * len(bars))))
-        return len(bars) - held, ""
+        cut = len(bars) - held
+        if decision.stale and held > self._settings.retrain_age * cut:
+            return len(
+                bars
+            ), f"stale; without the {held:,} bars that a comparison takes its successor would be stale too"
+        return cut, ""
 
     def _train(self, cut: int) -> ModelBundle:
         from mlkit.operations.training import train

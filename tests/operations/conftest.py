@@ -37,6 +37,7 @@ def home(tmp_path: Path) -> mlkit.Settings:
         ledger_path=tmp_path / "ledger.jsonl",
         prediction_horizons=(1,),
         n_threads=1,
+        retrain_age=0.12,
     )
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,13 +91,13 @@ def test_each_rule_says_its_numbers(bars: pd.DataFrame, home: mlkit.Settings, fi
     assert none.due and none.reasons == ("champion: none was published",) and not none.usable
     damaged = decide(None, bars, home, fault="bundle x: y is missing")
     assert damaged.reasons == ("champion: it cannot be used: bundle x: y is missing",)
-    bundle = fitted(bars.iloc[:1200])  # 50 days: stale after 5 days, 120 bars
-    early = decide(bundle, bars.iloc[:1320], home)
+    bundle = fitted(bars.iloc[:1200])  # 50 days: stale after 6 days, 144 bars
+    early = decide(bundle, bars.iloc[:1344], home)
     assert not early.due and len(early.reasons) == 3
-    assert early.reasons[0] == "age: 5.0 days since training, due after 5.0 days"
-    assert early.reasons[1] == "new bars: 120 since training, due from 400"
-    old = decide(bundle, bars.iloc[:1321], home)
-    assert old.stale and old.reasons == ("age: 5.0 days since training, due after 5.0 days",)
+    assert early.reasons[0] == "age: 6.0 days since training, due after 6.0 days"
+    assert early.reasons[1] == "new bars: 144 since training, due from 400"
+    old = decide(bundle, bars.iloc[:1345], home)
+    assert old.stale and old.reasons == ("age: 6.0 days since training, due after 6.0 days",)
     patient = home.model_copy(update={"retrain_age": 1.0})
     assert not decide(bundle, bars.iloc[:1599], patient).due
     many = decide(bundle, bars.iloc[:1600], patient)
@@ -157,7 +159,7 @@ def test_only_what_is_better_or_follows_a_stale_one_is_published(
     answer: str, stale: bool, outcome: str, bars: pd.DataFrame, home: mlkit.Settings, quick: EnsembleSettings,
     found: Callable[[str], None],
 ) -> None:  # fmt: skip
-    patient = home.model_copy(update={"retrain_age": 0.1 if stale else 10.0})
+    patient = home.model_copy(update={"retrain_age": 0.12 if stale else 10.0})
     first = retrain(bars.iloc[:1200], settings=patient, ensemble=quick).champion
     found(answer)
     told = retrain(bars, settings=patient, ensemble=quick)
@@ -174,11 +176,17 @@ def test_too_few_later_bars_say_how_many_are_missing(bars: pd.DataFrame, root: P
     stale = round_(bars.iloc[:1490])
     assert stale.outcome == "promoted" and stale.why.startswith("stale; a comparison takes 200 bars")
     assert ModelBundle.open(root).manifest.training_span.bars == 1490
+    short = round_(bars.iloc[:1790])  # 200 to judge on are more than 12 % of the other 1,590: not compared
+    assert short.outcome == "promoted" and short.comparison is None and "successor would be stale too" in short.why
+    assert round_(bars.iloc[:1791]).outcome == "not due"
 
 
-def test_the_same_bars_and_settings_promote_nothing(bars: pd.DataFrame, root: Path, round_: Round) -> None:
-    first = round_(bars.iloc[:1300]).champion
-    told = round_(bars.iloc[:1500], force=True)  # 200 to judge on: nothing new to learn from
+def test_the_same_bars_and_settings_promote_nothing(
+    bars: pd.DataFrame, home: mlkit.Settings, quick: EnsembleSettings
+) -> None:
+    patient = home.model_copy(update={"retrain_age": 10.0})
+    first = retrain(bars.iloc[:1300], settings=patient, ensemble=quick).champion
+    told = retrain(bars.iloc[:1500], settings=patient, ensemble=quick, force=True)  # all 200 are there to judge on
     assert told.outcome == "kept" and told.challenger == first and "the same bundle again" in told.why
 
 
@@ -283,3 +291,14 @@ def test_only_one_round_at_a_time(
         assert main(["retrain", "--symbol", "CALM", "--timeframe", "1h", "--dry-run"]) == 0  # looking is free
         assert "dry run, would train on 2,000 bars to 2024-03-24, then publish" in capsys.readouterr().out
     assert round_(bars.iloc[:1200]).outcome == "published"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
+def test_a_kill_at_any_step_leaves_a_whole_champion() -> None:
+    """A sample; tests/bench/soak_retrain.py kills at every step and at random moments."""
+    script = Path(__file__).with_name("retrain_kills.py")
+    run = subprocess.run([sys.executable, str(script), "calls", "17"], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    counts = json.loads(run.stdout)
+    print(counts)
+    assert counts["kills"] >= 5 and counts["old champion"] and counts["new champion"]
