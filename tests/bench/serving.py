@@ -162,3 +162,44 @@ async def _ask(reader: Any, writer: Any, request: bytes) -> tuple[int, bytes]:
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
     return int(head[9:12]), await reader.readexactly(length)
+
+
+@dataclass
+class Reply:
+    """One answer and how long it took."""
+
+    status: int
+    seconds: float
+    retry_after: str | None
+
+
+def refusals(running: Server, paths: list[str], *, seconds: float = 10.0) -> tuple[list[Reply], list[int]]:
+    """Fill a server with the work of most ``paths`` and ask for the last of them again and again meanwhile.
+
+    Returns the answers to the asking, which stops when there is room again or after ``seconds``, and the statuses of
+    the work.
+    """
+    return asyncio.run(_refusals(running.port, paths, seconds))
+
+
+async def _refusals(port: int, paths: list[str], seconds: float) -> tuple[list[Reply], list[int]]:
+    async def get(path: str, connection: tuple[Any, Any]) -> Reply:
+        begun = time.perf_counter()
+        connection[1].write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        head = (await connection[0].readuntil(b"\r\n\r\n")).decode().lower()
+        fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
+        await connection[0].readexactly(int(fields["content-length"]))
+        return Reply(int(head[9:12]), time.perf_counter() - begun, fields.get("retry-after"))
+
+    async def once(path: str) -> int:
+        return (await get(path, await asyncio.open_connection("127.0.0.1", port))).status
+
+    probe = await asyncio.open_connection("127.0.0.1", port)
+    work = [asyncio.ensure_future(once(path)) for path in paths[:-1]]
+    await asyncio.sleep(0.3)  # they are all in
+    replies: list[Reply] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end and not (replies and replies[-1].status == 200):
+        replies.append(await get(paths[-1], probe))
+        await asyncio.sleep(0.02)
+    return replies, await asyncio.gather(*work)

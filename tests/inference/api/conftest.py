@@ -77,3 +77,19 @@ def serve(market: tuple[Settings, pd.DataFrame], trained: ModelBundle) -> Iterat
     for client in made:
         client.app.state.desk.close()
         client.close()
+
+
+@pytest.fixture(scope="session")
+def reason() -> Callable[[Any, int], str]:
+    """``reason(response, status)``: the reason of an error document, after a look at the rest of it."""
+
+    def read(response: Any, status: int) -> str:
+        assert response.status_code == status, response.text
+        assert response.headers["content-type"] == "application/json"
+        assert response.headers["cache-control"] == "no-store"
+        error = response.json()["error"]
+        assert error["status"] == status and error["request_id"] == response.headers["x-request-id"]
+        assert "Traceback" not in response.text and str(Path(__file__).parents[3]) not in response.text
+        return str(error["reason"])
+
+    return read
