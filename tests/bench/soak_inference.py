@@ -50,9 +50,7 @@ def swaps(running: Server, bundles: list[ModelBundle], minutes: float, every: fl
     growth = memory[-1] / base - 1
     strangers = set(total.bundles) - {bundle.id for bundle in bundles}
     print(f"{count} swaps in {minutes:g} minutes, {sum(total.statuses.values()):,} answers {dict(total.statuses)}")
-    print(
-        f"memory: {memory[0]:.1f} MiB at the start, {base:.1f} after {min(WARM, count)} swaps, {memory[-1]:.1f} at the end"
-    )
+    print(f"MiB: {memory[0]:.1f} at the start, {base:.1f} after {min(WARM, count)} swaps, {memory[-1]:.1f} at the end")
     print(f"growth {growth:+.2%}, most {max(memory) / base - 1:+.2%}; goal: less than {GROWTH:.0%}", flush=True)
     found = {
         f"{total.failures} requests without an answer": total.failures,
@@ -73,9 +71,7 @@ def overload(running: Server, seconds: float) -> list[str]:
         statuses, failures = statuses + got.statuses, failures + got.failures
         print(f"2,000 a second offered: {memory[-1]:.1f} MiB; {got}", flush=True)
     growth = memory[-1] / memory[0] - 1
-    print(
-        f"overload: {dict(statuses)}, no answer {failures}; memory {memory[0]:.1f} to {memory[-1]:.1f} MiB ({growth:+.2%})"
-    )
+    print(f"overload: {dict(statuses)}, no answer {failures}; {memory[0]:.1f} to {memory[-1]:.1f} MiB ({growth:+.2%})")
     found = {
         f"statuses under overload {dict(statuses)}": not set(statuses) <= {200, 503},
         f"{failures} requests without an answer under overload": failures,
