@@ -50,5 +50,9 @@ class TrackingError(MlkitError):
     """A tracking server that does not answer, is too slow or does not hold what is asked for."""
 
 
+class ScaleError(MlkitError):
+    """Markets of a universe that failed, or a cluster that went away; what was done stays."""
+
+
 class DependencyError(MlkitError):
     """An optional dependency is missing; the message names the install command."""
