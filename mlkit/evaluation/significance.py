@@ -177,19 +177,83 @@ def verdict(
     scored, signal, cost = _positions(y, pred, gain, horizon, cost_bps)
     data = [signal[scored], gain[scored], cost[scored]]
     block = default_block(horizon) if block is None else block
+    r2, alpha = r2_no_change(y, pred), (1.0 - level) / trials
+    rows, acted = len(data[0]), bool(signal.any())
+    return _judge(data, (_net, _net_excess), horizon, r2, acted, rows, block, alpha, cost_bps, reps, seed)
+
+
+def pool_verdict(
+    markets: Sequence[Mapping[str, ArrayLike]],
+    *,
+    horizon: int,
+    cost_bps: float = 1.0,
+    trials: int = 1,
+    level: float = 0.95,
+    reps: int = 500,
+    seed: int = 7,
+) -> Verdict:
+    """Judge the forecasts of several markets at once: each holds its own positions, all rows of one time move together.
+
+    The bootstrap resamples bar times, with all the rows that share one, since markets move together; a mean is over all
+    positions, the excess that of each market over its own mean. R² is that of returns in units of ``scale``.
+
+    Parameters
+    ----------
+    markets
+        Of each: ``times`` int64 (n,), ``y``, ``pred`` and ``earned`` as in :func:`verdict`, ``scale`` positive, (n,).
+    horizon, cost_bps, trials, level, reps, seed
+        As in :func:`verdict`; rows are bar times.
+    """
+    times = np.unique(np.concatenate([np.asarray(market["times"]) for market in markets]))
+    net, excess, rows = (np.zeros(len(times)) for _ in range(3))
+    y, pred, acted = [], [], False
+    for market in markets:
+        of = {name: np.asarray(values, dtype=np.float64) for name, values in market.items() if name != "times"}
+        known, signal, cost = _positions(of["y"], of["pred"], of["earned"], horizon, cost_bps)
+        at = np.searchsorted(times, np.asarray(market["times"])[known])
+        held, gain, paid = signal[known], of["earned"][known], cost[known]
+        # Their sum is that of the excess; centred, each row is also what it moves the excess by.
+        timed = (held - held.mean()) * (gain - gain.mean()) if known.any() else held
+        for total, values in ((net, held * gain - paid), (excess, timed - paid), (rows, np.ones(len(at)))):
+            np.add.at(total, at, values)
+        y.append(of["y"] / of["scale"])
+        pred.append(of["pred"] / of["scale"])
+        acted = acted or bool(held.any())
+    kept = rows > 0
+    data = [total[kept] for total in (net, excess, rows)]
+    r2, alpha, block = r2_no_change(np.hstack(y), np.hstack(pred)), (1.0 - level) / trials, default_block(horizon)
+    return _judge(
+        data, (_pool_net, _pool_excess), horizon, r2, acted, int(rows.sum()), block, alpha, cost_bps, reps, seed
+    )
+
+
+def _judge(
+    data: list[FloatArray],
+    statistics: tuple[Statistic, Statistic],
+    horizon: int,
+    r2: float,
+    acted: bool,
+    rows: int,
+    block: float,
+    alpha: float,
+    cost_bps: float,
+    reps: int,
+    seed: int,
+) -> Verdict:
+    """The verdict from what positions brought; the rows of ``data`` are what the bootstrap draws."""
+    net, net_excess = statistics
     mean = low = float("nan")
     if len(data[0]) < 4 * block:
         reason = f"{len(data[0])} rows are too few, blocks of {block:g} need {4 * block:g}"
-    elif not signal.any():
+    elif not acted:
         reason = "the forecast is no change"
     else:
-        alpha = (1.0 - level) / trials
-        mean, low = 1e4 * _net(*data), 1e4 * _lower_bound(_net, data, block, alpha, reps, seed)
-        excess = _lower_bound(_net_excess, data, block, alpha, reps, seed)
-        reason = _objection(r2_no_change(y, pred), mean, low, excess)
+        mean, low = 1e4 * net(*data), 1e4 * _lower_bound(net, data, block, alpha, reps, seed)
+        excess = _lower_bound(net_excess, data, block, alpha, reps, seed)
+        reason = _objection(r2, mean, low, excess)
     answer: Answer = "no edge" if reason else "edge"
     reason = reason or f"net {mean:.2f} bps a position, lower bound {low:.2f}, after {cost_bps:g} bps a side"
-    return Verdict(horizon, answer, reason, r2_no_change(y, pred), mean, low, len(data[0]))
+    return Verdict(horizon, answer, reason, r2, mean, low, rows)
 
 
 def verdict_table(
@@ -265,6 +329,14 @@ def _net(signal: FloatArray, gain: FloatArray, cost: FloatArray) -> float:
 
 def _net_excess(signal: FloatArray, gain: FloatArray, cost: FloatArray) -> float:
     return float(np.mean(signal * gain - cost) - np.mean(signal) * np.mean(gain))
+
+
+def _pool_net(net: FloatArray, excess: FloatArray, rows: FloatArray) -> float:
+    return float(np.sum(net) / np.sum(rows))
+
+
+def _pool_excess(net: FloatArray, excess: FloatArray, rows: FloatArray) -> float:
+    return float(np.sum(excess) / np.sum(rows))
 
 
 def _objection(r2: float, mean: float, low: float, excess: float) -> str:

@@ -67,7 +67,9 @@ class WalkForward:
         _demand(self, "embargo", self.embargo, 0)
         _demand(self, "min_train", 1 if self.min_train is None else self.min_train, 1)
 
-    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[IntArray, IntArray]]:
+    def split(
+        self, X: Any, y: Any = None, groups: Any = None, *, positions: IntArray | None = None
+    ) -> Iterator[tuple[IntArray, IntArray]]:
         """Yield ``(train, test)`` row positions, int64, sorted.
 
         Parameters
@@ -77,6 +79,10 @@ class WalkForward:
         groups
             label end positions, int64 (n, H), as :func:`label_end_positions` gives them. This is the way
             through scikit-learn, which hands on plain arrays: ``cross_val_score(..., groups=end)``.
+        positions
+            Bar time of each row, int64 (n,), on the same count as ``groups``, where rows of several markets share
+            bar times. Test blocks, the purge and the embargo then count bar times, never rows, and no block
+            begins in the middle of one. Default 0..n-1.
 
         Raises
         ------
@@ -86,11 +92,14 @@ class WalkForward:
         end = _find_ends(self, X, y, groups)
         last = end.max(axis=1)
         rows = np.flatnonzero((end >= 0).all(axis=1))
-        min_train, size = self._layout(len(rows))
-        for start in range(len(rows) - self.n_splits * size, len(rows), size):
-            test = rows[start : start + size]
-            past = rows[:start] if self.expanding else rows[start - min_train : start]
-            train = past[last[past] < test[0] - self.embargo]
+        at = _bar_times("WalkForward", positions, len(end))[rows]
+        times = np.unique(at)
+        min_train, size = self._layout(len(times))
+        for start in range(len(times) - self.n_splits * size, len(times), size):
+            first, begin = times[start], times[0 if self.expanding else start - min_train]
+            test = rows[(at >= first) & (at <= times[start + size - 1])]
+            past = rows[(at >= begin) & (at < first)]
+            train = past[last[past] < first - self.embargo]
             if not len(train):
                 raise ConfigError(
                     f"WalkForward: no training row is left before row {test[0]} once labels that reach it"
@@ -253,10 +262,11 @@ def inner_split(
     end
         Label end positions, int64 (n, H), -1 where none; rows in time order.
     fractions
-        Shares of the rows that have every label; they sum to 1.
+        Shares of the bar times at which a row has every label; they sum to 1.
     positions
         Bar position of each row, int64 (n,), on the same count as ``end``. Default 0..n-1: the rows are
-        all the bars. A subset of bars (one walk-forward fold) must pass its own positions.
+        all the bars. A subset of bars (one walk-forward fold) must pass its own positions; rows of several
+        markets share them.
 
     Returns
     -------
@@ -270,13 +280,12 @@ def inner_split(
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
         raise ConfigError(f"inner_split: fractions must be three positive shares of 1, got {fractions}")
     end = _two_dimensional(end)
-    where = np.arange(len(end)) if positions is None else np.asarray(positions, dtype=np.int64)
     rows = np.flatnonzero((end >= 0).all(axis=1))
-    if np.any(np.diff(where[rows]) <= 0):
-        raise ConfigError("inner_split: rows must be in time order, one row a bar; do not shuffle")
-    last = end.max(axis=1)
-    cuts = np.round(np.cumsum(fractions[:2]) * len(rows)).astype(int)
-    fit, valid, calibration = np.split(rows, cuts)
+    where = _bar_times("inner_split", positions, len(end))
+    last, times = end.max(axis=1), np.unique(where[rows])
+    cuts = np.round(np.cumsum(fractions[:2]) * len(times)).astype(int)
+    first = np.append(times, np.iinfo(np.int64).max)[cuts]  # bar times at which the later parts begin
+    fit, valid, calibration = np.split(rows, np.searchsorted(where[rows], first))
     if len(valid) and len(calibration):
         fit = fit[last[fit] < where[valid[0]]]
         valid = valid[last[valid] < where[calibration[0]]]
@@ -286,6 +295,16 @@ def inner_split(
             " labels that reach the next part are purged; pass more bars or shorter horizons"
         )
     return fit, valid, calibration
+
+
+def _bar_times(caller: str, positions: IntArray | None, n: int) -> IntArray:
+    """Bar time of each of n rows: 0..n-1 where none are given; ConfigError out of order."""
+    if positions is None:
+        return np.arange(n)
+    where = np.asarray(positions, dtype=np.int64)
+    if where.shape != (n,) or np.any(np.diff(where) < 0):
+        raise ConfigError(f"{caller}: positions must be one a row, in time order; do not shuffle the rows")
+    return where
 
 
 def _demand(splitter: object, name: str, value: int, least: int) -> None:

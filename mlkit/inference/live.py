@@ -161,7 +161,8 @@ class LiveBars:
 
     def __init__(self, bars: pd.DataFrame, keep: int) -> None:
         self.timeframe = str(bars.attrs["timeframe"])
-        self.market = f"{bars.attrs['symbol']} {self.timeframe}"
+        self.symbol: str = bars.attrs["symbol"]
+        self.market = f"{self.symbol} {self.timeframe}"
         times, values = open_times(bars), bars[list(COLUMNS)].to_numpy()
         self.times, self.ohlcv = Tail(times, keep), Tail(values, keep)
         self.hours, self.seen = Hours(times, self.timeframe), len(bars)

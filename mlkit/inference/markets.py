@@ -5,7 +5,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -16,15 +15,14 @@ from mlkit.inference.freshness import at_time
 from mlkit.inference.insight import Insight
 from mlkit.inference.marks import Mark, marks_of, recent_marks
 from mlkit.inference.predictor import Predictor, current_bundle
+from mlkit.inference.roots import Stamp, answering_root, current_stamp
 from mlkit.market.sources import BUILT_IN, available, load_bars
 from mlkit.market.store import BarStore
-from mlkit.market.symbols import symbol_folder
 
 if TYPE_CHECKING:
     from mlkit.market.manifest import Manifest
 
 MarketKey = tuple[str, str]  # symbol, timeframe
-Stamp = tuple[int, int, int] | None  # what tells one CURRENT file from another
 MOST_NEW = 5000  # bars that are taken one by one; more of them and the market starts again
 
 
@@ -35,7 +33,7 @@ class Answer:
     insight: Insight
     candles: list[Candle]
     marks: list[Mark]
-    bundle: Stamp
+    bundle: Stamp | None
     bodies: dict[Any, Any] = field(default_factory=dict)
 
 
@@ -44,7 +42,7 @@ class _Feed:
     """A predictor that follows one market, and the state of the lake that it has seen."""
 
     predictor: Predictor
-    bundle: Stamp
+    bundle: Stamp | None
     generation: int | None
     revised: int
     marks: list[Mark]
@@ -70,13 +68,10 @@ class Markets:
         """Every market that has bars."""
         return frozenset(available(self._settings))
 
-    def bundle_stamp(self, key: MarketKey) -> Stamp:
-        """Which bundle is current, from one look at a file; None without one."""
-        try:
-            status = self._current(key).stat()
-        except FileNotFoundError:
-            return None
-        return status.st_ino, status.st_mtime_ns, status.st_size
+    def bundle_stamp(self, key: MarketKey) -> Stamp | None:
+        """Which bundle is current, from a look at one file, of a market without an own bundle at each pool's."""
+        root = answering_root(*key, self._settings)
+        return None if root is None else current_stamp(root)
 
     def answer(self, key: MarketKey) -> Answer:
         """What is to be said about the newest bar now."""
@@ -97,7 +92,7 @@ class Markets:
         marks = [mark for mark in feed.marks if mark[0] >= seconds[0]]
         return Answer(insight, candles, marks, feed.bundle)
 
-    def _start(self, key: MarketKey, stamp: Stamp) -> _Feed:
+    def _start(self, key: MarketKey, stamp: Stamp | None) -> _Feed:
         predictor = Predictor(current_bundle(*key, self._settings), self._settings)
         state = self._state(key)
         bars = load_bars(*key, settings=self._settings)
@@ -124,9 +119,6 @@ class Markets:
 
     def _state(self, key: MarketKey) -> "Manifest | None":
         return None if _built_in(key) else self._store.manifest(*key)
-
-    def _current(self, key: MarketKey) -> Path:
-        return self._settings.models / f"{symbol_folder(key[0])}-{key[1]}" / "CURRENT"
 
 
 def _built_in(key: MarketKey) -> bool:

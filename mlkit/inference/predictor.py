@@ -21,11 +21,11 @@ from mlkit.inference.reading import (
     price_predictions,
     read_moment,
 )
+from mlkit.inference.roots import answering_root
 from mlkit.inference.signals import SignalRules
 from mlkit.labels import never_closes
 from mlkit.market.bars import COLUMNS, open_times, validate_bars
 from mlkit.market.sources import load_bars
-from mlkit.market.symbols import symbol_folder
 
 if TYPE_CHECKING:
     from mlkit.features.feature_set import FeatureSet, FeatureSetStream
@@ -284,7 +284,8 @@ class Predictor:
         if live.pending:
             features = np.stack(live.pending)
             index = pd.DatetimeIndex(bars.times.rows[-len(features) :], tz="UTC")
-            live.remember(model.predict(*self._select(pd.DataFrame(features, index=index, columns=live.columns))))
+            table = pd.DataFrame(features, index=index, columns=live.columns)
+            live.remember(model.predict(*self._select(table, self._garch(bars.symbol))))
         times, close = bars.times.rows[-rows:], bars.ohlcv.rows[-rows:, 3]
         outcomes = realised_returns(times, close, model.horizons, bars.timeframe, bars.hours.never_closes)
         recent = live.recent(rows)
@@ -294,9 +295,9 @@ class Predictor:
         """What the price model takes of every bar: see `_select`."""
         features = self._feature_set()
         _require(len(bars), features.warm_up + 1, "the price forecast", _market(bars))
-        return self._select(features.build(bars, garch=self._garch()))
+        return self._select(features.build(bars, garch=(garch := self._garch(bars.attrs["symbol"]))), garch)
 
-    def _select(self, frame: pd.DataFrame) -> Inputs:
+    def _select(self, frame: pd.DataFrame, garch: tuple[float, float, float]) -> Inputs:
         """Features in the bundle's order, GARCH's scale of every horizon, and the volatility terms, row by row.
 
         No terms where the model was trained without.
@@ -306,7 +307,7 @@ class Predictor:
 
         bundle, model = self._models.bundle, self._models.price()[0]
         assert bundle is not None
-        scale = volatility_scale(frame, bundle.manifest.horizons, self._garch())
+        scale = volatility_scale(frame, bundle.manifest.horizons, garch)
         terms = volatility_terms(frame, bundle.manifest.timeframe) if model is not None and model.spreads else None
         values, columns = frame.to_numpy(dtype=np.float32), self._columns(frame.columns)
         return values if columns is None else values[:, columns], scale, terms
@@ -335,18 +336,18 @@ class Predictor:
             self._features = FeatureSet()
         return self._features
 
-    def _garch(self) -> tuple[float, float, float]:
+    def _garch(self, symbol: str) -> tuple[float, float, float]:
         from mlkit.features.engine import DEFAULT_GARCH
 
         bundle = self._models.bundle
-        return (None if bundle is None else bundle.manifest.garch) or DEFAULT_GARCH
+        return (None if bundle is None else bundle.manifest.garch_of(symbol)) or DEFAULT_GARCH
 
     def _stream(self, bars: pd.DataFrame) -> "FeatureSetStream | None":
         """The features of a history, ready for its next bar; None without a price model."""
         if self._models.price()[0] is None:
             return None
         symbol, timeframe = bars.attrs["symbol"], bars.attrs["timeframe"]
-        stream = self._feature_set().stream(timeframe=timeframe, symbol=symbol, garch=self._garch())
+        stream = self._feature_set().stream(timeframe=timeframe, symbol=symbol, garch=self._garch(symbol))
         stream.extend(bars)
         return stream
 
@@ -371,8 +372,8 @@ def insights(
     """The insight of the latest bar that `load_bars` knows, by the current bundle of its market.
 
     The bundle is the one that ``CURRENT`` names in ``<model_storage_path>/<symbol>-<timeframe>``, with the symbol
-    as `symbol_folder` writes it; without it the shipped pattern CNN answers alone, and the price part says how to
-    train.
+    as `symbol_folder` writes it, or that of a pool which holds the symbol (`mlkit.inference.roots`); without any
+    the shipped pattern CNN answers alone, and the price part says how to train.
 
     Parameters
     ----------
@@ -387,10 +388,13 @@ def insights(
 
 
 def current_bundle(symbol: str, timeframe: str, settings: Settings) -> "ModelBundle | None":
-    """The published bundle of a market, or None where nothing was trained; BundleError when damaged."""
-    folder = settings.models / f"{symbol_folder(symbol)}-{timeframe}"
-    if not (folder / "CURRENT").exists():
+    """The published bundle that answers for a market, its own or a pool's (`mlkit.inference.roots`).
+
+    None where nothing was trained; BundleError when damaged.
+    """
+    root = answering_root(symbol, timeframe, settings)
+    if root is None:
         return None
     from mlkit.models.bundle import ModelBundle
 
-    return ModelBundle.open(folder)
+    return ModelBundle.open(root)

@@ -122,7 +122,7 @@ class ModelBundle:
         m = self.manifest
         rows = {
             "bundle": m.bundle_id,
-            "market": f"{m.symbol} {m.timeframe}",
+            "market": f"{m.symbol} {m.timeframe}" + (f", {len(m.pool)} markets" if m.pool else ""),
             "training": f"{m.training_span.start} to {m.training_span.end}, {m.training_span.bars:,} bars",
             "horizons": ", ".join(map(str, m.horizons)),
             "features": str(len(m.feature_names)),

@@ -4,7 +4,8 @@ All is in **normalised units**, a log return over h bars divided by its expected
 and ``y`` the outcome. What concerns the score is fitted on calibration rows that no model has seen; the base rate of
 a rise and the quantiles of the outcome, in which no tree has a part, on all training rows. Overlapping labels share
 bars: n rows hold about ``1.5 n / h`` independent outcomes, and every test here uses a long-run variance with a
-bandwidth of 1.5 h.
+bandwidth of 1.5 h. Rows of several markets at one bar time share its news: what is tested is then their sum, one
+value a bar time (Driscoll and Kraay 1998, *Review of Economics and Statistics* 80).
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -15,7 +16,7 @@ import numpy as np
 from mlkit.errors import BundleError, ConfigError
 from mlkit.evaluation.metrics import direction
 from mlkit.evaluation.significance import t_under_null
-from mlkit.models.base import FloatVector
+from mlkit.models.base import FloatVector, IntVector
 from mlkit.models.conformal import adaptation_memory, adaptation_rate, lean_rate
 
 CRITICAL = 1.96
@@ -80,7 +81,8 @@ def fit_calibration(
     *,
     history: FloatVector | None = None,
     log_scale: FloatVector | None = None,
-    crowd: float = 1.0,
+    times: IntVector | None = None,
+    history_times: IntVector | None = None,
 ) -> HorizonCalibration:
     """Calibrate one horizon on held-out rows in time order.
 
@@ -95,8 +97,8 @@ def fit_calibration(
         quantiles are theirs. Default ``y``.
     log_scale
         Logarithm of the scale in the rows of ``history``, (m,). Default 0.
-    crowd
-        Rows that share a bar time, more than 1 where symbols are pooled.
+    times, history_times
+        Number of each row's bar time, counted from 0, (n,) and (m,), where rows of several markets share them.
 
     Raises
     ------
@@ -104,10 +106,9 @@ def fit_calibration(
         Fewer than ``MIN_ROWS`` rows.
     """
     demand_rows(len(z), horizon)
-    span = int(np.ceil(horizon * crowd))
     history = y if history is None else history
-    shrink, trust, t_stat = shrinkage(z, y, span)
-    intercept, slope = fit_direction(z, direction(y), span, trust, direction(history))
+    shrink, trust, t_stat = shrinkage(z, y, horizon, times)
+    intercept, slope = fit_direction(z, direction(y), horizon, trust, direction(history), times, history_times)
     residual = y - shrink * z if shrink else history
     low80, high80 = conformal_quantiles(residual, 0.8)
     low90, high90 = conformal_quantiles(residual, 0.9)
@@ -140,7 +141,9 @@ def demand_rows(rows: int, horizon: int) -> None:
         )
 
 
-def shrinkage(z: FloatVector, y: FloatVector, horizon: int) -> tuple[float, float, float]:
+def shrinkage(
+    z: FloatVector, y: FloatVector, horizon: int, times: IntVector | None = None
+) -> tuple[float, float, float]:
     """Factor that shrinks a score towards no change, as far as its slope is not significant.
 
     ``min(slope, 1) * trust``: ``slope = Σ z y / Σ z²`` is the factor with the least squared error, and
@@ -159,7 +162,7 @@ def shrinkage(z: FloatVector, y: FloatVector, horizon: int) -> tuple[float, floa
     """
     power = float(z @ z)
     slope = float(z @ y) / power if power > 0 else 0.0
-    t_stat = t_under_null(z * y, int(1.5 * horizon) + 1)
+    t_stat = t_under_null(_by_time(z * y, times), int(1.5 * horizon) + 1)
     steady = all(float(a @ b) > 0 for a, b in zip(np.array_split(z, BLOCKS), np.array_split(y, BLOCKS), strict=True))
     if not steady or t_stat < EVIDENCE:
         return 0.0, 0.0, t_stat
@@ -168,7 +171,13 @@ def shrinkage(z: FloatVector, y: FloatVector, horizon: int) -> tuple[float, floa
 
 
 def fit_direction(
-    z: FloatVector, rise: FloatVector, horizon: int, trust: float, history: FloatVector | None = None
+    z: FloatVector,
+    rise: FloatVector,
+    horizon: int,
+    trust: float,
+    history: FloatVector | None = None,
+    times: IntVector | None = None,
+    history_times: IntVector | None = None,
 ) -> tuple[float, float]:
     """Intercept and slope of the log odds of a rise, each discounted by its own significance.
 
@@ -185,15 +194,17 @@ def fit_direction(
         Share of the score that is significant, from :func:`shrinkage`.
     history
         Direction of all training rows, (m,). Default ``rise``.
+    times, history_times
+        As in :func:`fit_calibration`.
     """
     intercept, slope = (0.0, 0.0) if trust == 0 else fit_logistic(z, rise)
     slope = max(slope, 0.0) * trust
     if slope == 0.0:
         history = rise if history is None else history
-        kept, _ = _trust(history - 0.5, horizon, BASE_CRITICAL)
+        kept, _ = _trust(_by_time(history - 0.5, history_times), horizon, BASE_CRITICAL)
         rate = float(np.clip(0.5 + kept * (np.mean(history) - 0.5), 1e-3, 1.0 - 1e-3))
         return float(np.log(rate / (1.0 - rate))), 0.0
-    kept, _ = _trust(rise - _sigmoid(slope * z), horizon, CRITICAL)
+    kept, _ = _trust(_by_time(rise - _sigmoid(slope * z), times), horizon, CRITICAL)
     return (intercept * kept if kept else 0.0), slope
 
 
@@ -245,6 +256,11 @@ def _trust(values: FloatVector, horizon: int, critical: float) -> tuple[float, f
     """Garrote ``max(0, 1 - (critical / t)²)`` on a mean that is 0 under the null, and its t."""
     t_stat = t_under_null(values, int(1.5 * horizon) + 1)
     return (max(0.0, 1.0 - (critical / t_stat) ** 2) if t_stat else 0.0), t_stat
+
+
+def _by_time(values: FloatVector, times: IntVector | None) -> FloatVector:
+    """Sum of the values at each bar time; the values themselves where each row has its own."""
+    return values if times is None else np.asarray(np.bincount(times, weights=values), dtype=np.float64)
 
 
 def _sigmoid(x: FloatVector) -> FloatVector:

@@ -28,7 +28,8 @@ from pydantic import (
 
 from mlkit.errors import BundleError, ConfigError, NotTrainedError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 2  # of one market's bundle
+POOL_SCHEMA = 3  # the same and ``pool``; an older mlkit refuses it by name
 MANIFEST = "manifest.json"
 CURRENT = "CURRENT"
 
@@ -71,19 +72,29 @@ class TrainingSpan(_Strict):
     bars: int = Field(ge=0, lt=2**63)
 
 
+class PoolMember(_Strict):
+    """One of the markets that a bundle was trained on."""
+
+    training_span: TrainingSpan
+    garch: tuple[float, float, float]
+    data_sha256: Digest
+    metrics: dict[str, JsonValue]  # per horizon, of this market alone
+
+
 class Manifest(_Strict):
     """What a bundle says about itself."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[2, 3]
     manifest_sha256: Digest  # of the manifest without this line
     bundle_id: Annotated[str, StringConstraints(pattern=f"^{ID}$")]
     created: str  # ISO 8601 UTC; no part of bundle_id
-    symbol: str
+    symbol: str  # of a pool, its name
     timeframe: str
     feature_names: tuple[str, ...]  # in the order of the model's columns
     horizons: tuple[Annotated[int, Field(ge=1)], ...]
     training_span: TrainingSpan
     garch: tuple[float, float, float] | None = None  # omega, alpha, beta that the features filter with
+    pool: dict[str, PoolMember] = {}  # symbol -> what it was trained on; empty for one market
     data_sha256: Digest  # fingerprint of the training bars
     seed: int = Field(ge=0, lt=2**64)
     settings: dict[str, JsonValue]
@@ -94,6 +105,10 @@ class Manifest(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if bool(self.pool) != (self.schema_version == POOL_SCHEMA):
+            raise ValueError(f"a bundle of several markets is of schema {POOL_SCHEMA}, and no other is")
+        if self.pool and (len(self.pool) < 2 or self.garch is not None):
+            raise ValueError("a pool has several markets, each with its own garch")
         if len(set(self.feature_names)) != len(self.feature_names):
             raise ValueError("feature names repeat")
         if list(self.horizons) != sorted(set(self.horizons)):
@@ -109,10 +124,21 @@ class Manifest(_Strict):
             raise ValueError(f"files of more than {_TOTAL_LIMIT} bytes")
         return self
 
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The markets that it was trained on."""
+        return tuple(sorted(self.pool)) or (self.symbol,)
+
+    def garch_of(self, symbol: str) -> tuple[float, float, float] | None:
+        """GARCH for a market's features; None, which stands for the default, for one that a pool did not hold."""
+        member = self.pool.get(symbol)
+        return self.garch if member is None else member.garch
+
 
 def describe(fields: Mapping[str, Any], files: Mapping[str, bytes]) -> tuple[Manifest, bytes]:
     """The manifest of these fields and files, and its bytes; ConfigError if a field is missing, unknown or wrong."""
-    described = _plain(dict(fields)) | {"schema_version": SCHEMA_VERSION, "library_versions": _versions()}
+    described = _plain(dict(fields)) | {"library_versions": _versions()}
+    described["schema_version"] = POOL_SCHEMA if described.get("pool") else SCHEMA_VERSION
     described["files"] = {
         name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in sorted(files.items())
     }
@@ -144,10 +170,10 @@ def read_manifest(folder: Path) -> Manifest:
         schema = described["schema_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(folder, f"{MANIFEST} is not a manifest") from error
-    if schema != SCHEMA_VERSION or not isinstance(schema, int):
+    if not isinstance(schema, int) or schema not in (SCHEMA_VERSION, POOL_SCHEMA):
         raise BundleError(
-            f"bundle {folder}: schema {repr(schema)[:40]}, this mlkit reads {SCHEMA_VERSION}; train again or install"
-            " the mlkit that wrote it"
+            f"bundle {folder}: schema {repr(schema)[:40]}, this mlkit reads {SCHEMA_VERSION} and {POOL_SCHEMA}; train"
+            " again or install the mlkit that wrote it"
         )
     try:
         content = {key: value for key, value in described.items() if key != "manifest_sha256"}

@@ -95,8 +95,8 @@ class PricePredictor:
         terms
             Of ``volatility_terms``, (n, K): with them the scale is refined, and every later call needs them too.
         positions
-            Bar position of each row, (n,), where rows of several symbols share bar times; by default it is told by
-            ``end``.
+            Place of each row's bar on the time axis that ``end`` counts on, (n,), in order; rows of several symbols
+            share places. Parts are cut and purged by it. By default it is told by ``end``: one row a bar.
         settings
             Default ``EnsembleSettings.smoke()``. The weight of a library that is not installed goes to the
             others, with a logged warning; DependencyError if none is left.
@@ -119,8 +119,9 @@ class PricePredictor:
         raw = _combine({name: m.predict(held_out.X) for name, m in learners.items()}, weights)
         past = Y[split.every] / scale[split.every]
         logs = np.log(scale[split.every])
+        times = {"times": split.times(split.calibration), "history_times": split.times(split.every)}
         calibrations = tuple(
-            fit_calibration(raw[:, j], held_out.z[:, j], h, history=past[:, j], log_scale=logs[:, j], crowd=split.crowd)
+            fit_calibration(raw[:, j], held_out.z[:, j], h, history=past[:, j], log_scale=logs[:, j], **times)
             for j, h in enumerate(horizons)
         )
         report.say("calibration")

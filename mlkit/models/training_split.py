@@ -21,7 +21,17 @@ class TrainingSplit:
     calibration: IntVector
     early: IntVector  # all rows whose labels end before calibration, the purged gap included
     every: IntVector
-    crowd: float  # rows that share a bar time
+    where: IntVector  # (n,) bar time of each row of the training
+
+    @property
+    def crowd(self) -> float:
+        """Rows that share a bar time, on average."""
+        return len(self.every) / len(np.unique(self.where[self.every]))
+
+    def times(self, rows: IntVector) -> IntVector | None:
+        """Number of each row's bar time among those of ``rows``; None where no two rows share one."""
+        shared, numbers = np.unique(self.where[rows], return_inverse=True)
+        return None if len(shared) == len(rows) else np.asarray(numbers, dtype=np.int64)
 
     def parts(self, X: Float32Matrix, Y: FloatMatrix, scale: FloatMatrix, clip: float) -> tuple[Parts, Rows]:
         """Training parts with clipped labels, and the calibration rows with labels as they are."""
@@ -46,15 +56,15 @@ def split_rows(
     usable = usable_rows(X, scale) & np.isfinite(Y).all(axis=1) & (end >= 0).all(axis=1)
     if terms is not None:
         usable &= np.isfinite(terms).all(axis=1)
-    # A label spans h bars, so its end tells the row's own bar; min is the safe side if some end early.
-    where = (end - np.array(horizons)).min(axis=1) if positions is None else positions
+    # A label of one history spans h bars, so its end tells the row's own bar; min is the safe side if some end early.
+    where = (end - np.array(horizons)).min(axis=1) if positions is None else np.asarray(positions, dtype=np.int64)
     labelled = np.where(usable[:, None], end, -1)
-    fit, valid, calibration = inner_split(labelled, settings.fractions, positions=where)
+    rows = np.flatnonzero(usable)
+    parts = inner_split(labelled[rows], settings.fractions, positions=where[rows])
+    fit, valid, calibration = (rows[part] for part in parts)
     demand_rows(len(calibration), horizons[-1])
     early = np.flatnonzero(usable & (labelled.max(axis=1) < where[calibration[0]]))
-    every = np.flatnonzero(usable)
-    crowd = len(every) / len(np.unique(where[every]))
-    return TrainingSplit(fit, valid, calibration, early, every, crowd)
+    return TrainingSplit(fit, valid, calibration, early, rows, where)
 
 
 def fit_spreads(

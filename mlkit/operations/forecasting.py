@@ -1,11 +1,12 @@
 """Forecasts of rows as a live predictor makes them, and the naive intervals beside them."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from mlkit.models.base import FloatMatrix
+from mlkit.models.base import FloatMatrix, IntVector
+from mlkit.models.calibration import MIN_ROWS
 from mlkit.operations.training_set import TrainingSet
 
 if TYPE_CHECKING:
@@ -16,37 +17,61 @@ if TYPE_CHECKING:
 
 FORECAST_COLUMNS = ("log_return", "p_up", "std", "lo80", "hi80", "lo90", "hi90")
 NAIVE = ("unconditional", "ewma", "garch")
-_QUANTILES = {"low80": 0.1, "high80": 0.9, "low90": 0.05, "high90": 0.95}
+_LEVELS = {"low80": 0.1, "high80": 0.9, "low90": 0.05, "high90": 0.95}
 
 
-def forecast_rows(data: TrainingSet, model: "PricePredictor", rows: npt.NDArray[np.int64]) -> "Forecast":
-    """The forecast of rows in time order, each as a live predictor makes it at that bar's close.
+def forecast_rows(data: TrainingSet, model: "PricePredictor", rows: IntVector) -> "Forecast":
+    """The forecast of rows in time order, each as a live predictor of its market makes it at that bar's close.
 
-    Intervals follow the outcomes known by then, so the forecast starts ``model.memory`` bars before the first row.
+    Intervals follow the outcomes of the own market known by then, so the forecast starts ``model.memory`` bars before
+    its first row.
     """
+    parts = []
+    for market in np.unique(data.market[rows]):
+        picked = np.flatnonzero(data.market[rows] == market)
+        own, bars = np.flatnonzero(data.market == market), data.bar[rows[picked]]
+        first, last = int(bars[0]), int(bars[-1])
+        span = _slice(own[max(first - model.memory, 0) : last + 1])
+        forecast = model.predict(data.X[span], data.scale[span], data.terms[span])
+        parts.append((picked, model.adapted(forecast, data.Y[span], last + 1 - first).rows(bars - first)))
+    return parts[0][1] if len(parts) == 1 else _joined(parts)
+
+
+def _slice(rows: IntVector) -> IntVector | slice:
+    """The rows; as a slice, which copies nothing, where they are consecutive."""
     first, last = int(rows[0]), int(rows[-1])
-    span = slice(max(first - model.memory, 0), last + 1)
-    forecast = model.predict(data.X[span], data.scale[span], data.terms[span])
-    return model.adapted(forecast, data.Y[span], last + 1 - first).rows(rows - first)
+    return slice(first, last + 1) if last - first + 1 == len(rows) else rows
+
+
+def _joined(parts: "list[tuple[IntVector, Forecast]]") -> "Forecast":
+    """Forecasts of several markets in the order of their rows."""
+    order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+
+    def join(arrays: list[FloatMatrix]) -> FloatMatrix:
+        return np.concatenate(arrays)[order]
+
+    found = [forecast for _, forecast in parts]
+    columns: dict[str, Any] = {name: join([getattr(one, name) for one in found]) for name in found[0].columns()}
+    members = {name: join([one.members[name] for one in found]) for name in found[0].members}
+    return replace(found[0], members=members, **columns)
 
 
 def scored_rows(
-    data: TrainingSet,
-    model: "PricePredictor",
-    train_rows: npt.NDArray[np.int64],
-    test_rows: npt.NDArray[np.int64],
-    fold: int,
+    data: TrainingSet, model: "PricePredictor", train_rows: IntVector, test_rows: IntVector, fold: int
 ) -> "pd.DataFrame":
-    """Forecasts, outcomes and naive intervals of one fold, long."""
+    """Forecasts, outcomes and naive intervals of one fold, long; with the symbol where there are several."""
     import pandas as pd
 
     forecast = forecast_rows(data, model, test_rows)
     naive = naive_intervals(data, train_rows, test_rows)
+    symbols = np.array([source.symbol for source in data.sources], dtype=object)
+    named = {"symbol": symbols[data.market[test_rows]]} if len(symbols) > 1 else {}
     frames = []
     for j, horizon in enumerate(forecast.horizons):
         columns: dict[str, Any] = {
             "timestamp": data.index[test_rows],
-            "bar": test_rows,
+            **named,
+            "bar": data.bar[test_rows],
             "horizon": horizon,
             "fold": fold,
             **{name: getattr(forecast, name)[:, j] for name in FORECAST_COLUMNS},
@@ -61,22 +86,26 @@ def scored_rows(
     return pd.concat(frames, ignore_index=True)
 
 
-def naive_intervals(
-    data: TrainingSet, train_rows: npt.NDArray[np.int64], test_rows: npt.NDArray[np.int64]
-) -> dict[str, FloatMatrix]:
-    """What an interval must beat: quantiles of the training labels over a scale, times the scale of the test row.
+def naive_intervals(data: TrainingSet, train_rows: IntVector, test_rows: IntVector) -> dict[str, FloatMatrix]:
+    """What an interval must beat: quantiles of the market's training labels over a scale, times that of the test row.
 
     The scale is 1 (columns ``low80`` ... ``high90``), the RiskMetrics average (``low80_ewma`` ...) or GARCH(1,1) with
-    its term structure, fitted on the training bars (``low80_garch`` ...). Each value is (n_test, H).
+    its term structure, fitted on the training bars (``low80_garch`` ...). Each value is (n_test, H). A market with
+    fewer than ``MIN_ROWS`` training rows takes the quantiles of all.
     """
-    warm = train_rows[train_rows >= data.warm_up]
+    warm = data.warm(train_rows)
     ewma = np.exp(data.terms[:, :1]) * np.ones_like(data.scale)
     scales = {"unconditional": np.ones_like(data.scale), "ewma": ewma, "garch": data.scale}
-    return {
-        name if rival == "unconditional" else f"{name}_{rival}": np.nanquantile(
-            data.Y[warm] / unit[warm], level, axis=0
-        )
-        * unit[test_rows]
-        for rival, unit in scales.items()
-        for name, level in _QUANTILES.items()
-    }
+    found = {_column(name, rival): np.empty((len(test_rows), data.Y.shape[1])) for rival in NAIVE for name in _LEVELS}
+    for market in np.unique(data.market[test_rows]):
+        at, past = data.market[test_rows] == market, warm[data.market[warm] == market]
+        past = past if len(past) >= MIN_ROWS else warm
+        for rival, unit in scales.items():
+            for name, level in _LEVELS.items():
+                quantile = np.nanquantile(data.Y[past] / unit[past], level, axis=0)
+                found[_column(name, rival)][at] = quantile * unit[test_rows[at]]
+    return found
+
+
+def _column(name: str, rival: str) -> str:
+    return name if rival == "unconditional" else f"{name}_{rival}"

@@ -1,7 +1,8 @@
-"""What a model is trained on and judged by: features and labels of a history as arrays."""
+"""What a model is trained on and judged by: features and labels of one history, or of several, as arrays."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,28 +13,37 @@ from mlkit.features.engine import volatility_scale
 from mlkit.features.feature_set import FeatureSet
 from mlkit.features.volatility import volatility_terms
 from mlkit.labels import earned_returns, forward_returns
-from mlkit.market.bars import validate_bars
-from mlkit.models.base import EnsembleSettings, Float32Matrix, FloatMatrix, IntMatrix
+from mlkit.models.base import EnsembleSettings, Float32Matrix, FloatMatrix, IntMatrix, IntVector
+from mlkit.operations.pool import Garch, Layout, lay_out, markets_of
 from mlkit.operations.trials import feature_digest
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mlkit.operations.pool import Bars
+
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """Arrays of one history; row t is bar t, its features known at its close."""
+    """Arrays of one history, row t its bar t, or of several in one time order; features known at the row's close."""
 
     index: "pd.DatetimeIndex"  # (n,) bar open times
     X: Float32Matrix  # (n, F)
     scale: FloatMatrix  # (n, H) deviation of the log return over each horizon that GARCH expects
     terms: FloatMatrix  # (n, K) what the forecast of the scale looks at
     Y: FloatMatrix  # (n, H) forward log returns, NaN where the future does not exist
-    end: IntMatrix  # (n, H) bar at whose close a label is known, -1 where there is none
+    end: IntMatrix  # (n, H) place of the bar at whose close a label is known, -1 where there is none
     earned: FloatMatrix  # (n, H) log return from the open of t + 1 to the open of t + 1 + h: what a trader gets
-    warm_up: int  # rows at the start without every feature
-    sources: tuple[Source, ...]  # which data these are, for the trial ledger
+    position: IntVector  # (n,) place of the row's bar on the time axis that all histories share
+    market: IntVector  # (n,) which of the sources it belongs to
+    bar: IntVector  # (n,) its number there
+    warm_up: int  # bars at the start of a history without every feature
+    sources: tuple[Source, ...]  # which data these are, for the trial ledger; ordered by symbol
     features: str  # digest of the feature definitions
+
+    def warm(self, rows: IntVector) -> IntVector:
+        """Those of the rows that have every feature."""
+        return rows[self.bar[rows] >= self.warm_up]
 
 
 def ensemble_settings(settings: Settings) -> EnsembleSettings:
@@ -48,35 +58,74 @@ def ensemble_settings(settings: Settings) -> EnsembleSettings:
 
 
 def prepare(
-    bars: "pd.DataFrame",
+    bars: "Bars",
     horizons: tuple[int, ...],
-    garch: tuple[float, float, float],
+    garch: Garch | Mapping[str, Garch],
     features: FeatureSet | None = None,
 ) -> TrainingSet:
-    """Features and labels of a history as arrays.
+    """Features and labels of a history, or of several, as arrays.
+
+    Rows of several histories are ordered by open time and, at one time, by symbol; ``end`` counts on the axis of all
+    their open times, so that a label of one market purges the rows of another by the clock.
 
     Parameters
     ----------
-    bars : DataFrame (n_bars, 5)
-    horizons : bars ahead
-    garch : GARCH parameters, fitted on bars before any that will be scored
+    bars : DataFrame (n_bars, 5), or several of one timeframe: {symbol: bars}, or a sequence of them
+    horizons : bars ahead, each in the bars of its own history
+    garch : GARCH parameters, fitted on bars before any that will be scored; of several histories, by symbol
     features : the catalogue, and own features if any; the catalogue by default
     """
     import pandas as pd
 
-    bars = validate_bars(bars)
-    features = features or FeatureSet()
-    table = features.build(bars, garch=garch)
-    labels = forward_returns(bars, horizons)
+    markets = markets_of(bars)
+    features, layout = features or FeatureSet(), lay_out(markets)
+    own = garch if isinstance(garch, Mapping) else {one.attrs["symbol"]: garch for one in markets}
+    arrays = _stacked(
+        (_arrays(one, horizons, own[one.attrs["symbol"]], features, layout.places(m)) for m, one in enumerate(markets)),
+        layout,
+    )
     return TrainingSet(
-        index=pd.DatetimeIndex(bars.index),
-        X=table.to_numpy(),
-        scale=volatility_scale(table, horizons, garch),
-        terms=volatility_terms(table, bars.attrs["timeframe"]),
-        Y=labels["log_return"].to_numpy(dtype=np.float64),
-        end=label_end_positions(labels),
-        earned=earned_returns(bars, horizons).to_numpy(),
+        **arrays,
+        index=pd.DatetimeIndex(layout.times[layout.position], tz="UTC", name=markets[0].index.name),
+        position=layout.position,
+        market=layout.market,
+        bar=layout.bar,
         warm_up=features.warm_up,
-        sources=(Source.of(bars),),
+        sources=tuple(Source.of(one) for one in markets),
         features=feature_digest(features),
     )
+
+
+def label_ends(labels: "pd.DataFrame", places: IntVector) -> IntMatrix:
+    """Place, on the common time axis, of the bar at whose close each label of a history is known; -1 for none."""
+    end = label_end_positions(labels)
+    return np.where(end >= 0, places[end], -1)
+
+
+def _arrays(
+    bars: "pd.DataFrame", horizons: tuple[int, ...], garch: Garch, features: FeatureSet, places: IntVector
+) -> dict[str, Any]:
+    """What a row of one history holds."""
+    table = features.build(bars, garch=garch)
+    labels = forward_returns(bars, horizons)
+    return {
+        "X": table.to_numpy(),
+        "scale": volatility_scale(table, horizons, garch),
+        "terms": volatility_terms(table, bars.attrs["timeframe"]),
+        "Y": labels["log_return"].to_numpy(dtype=np.float64),
+        "end": label_ends(labels, places),
+        "earned": earned_returns(bars, horizons).to_numpy(),
+    }
+
+
+def _stacked(parts: Iterator[dict[str, Any]], layout: Layout) -> dict[str, Any]:
+    """Arrays of all histories in the common order; those of one as they are, without a copy."""
+    if len(layout.rows) == 1:
+        return next(parts)
+    whole: dict[str, Any] = {}
+    for rows, part in zip(layout.rows, parts, strict=True):
+        for name, values in part.items():
+            if name not in whole:
+                whole[name] = np.empty((len(layout.bar), *values.shape[1:]), dtype=values.dtype)
+            whole[name][rows] = values
+    return whole

@@ -149,10 +149,11 @@ def manifests() -> Iterator[Case]:
 
     digest = {"sha256": "0" * 64, "size": 1}
     values: dict[str, tuple[dict[str, Any], str]] = {
-        "schema 1": ({"schema_version": 1}, "schema 1, this mlkit reads 2"),
-        "schema 3": ({"schema_version": 3}, "schema 3, this mlkit reads 2"),
-        "schema as text": ({"schema_version": "2"}, "schema '2', this mlkit reads 2"),
-        "schema as list": ({"schema_version": [2]}, "schema [2], this mlkit reads 2"),
+        "schema 1": ({"schema_version": 1}, "schema 1, this mlkit reads 2 and 3"),
+        "schema 3": ({"schema_version": 3}, "several markets is of schema 3"),
+        "schema 4": ({"schema_version": 4}, "schema 4, this mlkit reads 2 and 3"),
+        "schema as text": ({"schema_version": "2"}, "schema '2', this mlkit reads 2 and 3"),
+        "schema as list": ({"schema_version": [2]}, "schema [2], this mlkit reads 2 and 3"),
         "horizons unsorted": ({"horizons": [3, 1]}, "horizons must increase"),
         "horizons negative": ({"horizons": [-1, 3]}, "greater than or equal to 1"),
         "horizons as text": ({"horizons": "1,3"}, "horizons"),

@@ -181,7 +181,7 @@ def test_names_that_leave_the_folder(stored: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(schema_version=1), "schema 1, this mlkit reads 2; train again or install the mlkit"),
+        (lambda m: m.update(schema_version=1), "schema 1, this mlkit reads 2 and 3; train again or install the mlkit"),
         (lambda m: m.update(horizons=[3, 1]), "horizons must increase"),
         (lambda m: m.update(feature_names=["a", "a"]), "feature names repeat"),
         (lambda m: m.update(data_sha256="short"), "data_sha256"),
@@ -337,3 +337,46 @@ def test_the_table_prints_and_escapes(stored: Path) -> None:
     html = b.ModelBundle.open(stored)._repr_html_()
     assert "&lt;script&gt; 1m" in html
     assert "700 bars" in html
+
+
+def pool_fields() -> dict[str, Any]:
+    """Fields of a bundle of two markets."""
+    member = {
+        "training_span": FIELDS["training_span"],
+        "garch": (1e-6, 0.05, 0.9),
+        "data_sha256": "1" * 64,
+        "metrics": {"1": {"r2": float("nan")}},
+    }
+    return FIELDS | {"symbol": "BOTH", "pool": {"ETHUSDT": member, "BTCUSDT": member | {"garch": (2e-6, 0.1, 0.8)}}}
+
+
+def test_a_bundle_of_several_markets_has_a_schema_of_its_own(price: PricePredictor, tmp_path: Path) -> None:
+    bundle = b.write_bundle(tmp_path, pool_fields(), price=price)
+    manifest = b.ModelBundle.open(bundle.path).manifest
+    assert (manifest.schema_version, manifest.symbols) == (3, ("BTCUSDT", "ETHUSDT"))
+    assert manifest.garch_of("BTCUSDT") == (2e-6, 0.1, 0.8) and manifest.garch_of("ADAUSDT") is None
+    alone = b.write_bundle(tmp_path, FIELDS | {"garch": (1e-6, 0.05, 0.9)}, price=price).manifest
+    assert (alone.schema_version, alone.symbols) == (2, ("BTCUSDT",))
+    assert alone.garch_of("ADAUSDT") == alone.garch
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(schema_version=2), "several markets is of schema 3"),
+        (lambda m: m["pool"].pop("ETHUSDT"), "a pool has several markets"),
+        (lambda m: m.update(pool={}), "several markets is of schema 3"),
+        (lambda m: m.update(garch=[1e-6, 0.05, 0.9]), "each with its own garch"),
+        (lambda m: m["pool"]["ETHUSDT"].pop("garch"), "pool.ETHUSDT.garch: Field required"),
+        (lambda m: m["pool"]["ETHUSDT"].update(weight=1), "pool.ETHUSDT.weight: Extra inputs"),
+    ],
+)
+def test_a_manifest_of_a_pool_is_strict(
+    price: PricePredictor, tmp_path: Path, change: Callable[[Any], Any], message: str
+) -> None:
+    path = b.write_bundle(tmp_path, pool_fields(), price=price).path / "manifest.json"
+    described = json.loads(path.read_text())
+    change(described)
+    path.write_bytes(render(signed(described)))
+    with pytest.raises(BundleError, match=message):
+        b.ModelBundle.open(path.parent)

@@ -18,6 +18,7 @@ from mlkit.labels import forward_returns
 from mlkit.models import learners, price_predictor
 from mlkit.models.learners import Parts, RandomForestLearner, Rows, XGBoostLearner
 from mlkit.operations import training, training_set
+from mlkit.operations.pool import lay_out, markets_of
 from mlkit.operations.training import TrainingSet
 
 EMBARGO = 20  # bars; the embargo mutant drops it
@@ -157,7 +158,7 @@ def garch_of_all_bars(patch: pytest.MonkeyPatch, world: World) -> None:
     prepare, fit_garch = training.prepare, training.fit_garch
 
     def leaky(bars: Any, horizons: Any, garch: Any, *args: Any, **options: Any) -> TrainingSet:
-        return prepare(bars, horizons, fit_garch(bars), *args, **options)
+        return prepare(bars, horizons, fit_garch(*markets_of(bars)), *args, **options)
 
     patch.setattr(training, "prepare", leaky)
 
@@ -165,8 +166,8 @@ def garch_of_all_bars(patch: pytest.MonkeyPatch, world: World) -> None:
 class _Unpurged(WalkForward):
     """Walk-forward as it is often written: train on all that comes before."""
 
-    def split(self, X: Any, y: Any = None, groups: Any = None) -> Any:
-        for train, test in super().split(X, y, groups):
+    def split(self, X: Any, y: Any = None, groups: Any = None, **options: Any) -> Any:
+        for train, test in super().split(X, y, groups, **options):
             yield np.arange(train[0], test[0]), test
 
 
@@ -184,7 +185,14 @@ def shuffled_folds(patch: pytest.MonkeyPatch, world: World) -> None:
     def leaky(bars: Any, *args: Any, **options: Any) -> Any:
         rng = np.random.default_rng(0)
         world.folds = [
-            (np.sort(rng.choice(np.setdiff1d(np.arange(len(bars) - 5), test), len(train), replace=False)), test)
+            (
+                np.sort(
+                    rng.choice(
+                        np.setdiff1d(np.arange(len(lay_out(markets_of(bars)).bar) - 5), test), len(train), replace=False
+                    )
+                ),
+                test,
+            )
             for train, test in folds(bars, *args, **options)
         ]
         return world.folds

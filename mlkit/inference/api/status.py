@@ -1,16 +1,15 @@
 """What a server can answer, without loading a model of any market."""
 
 from importlib.util import find_spec
-from pathlib import Path
 
 from mlkit import __version__
 from mlkit.config import Settings
-from mlkit.errors import BundleError, NotTrainedError
+from mlkit.errors import BundleError
 from mlkit.inference.api.schemas import MarketStatus, StatusAnswer
 from mlkit.inference.insight import NOT_TRAINED
 from mlkit.inference.models import Models
+from mlkit.inference.roots import answering_root
 from mlkit.market.sources import available
-from mlkit.market.symbols import symbol_folder
 from mlkit.models.manifest import read_current, read_manifest
 
 PACKAGES = ("safetensors", "torch", "xgboost", "lightgbm", "sklearn", "arch")
@@ -42,11 +41,11 @@ def server_status(settings: Settings) -> StatusAnswer:
 
 def market_status(symbol: str, timeframe: str, settings: Settings) -> MarketStatus:
     """One market, from the manifest of its current bundle."""
-    root: Path = settings.models / f"{symbol_folder(symbol)}-{timeframe}"
     try:
+        root = answering_root(symbol, timeframe, settings)
+        if root is None:
+            return MarketStatus(symbol=symbol, timeframe=timeframe, reason=NOT_TRAINED)
         manifest = read_manifest(root / read_current(root)[0])
-    except NotTrainedError:
-        return MarketStatus(symbol=symbol, timeframe=timeframe, reason=NOT_TRAINED)
     except BundleError:
         reason = "the bundle is damaged; mlkit bundle verify says where"
         return MarketStatus(symbol=symbol, timeframe=timeframe, reason=reason)

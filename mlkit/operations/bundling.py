@@ -1,0 +1,113 @@
+"""A trained model and all that is known about it, written as a bundle."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from mlkit.config import Settings
+from mlkit.features.feature_set import FeatureSet
+from mlkit.inference.predictor import market_standard
+from mlkit.inference.roots import market_root, pool_root
+from mlkit.market.bars import fingerprint
+from mlkit.models.base import EnsembleSettings
+from mlkit.operations.pattern_evidence import measure_patterns
+from mlkit.operations.pool import Garch, pool_name
+from mlkit.operations.scoring import score, score_symbols
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mlkit.models.bundle import ModelBundle
+    from mlkit.models.price_predictor import PricePredictor
+
+
+def write_trained(
+    model: "PricePredictor",
+    markets: "tuple[pd.DataFrame, ...]",
+    settings: Settings,
+    features: FeatureSet,
+    ensemble: EnsembleSettings | None,
+    garch: Mapping[str, Garch],
+    forecasts: "pd.DataFrame",
+    name: str | None = None,
+) -> "ModelBundle":
+    """Score the forecasts and write the bundle into the root of its market, or of its pool; it is not published.
+
+    The pattern CNN goes along where one standard fits all markets. Evidence of the patterns is measured on one
+    market's bars, never on a pool.
+    """
+    from mlkit.models.bundle import write_bundle
+    from mlkit.models.pattern_cnn import weights_file
+
+    timeframe, standards = markets[0].attrs["timeframe"], {market_standard(one) for one in markets}
+    fields = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "timeframe": timeframe,
+        "feature_names": list(features.names),
+        "horizons": list(settings.prediction_horizons),
+        "seed": settings.seed,
+        "settings": _chosen(settings, ensemble),
+        "metrics": _by_horizon(score(forecasts, settings)),
+    }
+    if len(markets) == 1:
+        root = market_root(markets[0].attrs["symbol"], timeframe, settings)
+        fields |= _one_market(markets[0], settings, garch)
+    else:
+        name = name or pool_name([one.attrs["symbol"] for one in markets])
+        root = pool_root(name, timeframe, settings)
+        fields |= _pool(name, markets, garch, score_symbols(forecasts, settings))
+    cnn = weights_file(standards.pop(), settings.pattern_weights) if len(standards) == 1 else None
+    return write_bundle(root, fields, price=model, cnn_file=cnn)
+
+
+def _one_market(bars: "pd.DataFrame", settings: Settings, garch: Mapping[str, Garch]) -> dict[str, Any]:
+    symbol = bars.attrs["symbol"]
+    return {
+        "symbol": symbol,
+        "training_span": _span(bars),
+        "garch": list(garch[symbol]),
+        "data_sha256": fingerprint(bars),
+        "pattern_evidence": measure_patterns(bars, settings.prediction_horizons, cost_bps=settings.cost_bps),
+    }
+
+
+def _pool(
+    name: str, markets: "tuple[pd.DataFrame, ...]", garch: Mapping[str, Garch], scores: "pd.DataFrame"
+) -> dict[str, Any]:
+    """What a manifest says of several markets; the whole is known by the digests of all."""
+    members: dict[str, Any] = {}
+    for bars in markets:
+        symbol = bars.attrs["symbol"]
+        members[symbol] = {
+            "training_span": _span(bars),
+            "garch": list(garch[symbol]),
+            "data_sha256": fingerprint(bars),
+            "metrics": _by_horizon(scores.loc[symbol]) if symbol in scores.index else {},
+        }
+    spans = [member["training_span"] for member in members.values()]
+    digest = hashlib.sha256("".join(f"{symbol} {m['data_sha256']}\n" for symbol, m in members.items()).encode())
+    return {
+        "symbol": name,
+        "pool": members,
+        "training_span": {
+            "start": min(span["start"] for span in spans),
+            "end": max(span["end"] for span in spans),
+            "bars": sum(span["bars"] for span in spans),
+        },
+        "data_sha256": digest.hexdigest(),
+    }
+
+
+def _span(bars: "pd.DataFrame") -> dict[str, Any]:
+    return {"start": bars.index[0].isoformat(), "end": bars.index[-1].isoformat(), "bars": len(bars)}
+
+
+def _chosen(settings: Settings, ensemble: EnsembleSettings | None) -> dict[str, Any]:
+    chosen = settings.chosen()
+    return chosen if ensemble is None else chosen | {"ensemble": asdict(ensemble)}  # else the profile says it
+
+
+def _by_horizon(scores: "pd.DataFrame") -> dict[str, Any]:
+    return {str(horizon): row for horizon, row in scores.to_dict("index").items()}
