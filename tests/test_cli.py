@@ -210,6 +210,7 @@ def test_report_passes_its_options(capsys: pytest.CaptureFixture[str], monkeypat
         "only": ("02", "04"),
         "parameters": {"n_splits": "4", "note": "a=b"},
         "force": False,
+        "tracking": False,  # MLKIT_TRACKING of all tests
     }
     assert capsys.readouterr().out == "reports/x\n"
 
@@ -297,6 +298,7 @@ def test_every_command_that_is_listed_works() -> None:
     assert set(actions[0].choices or ()) == {
         "fetch",
         "report",
+        "track",
         "train",
         "retrain",
         "rollback",

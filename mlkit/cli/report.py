@@ -48,6 +48,7 @@ def _jobs(text: str) -> int:
 
 
 def _report(arguments: Arguments) -> None:
+    from mlkit.operations.tracking import for_command
     from mlkit.report import run_report, summarise_report
 
     if arguments.matrix is not None:
@@ -64,6 +65,7 @@ def _report(arguments: Arguments) -> None:
         only=arguments.notebooks,
         parameters={**span, **dict(arguments.parameters)},
         force=arguments.force,
+        tracking=for_command(settings).tracking,
     )
     print(summarise_report(path))
 

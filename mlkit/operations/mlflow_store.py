@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from mlkit.config import project_root
 from mlkit.errors import DependencyError, TrackingError
@@ -69,8 +68,9 @@ class Store:
 
     def __str__(self) -> str:
         """The address without a password."""
-        parts = urlsplit(self._uris[0])
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        scheme, mark, place = self._uris[0].partition("://")
+        host, slash, path = place.partition("/")
+        return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
 
     def ask(self, question: Callable[[Any], _Answer], seconds: float) -> _Answer:
         """The answer to a question put to MLflow's client; TrackingError in one line whatever goes wrong.
@@ -100,9 +100,18 @@ class Store:
         if isinstance(outcome[0], TrackingError):
             raise outcome[0]
         if isinstance(outcome[0], Exception):
-            raise TrackingError(f"{self}: {one_line(outcome[0])}") from outcome[0]
+            raise self._fault(outcome[0]) from outcome[0]
         answer: _Answer = outcome[0]
         return answer
+
+    def _fault(self, error: Exception) -> TrackingError:
+        """What went wrong, without the many words of a connection that failed."""
+        under: BaseException | None = error
+        while under is not None:
+            if isinstance(under, OSError) and self._uris[0].startswith("http"):  # those of requests are
+                return TrackingError(f"{self} cannot be reached ({type(under).__name__})")
+            under = under.__cause__ or under.__context__
+        return TrackingError(f"{self}: {one_line(error)}")
 
     def send(self, journal: Journal, sent: Sent, seconds: float) -> None:
         """Send what is new in a journal; TrackingError, and ``sent`` as far as it came, if that fails.
@@ -119,7 +128,7 @@ class Store:
                 try:
                     _Sender(client, self, journal, sent).send(group)
                 except Exception as error:
-                    if group[0]["do"] == "start" or _status(error) not in _REFUSALS:
+                    if group[0]["do"] == "start" or status_of(error) not in _REFUSALS:
                         raise
                     sent.refused.append(one_line(error))
                 sent.done += len(group)
@@ -267,7 +276,7 @@ def registered(client: Any, model: str, bundle: str) -> str | None:
             if client.get_run(version.run_id).info.lifecycle_stage == "active":
                 return str(version.version)
         except Exception as error:
-            if _status(error) != 404:
+            if status_of(error) != 404:
                 raise
     return None
 
@@ -306,7 +315,7 @@ def _groups(entries: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         yield group
 
 
-def _status(error: BaseException) -> int:
+def status_of(error: BaseException) -> int:
     """HTTP status that an error of MLflow stands for; 500 for any other error."""
     status = getattr(error, "get_http_status_code", None)
     return int(status()) if status is not None else 500

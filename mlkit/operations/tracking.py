@@ -103,7 +103,7 @@ def alias(settings: Settings, bundle: ModelBundle, name: Alias) -> None:
     if above is not None:
         above.bundle(bundle, name)
     elif settings.tracking is not False:
-        with _opened("register", settings, _model(bundle), {}, (), None, lazy=True) as run:
+        with _opened("register", settings, model_name(bundle), {}, (), None, lazy=True) as run:
             run.bundle(bundle, name)
 
 
@@ -204,7 +204,7 @@ class Run:
             self._give_up(error)
         self._write(
             "bundle",
-            model=_model(bundle),
+            model=model_name(bundle),
             id=bundle.id,
             files=files,
             alias=alias,
@@ -379,6 +379,6 @@ def _close(journal: Journal, sent: Sent, arrived: bool) -> None:
     journal.close(sent=arrived, refused=refused)
 
 
-def _model(bundle: ModelBundle) -> str:
+def model_name(bundle: ModelBundle) -> str:
     """Name of the registered model of a bundle's market: that of the folder of its bundles."""
     return f"{symbol_folder(bundle.manifest.symbol)}-{bundle.manifest.timeframe}"

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlkit.config import fsync_folder, write_atomic
+from mlkit.config import Settings, fsync_folder, write_atomic
 from mlkit.errors import ReportError
 from mlkit.report.execute import execute, kernel_environment, one_line
 from mlkit.report.headline import collect_insight
 from mlkit.report.plan import Plan, make_plan
 from mlkit.report.receipt import INSIGHT, PAGE, RECEIPT, build_receipt, file_digests, json_bytes, read_notebooks
 from mlkit.report.reuse import Kept, artifacts
+from mlkit.report.tracked import tracked_report
 
 
 def run_report(
@@ -28,6 +29,7 @@ def run_report(
     reports: Path | None = None,
     force: bool = False,
     progress: bool = True,
+    tracking: bool | None = None,
 ) -> Path:
     """Run the notebooks ``0?_*.ipynb`` in order into ``reports/<symbol>-<timeframe>/``; returns that folder.
 
@@ -48,6 +50,7 @@ def run_report(
         run inside their own folder.
     force: compute every notebook again.
     progress: show a bar over the notebooks and one over the cells.
+    tracking: whether it is a run of MLflow (`mlkit.operations.tracking`); None asks the settings.
 
     Raises
     ------
@@ -59,7 +62,10 @@ def run_report(
         symbol, timeframe, profile=profile, seed=seed, name=name, only=only,
         parameters=parameters, notebooks=notebooks, reports=reports,
     )  # fmt: skip
-    return run_plan(plan, force=force, progress=progress)
+    with tracked_report(plan, Settings().tracking if tracking is None else tracking) as tell:
+        path = run_plan(plan, force=force, progress=progress)
+        tell(path)
+    return path
 
 
 def run_plan(
