@@ -310,6 +310,7 @@ def test_every_command_that_is_listed_works() -> None:
         "verify",
         "diff",
         "bundle",
+        "scale",
         "tune",
     }
 
