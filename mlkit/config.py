@@ -19,7 +19,7 @@ _ELSEWHERE = {
     "tuning_storage",
     "tracking",
 }
-_ELSEWHERE |= {"retrain_age", "retrain_new_bars", "retrain_rows", "retrain_keep"}
+_ELSEWHERE |= {"retrain_age", "retrain_new_bars", "retrain_rows", "retrain_keep", "drift_level"}
 
 
 def project_root() -> Path:
@@ -61,6 +61,7 @@ class Settings(BaseSettings):
     profile: Literal["smoke", "full"] = "smoke"  # smoke: seconds; full: the whole training
     n_threads: int = Field(2, ge=1)
     cost_bps: float = Field(1.0, ge=0.0)  # one-way trading cost, basis points
+    drift_level: float = Field(0.01, gt=0.0, lt=1.0)  # probability of a false alarm at one check for drift
     retrain_age: float = Field(0.1, gt=0.0)  # due when the model is older than this share of the time it learned from
     retrain_new_bars: float = Field(0.05, gt=0.0)  # due when so many bars are new, as a share of those it learned from
     retrain_rows: int = Field(200, ge=60)  # least later bars that champion and challenger are compared on

@@ -311,6 +311,7 @@ def test_every_command_that_is_listed_works() -> None:
         "diff",
         "bundle",
         "scale",
+        "drift",
         "tune",
     }
 

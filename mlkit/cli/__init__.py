@@ -11,11 +11,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from mlkit.cli import data, fetch, inference, models, report, retraining, scale, track, tuning
+from mlkit.cli import data, drift, fetch, inference, models, report, retraining, scale, track, tuning
 from mlkit.cli.arguments import Arguments
 from mlkit.errors import ConfigError, MlkitError
 
-GROUPS = (fetch, data, models, tuning, retraining, scale, inference, report, track)  # in the order of --help
+GROUPS = (fetch, data, models, tuning, drift, retraining, scale, inference, report, track)  # in the order of --help
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -59,14 +59,19 @@ def at_time(insight: Insight, now: datetime, *, never_closes: bool) -> Insight:
     """
     known = insight.known_at or insight.timestamp
     age = (_utc(now) - known).total_seconds()
-    step = timeframe_delta(insight.timeframe).to_pytimedelta()
-    limit = LATE_BARS * step + (timedelta() if never_closes else CLOSED)
-    stale = age > limit.total_seconds()
-    notes = list(insight.freshness.notes)
-    if stale:
-        notes.append(f"the bars are stale: the newest closed {_words(age)} ago; fetch new ones")
+    late = bars_late(known, _utc(now), insight.timeframe, never_closes)
+    stale, notes = late is not None, [*insight.freshness.notes, *([late] if late else [])]
     update = {"as_of": _utc(now), "data_age_seconds": max(age, 0.0), "bars_stale": stale, "notes": notes}
     return insight.model_copy(update={"freshness": insight.freshness.model_copy(update=update)})
+
+
+def bars_late(known: datetime, now: datetime, timeframe: str, never_closes: bool) -> str | None:
+    """Words about bars that are stale at ``now``, where the newest closed at ``known``; both naive UTC."""
+    age = (now - known).total_seconds()
+    limit = LATE_BARS * timeframe_delta(timeframe).to_pytimedelta() + (timedelta() if never_closes else CLOSED)
+    if age <= limit.total_seconds():
+        return None
+    return f"the bars are stale: the newest closed {_words(age)} ago; fetch new ones"
 
 
 def _utc(now: datetime) -> datetime:

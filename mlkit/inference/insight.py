@@ -164,6 +164,14 @@ class Signal(_Part):
     confidence: Probability | None
 
 
+class Drift(_Part):
+    """Whether the market still is the one that the models learned, as `mlkit drift` last found it."""
+
+    verdict: Literal["drift", "no drift", "not enough bars"]
+    checked: UtcTime  # close of the newest bar that was looked at
+    reasons: list[str] = []  # what drifted, or what was found
+
+
 class ModelStatus(_Part):
     """Which models answered, and why one did not; ``models_loaded`` means all of them."""
 
@@ -171,6 +179,7 @@ class ModelStatus(_Part):
     price_predictor_loaded: bool = False
     models_loaded: bool = False
     reasons: dict[str, str] = {}  # "pattern_cnn", "price_predictor" -> why it is not loaded
+    drift: Drift | None = None  # None: not monitored
 
     @model_validator(mode="after")
     def _all_loaded(self) -> "ModelStatus":
@@ -225,7 +234,8 @@ class Insight(_Part):
 
     @model_validator(mode="after")
     def _utc_without_offset(self) -> "Insight":
-        for time in (self.timestamp, self.known_at, self.freshness.as_of, self.freshness.trained_until):
+        checked = None if self.model_status.drift is None else self.model_status.drift.checked
+        for time in (self.timestamp, self.known_at, self.freshness.as_of, self.freshness.trained_until, checked):
             if time is not None and time.tzinfo is not None:
                 raise ValueError("timestamps are UTC without an offset")
         return self

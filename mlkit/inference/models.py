@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mlkit.errors import DependencyError
 from mlkit.features.rules import Standard
-from mlkit.inference.insight import NOT_TRAINED, ModelStatus, PatternEvidence, Verdict
+from mlkit.inference.insight import NOT_TRAINED, Drift, ModelStatus, PatternEvidence, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,7 +87,17 @@ class Models:
             price_predictor_loaded=price is not None,
             models_loaded=both,
             reasons=reasons,
+            drift=self.drift(market),
         )
+
+    def drift(self, market: str | None) -> Drift | None:
+        """What `mlkit drift` last found for the bundle on this market; read again when the file changes."""
+        from mlkit.inference.drift import read_drift
+
+        if self.bundle is None or market is None:
+            return None
+        symbol, timeframe = market.rsplit(" ", 1)
+        return read_drift(self.bundle.path.parent, symbol, timeframe, self.bundle.id)
 
     def why_no_prices(self, market: str | None = None) -> str:
         """Reason of empty price predictions, with the command that mends it; empty where there is a model."""

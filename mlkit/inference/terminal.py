@@ -24,7 +24,18 @@ def insight_table(insight: Insight, *, colour: bool = False) -> str:
     if insight.message:
         notes.insert(0, paint(insight.message, "note"))
     notes += [paint(f"{name}: {why}", "soft") for name, why in insight.model_status.reasons.items()]
-    return "\n\n".join("\n".join(lines) for lines in [*sections, notes] if lines)
+    return "\n\n".join("\n".join(lines) for lines in [*sections, notes + _drift(insight, paint)] if lines)
+
+
+def _drift(insight: Insight, paint: "_Paint") -> list[str]:
+    """What `mlkit drift` last said about the model; nothing without a model."""
+    drift = insight.model_status.drift
+    if drift is None:
+        return [paint("drift: not monitored; run mlkit drift", "soft")] if insight.bundle else []
+    said = f"drift: {drift.verdict}, checked at the close of {drift.checked:%Y-%m-%d %H:%M} UTC"
+    if drift.verdict != "drift":
+        return [paint(said, "soft")]
+    return [paint(said, "down"), *(paint(f"  {reason}", "note") for reason in drift.reasons)]
 
 
 class _Paint:

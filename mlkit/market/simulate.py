@@ -67,6 +67,7 @@ def planted_edge(
     garch: bool = True,
     price: float = 1_000.0,
     tick: float = 0.01,
+    tails: float = TAILS,
 ) -> pd.DataFrame:
     """The null market plus a momentum (``strength > 0``) or reversal (``< 0``) that past bars show.
 
@@ -83,14 +84,16 @@ def planted_edge(
     ----------
     strength: correlation of the best one-bar forecast with the outcome, -0.9 to 0.9.
     persistence: how slowly the driver fades, 0 to below 1; ``persistence == strength`` is a plain AR(1).
+    tails: degrees of freedom of the Student-t shocks, above 2; their variance stays.
     The others are those of ``null_market``.
 
     Returns valid bars (n_bars, 5). Raises ConfigError for a parameter out of range.
     """
     _check_range("strength", strength, -0.9, 0.9)
     _check_range("persistence", persistence, 0.0, 0.999)
+    _check_range("tails", tails, 2.1, 1e6)
     _check_market(annual_volatility, price, tick)
-    return _market(n_bars, seed, strength, persistence, timeframe, symbol, annual_volatility, garch, price, tick)
+    return _market(n_bars, seed, strength, persistence, timeframe, symbol, annual_volatility, garch, price, tick, tails)
 
 
 def edge_r2(strength: float, *, persistence: float = 0.8, horizon: int = 1) -> float:
@@ -210,12 +213,13 @@ def _market(
     garch: bool,
     price: float,
     tick: float,
+    tails: float = TAILS,
 ) -> pd.DataFrame:
     """The model of ``planted_edge``; without strength, the null market."""
     times = _calendar(n_bars, timeframe)
     rng = np.random.default_rng(seed)
     paths = _unit_paths(rng, n_bars, STEPS)
-    mixing = _heavy_tails(rng, n_bars) if garch else np.ones(n_bars)
+    mixing = _heavy_tails(rng, n_bars, tails) if garch else np.ones(n_bars)
     shocks = paths[:, -1] * mixing
     volatility = annual_volatility * float(np.sqrt(timeframe_delta(timeframe) / _YEAR)) * np.ones(n_bars)
     if garch:
@@ -268,9 +272,9 @@ def _unit_paths(rng: np.random.Generator, n_bars: int, steps: int) -> npt.NDArra
     return paths
 
 
-def _heavy_tails(rng: np.random.Generator, n_bars: int) -> Float64Array:
+def _heavy_tails(rng: np.random.Generator, n_bars: int, tails: float = TAILS) -> Float64Array:
     """Factors that make unit Gaussian shocks Student-t with variance 1."""
-    return np.asarray(np.sqrt((TAILS - 2) / rng.chisquare(TAILS, n_bars)))
+    return np.asarray(np.sqrt((tails - 2) / rng.chisquare(tails, n_bars)))
 
 
 def _garch(shocks: Float64Array, *, alpha: float, beta: float) -> Float64Array:

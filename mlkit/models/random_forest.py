@@ -4,9 +4,6 @@ Prediction equals ``RandomForestRegressor.predict`` on one thread (scikit-learn 
 order its threads finish, so with ``n_jobs > 1`` the last bits change from run to run).
 """
 
-import io
-import zipfile
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -17,6 +14,7 @@ import numpy.typing as npt
 from mlkit.errors import BundleError
 from mlkit.models.base import Float32Matrix, FloatVector
 from mlkit.models.trees import LEAF, TreeArrays, Trees
+from mlkit.models.vectors import pack_vectors, unpack_vectors
 
 # Name, dtype of the stored arrays. Children count from the first node of their tree; a leaf has LEAF twice.
 _ARRAYS = {
@@ -28,7 +26,6 @@ _ARRAYS = {
     "offsets": "<i8",
     "importance": "<f8",
 }
-_UNPACKED_LIMIT = 2**28  # bytes of all arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +71,8 @@ class RandomForest:
 
     def to_bytes(self) -> bytes:
         """The arrays as a compressed npz; the same forest gives the same bytes."""
-        buffer = io.BytesIO()
         stored = {name: getattr(self.arrays, name) for name in _ARRAYS if name != "importance"}
-        np.savez_compressed(buffer, **stored, importance=self.importance)
-        return buffer.getvalue()
+        return pack_vectors(stored | {"importance": self.importance})
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "forest") -> Self:
@@ -89,7 +84,7 @@ class RandomForest:
             Not an npz of these arrays, or nodes that are not trees.
         """
         try:
-            arrays = _unpack(data)
+            arrays = unpack_vectors(data, _ARRAYS, "a forest file")
             importance = arrays.pop("importance")
             if not len(importance) or not np.isfinite(importance).all() or (importance < 0).any():
                 raise BundleError("importance must be finite and not negative, one number a feature")
@@ -100,35 +95,3 @@ class RandomForest:
         except BundleError as error:
             raise BundleError(f"{name}: {error}; train the bundle again") from error
         return forest
-
-
-def _unpack(data: bytes) -> dict[str, Any]:
-    """The arrays of an npz whose every header is the one that its array's name and length ask for.
-
-    ``np.load`` would believe headers: room for an array of any length, or pickled objects.
-    """
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-            wanted, found = sorted(f"{name}.npy" for name in _ARRAYS), sorted(e.filename for e in entries)
-            if found != wanted:
-                raise BundleError(f"expected the arrays {', '.join(_ARRAYS)}, got {', '.join(found)[:200] or 'none'}")
-            if sum(entry.file_size for entry in entries) > _UNPACKED_LIMIT:
-                raise BundleError(f"unpacks to more than {_UNPACKED_LIMIT} bytes")
-            unpacked = {entry.filename.removesuffix(".npy"): archive.read(entry) for entry in entries}
-    # zipfile raises the last two for encryption and for methods that it does not know.
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
-        raise BundleError(f"not a forest file ({error})") from error
-    return {name: _array(name, unpacked[name]) for name in _ARRAYS}
-
-
-def _array(name: str, stored: bytes) -> npt.NDArray[Any]:
-    """A vector in the npy format, version 1.0."""
-    kind = np.dtype(_ARRAYS[name])
-    room = len(stored) - 128  # header of a vector
-    header = io.BytesIO()
-    described = {"descr": kind.str, "fortran_order": False, "shape": (room // kind.itemsize,)}
-    np.lib.format.write_array_header_1_0(header, described)
-    if room < 0 or room % kind.itemsize or not stored.startswith(header.getvalue()):
-        raise BundleError(f"array {name} must be a vector of {kind}")
-    return np.frombuffer(stored, dtype=kind, offset=128)

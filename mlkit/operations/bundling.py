@@ -12,9 +12,11 @@ from mlkit.inference.predictor import market_standard
 from mlkit.inference.roots import market_root, pool_root
 from mlkit.market.bars import fingerprint
 from mlkit.models.base import EnsembleSettings
+from mlkit.operations.drift_reference import DRIFT_FILE, DriftReference
 from mlkit.operations.pattern_evidence import measure_patterns
 from mlkit.operations.pool import Garch, pool_name
 from mlkit.operations.scoring import score, score_symbols
+from mlkit.operations.training_set import TrainingSet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 def write_trained(
     model: "PricePredictor",
+    data: TrainingSet,
     markets: "tuple[pd.DataFrame, ...]",
     settings: Settings,
     features: FeatureSet,
@@ -35,8 +38,8 @@ def write_trained(
 ) -> "ModelBundle":
     """Score the forecasts and write the bundle into the root of its market, or of its pool; it is not published.
 
-    The pattern CNN goes along where one standard fits all markets. Evidence of the patterns is measured on one
-    market's bars, never on a pool.
+    The pattern CNN goes along where one standard fits all markets, and what `mlkit drift` will compare with. Evidence
+    of the patterns is measured on one market's bars, never on a pool.
     """
     from mlkit.models.bundle import write_bundle
     from mlkit.models.pattern_cnn import weights_file
@@ -59,7 +62,8 @@ def write_trained(
         root = pool_root(name, timeframe, settings)
         fields |= _pool(name, markets, garch, score_symbols(forecasts, settings))
     cnn = weights_file(standards.pop(), settings.pattern_weights) if len(standards) == 1 else None
-    return write_bundle(root, fields, price=model, cnn_file=cnn)
+    reference = DriftReference.of(data, model, forecasts)
+    return write_bundle(root, fields, price=model, cnn_file=cnn, extra={DRIFT_FILE: reference.to_bytes()})
 
 
 def _one_market(bars: "pd.DataFrame", settings: Settings, garch: Mapping[str, Garch]) -> dict[str, Any]:

@@ -32,7 +32,8 @@ def forecast_rows(data: TrainingSet, model: "PricePredictor", rows: IntVector) -
         own, bars = np.flatnonzero(data.market == market), data.bar[rows[picked]]
         first, last = int(bars[0]), int(bars[-1])
         span = _slice(own[max(first - model.memory, 0) : last + 1])
-        forecast = model.predict(data.X[span], data.scale[span], data.terms[span])
+        terms = data.terms[span] if model.spreads else None
+        forecast = model.predict(data.X[span], data.scale[span], terms)
         parts.append((picked, model.adapted(forecast, data.Y[span], last + 1 - first).rows(bars - first)))
     return parts[0][1] if len(parts) == 1 else _joined(parts)
 

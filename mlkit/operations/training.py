@@ -249,7 +249,7 @@ def train(
     told = _prefixed(progress, "final fit")
     # Judged above: no trial of its own.
     model = fit_price(data, rows, settings, ensemble=ensemble, purpose="publish", progress=told)
-    bundle = write_trained(model, markets, settings, features, ensemble, garch, forecasts, name)
+    bundle = write_trained(model, data, markets, settings, features, ensemble, garch, forecasts, name)
     if publish:
         make_current(bundle)
     return bundle

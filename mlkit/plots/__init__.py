@@ -4,6 +4,7 @@ Call ``plots.style()`` once in a notebook; every other function draws into the a
 them: ``fig, ax = plt.subplots(); plots.candles(ax, bars)``.
 """
 
+from mlkit.plots.drift import coverage_over_time, drift_features
 from mlkit.plots.evaluation import (
     coverage,
     equity,
@@ -26,6 +27,8 @@ __all__ = [
     "candles",
     "cones",
     "coverage",
+    "coverage_over_time",
+    "drift_features",
     "equity",
     "feature_panel",
     "folds",

@@ -120,7 +120,8 @@ def test_untrained_has_the_same_schema_with_empty_parts() -> None:
     assert document["patterns"]["strongest"] is None
     assert document["price_predictions"] == {} and document["signals"] == []
     assert document["confidence"] is None
-    assert document["model_status"] == {**dict.fromkeys(DOCUMENTED["model_status"], False), "reasons": {}}
+    loaded = dict.fromkeys(DOCUMENTED["model_status"], False)
+    assert document["model_status"] == {**loaded, "reasons": {}, "drift": None}
     assert document["message"] == "Models not trained yet"
 
 

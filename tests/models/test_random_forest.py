@@ -145,7 +145,7 @@ def test_sizes_are_checked_before_memory_is_asked_for(forest: RandomForest, monk
     assert claims != npy.getvalue()
     with pytest.raises(BundleError, match="array value must be a vector"):
         RandomForest.from_bytes(zipped(forest, "value.npy", claims))
-    monkeypatch.setattr("mlkit.models.random_forest._UNPACKED_LIMIT", 2**20)
+    monkeypatch.setattr("mlkit.models.vectors._UNPACKED_LIMIT", 2**20)
     assert RandomForest.from_bytes(forest.to_bytes()).n_features == 12
     with pytest.raises(BundleError, match="unpacks to more than 1048576 bytes"):
         RandomForest.from_bytes(zipped(forest, "value.npy", bytes(2**20)))

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from mlkit.inference.insight import (
+    Drift,
     Freshness,
     Insight,
     ModelStatus,
@@ -79,6 +80,7 @@ class MarketStatus(BaseModel):
     training_bars: int | None = None
     metrics: dict[str, JsonValue] = {}  # horizon -> metrics out of sample, with the verdict
     pattern_evidence: dict[str, JsonValue] = {}
+    drift: Drift | None = None  # None: not monitored
     reason: str | None = None  # why there is no bundle
 
 

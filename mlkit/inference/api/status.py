@@ -6,6 +6,7 @@ from mlkit import __version__
 from mlkit.config import Settings
 from mlkit.errors import BundleError
 from mlkit.inference.api.schemas import MarketStatus, StatusAnswer
+from mlkit.inference.drift import read_drift
 from mlkit.inference.insight import NOT_TRAINED
 from mlkit.inference.models import Models
 from mlkit.inference.roots import answering_root
@@ -60,4 +61,5 @@ def market_status(symbol: str, timeframe: str, settings: Settings) -> MarketStat
         training_bars=span.bars,
         metrics=manifest.metrics,
         pattern_evidence=manifest.pattern_evidence,
+        drift=read_drift(root, symbol, timeframe, manifest.bundle_id),
     )

@@ -1,0 +1,101 @@
+"""Drift bar by bar: ADWIN over what a live forecaster gets wrong.
+
+ADWIN (Bifet and Gavaldà 2007, SIAM SDM; river's implementation) keeps a window of recent values and cuts it where the
+means of its two parts differ more than chance allows. It takes values as independent, so of forecasts over ``horizon``
+bars only every ``horizon``-th is used: their outcomes do not overlap.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Self
+
+from mlkit.errors import ConfigError, DependencyError
+
+KEPT = 4096  # values that a detector looks back over, at least
+CLIP = 4.0  # half widths of an interval beyond which an error counts no further
+
+
+class DriftStream:
+    """Two detectors: how often an interval misses, and how large the errors are in units of its half width.
+
+    Parameters
+    ----------
+    horizon : bars ahead of the forecasts.
+    delta : ADWIN's confidence, an upper bound of the share of false cuts at one look.
+
+    Raises ConfigError for a parameter out of range, DependencyError where river is missing.
+    """
+
+    def __init__(self, horizon: int = 1, *, delta: float = 0.002) -> None:
+        if horizon < 1 or not 0 < delta < 1:
+            raise ConfigError(f"DriftStream: horizon {horizon} must be at least 1 and delta {delta} in (0, 1)")
+        self.horizon, self.delta = horizon, delta
+        self._seen = 0
+        self._detectors = {name: _Detector(delta) for name in ("coverage", "errors")}
+
+    def push(self, outcome: float, low: float, high: float) -> tuple[str, ...]:
+        """Take the outcome of the next forecast and its interval, in bar order; what changed just now.
+
+        Returns ``()``, or the names of those that changed: "coverage", "errors". A NaN counts as a bar without an
+        outcome.
+        """
+        due, self._seen = self._seen % self.horizon == 0, self._seen + 1
+        half = 0.5 * (high - low)
+        if not due or not math.isfinite(outcome + half) or half <= 0:
+            return ()
+        error = min(abs(outcome - 0.5 * (low + high)) / half, CLIP)
+        values = {"coverage": float(not low <= outcome <= high), "errors": error / CLIP}
+        return tuple([name for name, value in values.items() if self._detectors[name].push(value)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """State as plain JSON; a stream restored from it goes on exactly as this one."""
+        values = {name: detector.values for name, detector in self._detectors.items()}
+        return {"horizon": self.horizon, "delta": self.delta, "seen": self._seen, "values": values}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> Self:
+        """Restore `to_dict`; ConfigError for anything else."""
+        try:
+            stream = cls(int(state["horizon"]), delta=float(state["delta"]))
+            stream._seen = int(state["seen"])
+            for name, detector in stream._detectors.items():
+                detector.restore([float(value) for value in state["values"][name]])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"DriftStream: not a saved state ({error!r:.80}); start a new stream") from error
+        return stream
+
+
+class _Detector:
+    """ADWIN whose state is the values it was given: those since its last change, or the newest ``KEPT`` to twice that.
+
+    river's own state cannot be saved without pickle; the same values in the same order rebuild it.
+    """
+
+    def __init__(self, delta: float) -> None:
+        self._delta = delta
+        self.restore([])
+
+    def push(self, value: float) -> bool:
+        self.values.append(value)
+        self._adwin.update(value)
+        if self._adwin.drift_detected:
+            self.restore([])
+            return True
+        if len(self.values) >= 2 * KEPT:
+            self.restore(self.values[-KEPT:])
+        return False
+
+    def restore(self, values: list[float]) -> None:
+        if len(values) >= 2 * KEPT or not all(0.0 <= value <= 1.0 for value in values):
+            raise ValueError("values must lie in [0, 1], and not be more than were kept")
+        self.values, self._adwin = values, _adwin(self._delta)
+        for value in values:
+            self._adwin.update(value)
+
+
+def _adwin(delta: float) -> Any:
+    try:
+        from river.drift import ADWIN
+    except ModuleNotFoundError as error:
+        raise DependencyError("drift streams need river: pip install 'mlkit[track]'") from error
+    return ADWIN(delta=delta)
