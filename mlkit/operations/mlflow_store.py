@@ -206,12 +206,15 @@ class _Sender:
             run = self._client.create_run(experiment, entry["time"], tags, run_name=entry["name"])
             self._sent.run_id = str(run.info.run_id)
         self._parameters({"values": entry["parameters"]})
-        if entry["datasets"]:
-            from mlflow.entities import Dataset, DatasetInput
-
-            inputs = [DatasetInput(Dataset(source_type="mlkit", **one), []) for one in entry["datasets"]]
-            self._client.log_inputs(self._sent.run_id, inputs)
+        self._datasets({"values": entry["datasets"]})
         return self._sent.run_id
+
+    def _datasets(self, entry: dict[str, Any]) -> None:
+        from mlflow.entities import Dataset, DatasetInput
+
+        inputs = [DatasetInput(Dataset(source_type="mlkit", **one), []) for one in entry["values"]]
+        if inputs:
+            self._client.log_inputs(self._sent.run_id, inputs)
 
     def _metrics(self, group: list[dict[str, Any]]) -> None:
         from mlflow.entities import Metric

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from mlkit.config import Settings, fsync_folder
-from mlkit.errors import BundleError, NotTrainedError, TrackingError
+from mlkit.errors import BundleError, ConfigError, NotTrainedError, TrackingError
+from mlkit.inference.roots import POOLS
 from mlkit.models.bundle import DRAFT, ModelBundle
 from mlkit.models.inspection import inspect_bundle
-from mlkit.models.manifest import FILE_LIMIT, MANIFEST
+from mlkit.models.manifest import FILE_LIMIT, ID, MANIFEST
 from mlkit.operations.mlflow_store import BUNDLE, Store, status_of
-from mlkit.operations.tracking import Alias, model_name
+from mlkit.operations.tracking import POOL, Alias, model_name
 
 SECONDS = 600.0  # that a download may take
 _FILES = 100  # of a bundle
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)
-_ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
+_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9%._-]{0,199}", re.ASCII)
 
 
 def fetch_bundle(
@@ -38,10 +39,11 @@ def fetch_bundle(
 
     Raises
     ------
-    NotTrainedError where no version has the alias. BundleError where what was registered is damaged, foreign, or not
-    what the registry says. TrackingError, DependencyError where MLflow does not answer or is not installed.
+    ConfigError for what is no name. NotTrainedError where no version has the alias. BundleError where what was
+    registered is damaged, foreign, or not what the registry says. TrackingError, DependencyError where MLflow does not
+    answer or is not installed.
     """
-    root = Path(root) if root is not None else settings.models / model
+    root = Path(root) if root is not None else _root(settings, model)
     store = Store.default()
     version = store.ask(lambda client: _version(client, model, alias), SECONDS)
     bundle, run, folder = _source(store, model, version)
@@ -72,6 +74,14 @@ def fetch_bundle(
     return ModelBundle.open(target)
 
 
+def _root(settings: Settings, model: str) -> Path:
+    """Folder of the bundles of a registered model."""
+    name = model.removeprefix(POOL)
+    if not _FOLDER.fullmatch(name):
+        raise ConfigError(f"{model!r} is not the name of a registered market or pool, such as SP500-1d")
+    return settings.models / POOLS / name if model.startswith(POOL) else settings.models / name
+
+
 def _version(client: Any, model: str, alias: str) -> Any:
     """The registered version of an alias; None where there is none."""
     try:
@@ -88,7 +98,7 @@ def _source(store: Store, model: str, version: Any) -> tuple[str, str, str]:
         raise NotTrainedError(f"{store}: no version of {model} has that alias; see the registry, or run mlkit train")
     bundle = str(version.tags.get(BUNDLE, ""))
     run, _, folder = str(version.source).removeprefix("runs:/").partition("/")
-    if not str(version.source).startswith("runs:/") or not _ID.fullmatch(bundle) or not folder:
+    if not str(version.source).startswith("runs:/") or not re.fullmatch(ID, bundle) or not folder:
         raise BundleError(f"{store}: version {version.version} of {model} was not registered by mlkit; train again")
     return bundle, run, folder
 

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 Kind = Literal["train", "tune", "evaluate", "retrain", "report"]
 Alias = Literal["champion", "challenger"]
 SECONDS = 60.0  # that a run may wait for its server at a time
+POOL = "pool@"  # no folder of a market has this sign in its name
 _EVERY = 10.0  # seconds between two sendings of a run that goes on
 _PATIENCE = 60.0  # seconds of a run that may go into sending before its end
 _log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def tracked(
     """
     above = _ACTIVE.get()
     if above is not None and kind in (above.kind, "evaluate"):
-        above.parameters(parameters or {})
+        above.join(parameters or {}, sources)
         yield above
     elif not _wanted(settings):
         yield Run(kind)
@@ -132,6 +133,12 @@ class Run:
         numbers = {key_name(name): float(value) for name, value in values.items() if is_number(value)}
         if numbers:
             self._write("metrics", values=numbers, step=step)
+
+    def join(self, parameters: Mapping[str, Any], sources: Sequence[Source]) -> None:
+        """Parameters and data of a run that joins this one."""
+        self.parameters({**parameters, **data_parameters(sources)})
+        if sources:
+            self._write("datasets", values=datasets(sources))
 
     def parameters(self, values: Mapping[str, Any]) -> None:
         """Further parameters; the first value of a name stands."""
@@ -380,5 +387,6 @@ def _close(journal: Journal, sent: Sent, arrived: bool) -> None:
 
 
 def model_name(bundle: ModelBundle) -> str:
-    """Name of the registered model of a bundle's market: that of the folder of its bundles."""
-    return f"{symbol_folder(bundle.manifest.symbol)}-{bundle.manifest.timeframe}"
+    """Name of the registered model of a bundle: ``SP500-1d`` of a market, ``pool@<name>-1d`` of a pool of markets."""
+    manifest = bundle.manifest
+    return f"{POOL if manifest.pool else ''}{symbol_folder(manifest.symbol)}-{manifest.timeframe}"

@@ -126,7 +126,7 @@ class Mlflow:
     def artifacts(self, run: str, folder: str | None = None, uri: str | None = None) -> list[str]:
         return sorted(one.path for one in self.ask(lambda client: client.list_artifacts(run, folder), uri))
 
-    def bundle_in(self, root: Path, word: str = "one", symbol: str = "SP500") -> ModelBundle:
+    def bundle_in(self, root: Path, word: str = "one", symbol: str = "SP500", **more: Any) -> ModelBundle:
         span = {"start": "2020-01-01", "end": "2020-06-01", "bars": 100}
         fields = {
             "created": "2026-01-01T00:00:00+00:00",
@@ -140,7 +140,7 @@ class Mlflow:
             "settings": {},
             "metrics": {"1": {"hit_rate": 0.51, "verdict": "no edge"}, "5": {"verdict": "no edge"}},
         }
-        return write_bundle(root, fields, extra={"words.txt": word.encode(), "more.json": b"{}"})
+        return write_bundle(root, fields | more, extra={"words.txt": word.encode(), "more.json": b"{}"})
 
     def figure(self) -> Any:
         import matplotlib.figure

@@ -9,7 +9,7 @@ import pytest
 
 from mlkit.cli import main
 from mlkit.config import Settings
-from mlkit.errors import BundleError, NotTrainedError, TrackingError
+from mlkit.errors import BundleError, ConfigError, NotTrainedError, TrackingError
 from mlkit.models.bundle import ModelBundle
 from mlkit.models.publishing import history
 from mlkit.operations import registry
@@ -64,6 +64,18 @@ def test_what_is_there_is_not_fetched_again_and_what_is_damaged_is(
         assert fetch_bundle(Settings(), "SP500-1d").path == first.path
     (first.path / "words.txt").write_text("two")
     assert contents(fetch_bundle(Settings(), "SP500-1d").path) == contents(bundle.path)
+
+
+def test_a_pool_is_a_model_of_its_own_and_comes_back_among_the_pools(
+    mlflow_home: Path, recorded_by_mlflow: Any, bundle: ModelBundle, unread: None
+) -> None:
+    span = {"start": "2020-01-01", "end": "2020-06-01", "bars": 100}
+    member = {"training_span": span, "garch": [0.1, 0.1, 0.8], "data_sha256": "ab" * 32, "metrics": {}}
+    pool = recorded_by_mlflow.bundle_in(mlflow_home / "elsewhere", pool={"NASDAQ": member, "SP500": member})
+    with tracked("train", Settings(tracking=True), name="x") as run:
+        run.bundle(pool, "champion")
+    assert fetch_bundle(Settings(), "pool@SP500-1d").path == Settings().models / "pools" / "SP500-1d" / pool.id
+    assert fetch_bundle(Settings(), "SP500-1d").id == bundle.id
 
 
 @pytest.mark.parametrize("fault", ["changed", "missing", "more", "folder", "another bundle", "another market"])
@@ -121,6 +133,8 @@ def test_without_such_a_version_it_is_said_in_one_line(
     recorded_by_mlflow.ask(register)
     with pytest.raises(BundleError, match="was not registered by mlkit"):
         fetch_bundle(Settings(), "FOREIGN-1d")
+    with pytest.raises(ConfigError, match="is not the name"):
+        fetch_bundle(Settings(), "../SP500-1d")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(TrackingError, match=r"http://127\.0\.0\.1:9"):
         fetch_bundle(Settings(), "SP500-1d")

@@ -112,7 +112,7 @@ def test_how_a_run_ended_is_recorded_and_passed_on(home: Path, there: Any) -> No
 def test_runs_inside_runs_join_or_lie_below(home: Path, there: Any) -> None:
     settings = Settings(**ON)
     with tracked("retrain", settings, name="outer") as outer:
-        with tracked("evaluate", settings, name="joined", parameters={"more": 1}) as joined:
+        with tracked("evaluate", settings, name="joined", parameters={"more": 1}, sources=[there.source]) as joined:
             pass
         with tracked("train", settings, name="inner") as inner:
             with tracked("train", settings, name="library") as same:
@@ -120,7 +120,8 @@ def test_runs_inside_runs_join_or_lie_below(home: Path, there: Any) -> None:
             assert tracking.active() is inner
     assert joined is outer and same is inner and tracking.active() is None
     above, below = there.runs()
-    assert above.data.params["more"] == "1"
+    assert above.data.params["more"] == "1" and above.data.params["data.sha256"] == there.source.sha256
+    assert [one.dataset.name for one in above.inputs.dataset_inputs] == ["SP500-1d"]
     assert below.data.tags["mlflow.parentRunId"] == above.info.run_id
 
 
