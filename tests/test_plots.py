@@ -60,6 +60,9 @@ def every_figure(bars: pd.DataFrame) -> dict[str, Callable[[Axes], Axes]]:
     shares = pd.DataFrame({0.8: [0.79, 0.8, 0.7, 0.81], 0.9: [0.9, 0.91, 0.88, 0.9]}, index=HORIZONS)
     wealth = pd.DataFrame({"ensemble": np.exp(returns.fillna(0).cumsum()), "flat": 1.0})
     curve = scores.set_index(pd.Index([0.1, 0.3, 0.5, 1.0], name="share"))
+    states = ["complete", "complete", "pruned", "complete"]
+    trials = pd.DataFrame({"state": states, "score": [1.0, 0.9, 1.1, 0.95], "default": [True, False, False, False]})
+    trials["depth"] = [3.0, 5.0, 8.0, 4.0]
     splits = [(np.arange(50), np.arange(60, 90)), (np.arange(80), np.arange(90, 120))]
     index = pd.DatetimeIndex(bars.index)
     return {
@@ -80,6 +83,8 @@ def every_figure(bars: pd.DataFrame) -> dict[str, Callable[[Axes], Axes]]:
         "reliability": lambda ax: plots.reliability(ax, table),
         "returns_histogram": lambda ax: plots.returns_histogram(ax, returns),
         "risk_coverage": lambda ax: plots.risk_coverage(ax, {1: curve}, unit="hit rate", naive=0.5),
+        "tuning_history": lambda ax: plots.tuning_history(ax, trials),
+        "tuning_slice": lambda ax: plots.tuning_slice(ax, trials, "depth", log=True),
     }
 
 
@@ -203,3 +208,10 @@ def test_importance_shows_the_largest_first(ax: Axes) -> None:
 def test_importing_mlkit_does_not_import_matplotlib() -> None:
     code = "import mlkit, mlkit.report, sys; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_best_so_far_never_counts_a_pruned_trial(ax: Axes) -> None:
+    trials = pd.DataFrame({"state": ["complete", "pruned", "complete"], "score": [1.0, 0.5, 0.9], "default": False})
+    plots.tuning_history(ax, trials)
+    best = next(line for line in ax.lines if line.get_label() == "best so far")
+    assert list(np.asarray(best.get_ydata())) == [1.0, 1.0, 0.9]

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from mlkit.cli.arguments import AddCommand, Arguments, count_value, run_options, settings_from, symbol_value
@@ -26,30 +27,52 @@ def _study_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=count_value, default=1, help="processes; with 1 every run gives the same")
     parser.add_argument("--storage", metavar="URL", help="Optuna storage; the SQLite file data/optuna.db")
     parser.add_argument("--study", metavar="NAME", help="a study that is there goes on; by default the market's own")
+    parser.add_argument("--only", choices=("patterns",), help="patterns: the pattern CNN, on simulated bars alone")
 
 
 def _tune(arguments: Arguments) -> None:
-    settings = settings_from(profile=arguments.profile, seed=arguments.seed)
+    from mlkit.operations.tracking import for_command
+
+    settings = for_command(settings_from(profile=arguments.profile, seed=arguments.seed))
+    if arguments.only:
+        _tune_patterns(arguments, settings)
+        return
     for name in ("symbol", "timeframe"):
         if getattr(arguments, name) is None:
             raise ConfigError(f"tune needs --{name}, such as mlkit tune --symbol SP500 --timeframe 1d")
+    from mlkit.evaluation.ledger import Source
     from mlkit.market.sources import load_bars
+    from mlkit.operations.tracking import tracked
     from mlkit.operations.tuning import save_tuned, tune
 
     bars = load_bars(arguments.symbol, arguments.timeframe, settings=settings)
-    with _bar() as tell:
-        tuning = tune(
-            bars,
-            settings,
-            trials=arguments.trials,
-            workers=arguments.workers,
-            storage=arguments.storage,
-            study=arguments.study,
-            progress=tell,
-        )
-    path = save_tuned(tuning.tuned, settings)
+    name = f"{arguments.symbol}-{arguments.timeframe}"
+    with tracked("tune", settings, name=name, sources=[Source.of(bars)]) as run, _bar() as tell:
+        tuning = tune(bars, settings, **_chosen(arguments), progress=tell)
+        path = save_tuned(tuning.tuned, settings)
+        run.file(path)
+        _figures(run, tuning)
     _print(tuning)
     print(path)
+
+
+def _tune_patterns(arguments: Arguments, settings: Any) -> None:
+    if arguments.symbol or arguments.timeframe:
+        raise ConfigError("--only patterns learns from simulated bars; leave --symbol and --timeframe out")
+    from mlkit.operations.pattern_tuning import save_tuned_patterns, tune_patterns
+    from mlkit.operations.tracking import tracked
+
+    with tracked("tune", settings, name="patterns") as run, _bar() as tell:
+        tuning = tune_patterns(settings, **_chosen(arguments), progress=tell)
+        path = save_tuned_patterns(tuning.tuned, settings)
+        run.file(path)
+        _figures(run, tuning)
+    _print(tuning)
+    print(path)
+
+
+def _chosen(arguments: Arguments) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in ("trials", "workers", "storage", "study")}
 
 
 @contextmanager
@@ -71,6 +94,24 @@ def _bar() -> Iterator[Any]:
     finally:
         for bar in bars:
             bar.close()
+
+
+def _figures(run: Any, tuning: Any) -> None:
+    """The study's pictures in the tracked run; none where it is not tracked, or matplotlib is missing."""
+    if run.key is None or find_spec("matplotlib") is None:
+        return
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    from mlkit import plots
+
+    with mpl.rc_context(plots.RC):  # type: ignore[arg-type]  # the stubs want every key as a literal
+        history, importance = Figure(figsize=(9, 3.2)), Figure(figsize=(7, 3.2))
+        plots.tuning_history(history.subplots(), tuning.trials)
+        run.figure("history", history)
+        if len(tuning.importance):
+            plots.importance(importance.subplots(), tuning.importance, unit="share of the score's variance")
+            run.figure("importance", importance)
 
 
 def _print(tuning: Any) -> None:

@@ -92,9 +92,14 @@ def halve(net: PatternCNN, standard: Standard) -> PatternCNN:
     return net_of(state)
 
 
-def macro_f1(model: PatternModel, ohlcv: Float64Array, least: int = 100) -> float:
-    """Mean F1 of the model's detections against the rules, over patterns with at least ``least`` hits."""
+def counts(model: PatternModel, ohlcv: Float64Array) -> NDArray[np.int64]:
+    """Bars that model and rules both, the model, and the rules call each pattern, (3, 15)."""
     truth = rule_labels(ohlcv)[LENGTH - 1 :, columns(model.standard)]
     hit = model.probabilities(ohlcv)[LENGTH - 1 :] >= model.thresholds
-    f1 = 2.0 * (hit & truth).sum(axis=0) / np.maximum(hit.sum(axis=0) + truth.sum(axis=0), 1)
-    return float(f1[truth.sum(axis=0) >= least].mean())
+    return np.array([(hit & truth).sum(axis=0), hit.sum(axis=0), truth.sum(axis=0)])
+
+
+def macro_f1(model: PatternModel, ohlcv: Float64Array, least: int = 100) -> float:
+    """Mean F1 of the model's detections against the rules, over patterns with at least ``least`` hits."""
+    both, said, true = counts(model, ohlcv)
+    return float((2.0 * both / np.maximum(said + true, 1))[true >= least].mean())

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 FILE = "tuned.json"
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """Part of a file; immutable, and nothing unknown in it."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Saw(_Record):
+class Saw(Record):
     """The bars that tuning was given; the test span begins after the last of them."""
 
     start: str  # open time of the first bar, ISO 8601 UTC
@@ -38,7 +40,7 @@ class Saw(_Record):
 Answer = Literal["better", "worse", "not shown", "same parameters"]
 
 
-class OutOfSample(_Record):
+class OutOfSample(Record):
     """Tuned against default parameters on bars that tuning never saw."""
 
     answer: Answer
@@ -52,7 +54,7 @@ class OutOfSample(_Record):
     reads_before: int  # how often these bars had been read before: over 0 they are not out of sample any more
 
 
-class Tuned(_Record):
+class Tuned(Record):
     """What a tuning study chose for a market."""
 
     schema_version: Literal[1] = 1

@@ -36,13 +36,14 @@ from mlkit.features.garch import fit_garch
 from mlkit.market.bars import fingerprint
 from mlkit.market.symbols import symbol_folder
 from mlkit.models.base import EnsembleSettings, Progress
+from mlkit.operations.tracking import tracked
 from mlkit.operations.training import fit_price, folds
 from mlkit.operations.training_set import TrainingSet, ensemble_settings, prepare
 from mlkit.operations.trials import configuration, feature_digest
 from mlkit.operations.tuned import Saw, Tuned
 from mlkit.operations.tuned import load_tuned as load_tuned
 from mlkit.operations.tuned import save_tuned as save_tuned
-from mlkit.operations.tuning_comparison import compare_held_back, losses_of, sentence
+from mlkit.operations.tuning_comparison import compare_held_back, losses_of, sentence, teller, track
 
 if TYPE_CHECKING:
     import optuna
@@ -201,15 +202,15 @@ def tune(
     assert len(task.splits)  # too few bars are said before a study is made
     place = Place(storage or settings.studies, study or _name(task))
 
-    def told(done: int, best: float | None) -> None:
-        if progress is not None:
-            progress("trials" if best is None else f"trials, best {best:.5f}", done, max(trials, done))
-
-    run_trials(place, task, trials, workers=workers, told=told)
-    with opened(place, task) as held:
-        tuned, found = _read(held, place, task)
-    comparison, verdict = compare_held_back(span, tuned, settings, features) if compare else (None, None)
-    return Tuning(tuned.model_copy(update={"out_of_sample": verdict}), found.trials, found.importance, comparison)
+    about = {"study": place.name, "trials": trials, "workers": workers, "search space": task.about["search space"]}
+    with tracked("tune", settings, name=place.name, parameters=about, sources=[Source.of(bars)]) as run:
+        run_trials(place, task, trials, workers=workers, told=teller(run, trials, progress))
+        with opened(place, task) as held:
+            tuned, found = _read(held, place, task)
+        comparison, verdict = compare_held_back(span, tuned, settings, features) if compare else (None, None)
+        tuned = tuned.model_copy(update={"out_of_sample": verdict})
+        track(run, tuned.parameters, found.trials, verdict, comparison)
+    return Tuning(tuned, found.trials, found.importance, comparison)
 
 
 def _demand(trials: int, workers: int, features: FeatureSet) -> None:

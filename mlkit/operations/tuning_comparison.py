@@ -1,7 +1,7 @@
 """Default against tuned parameters on bars that tuning never saw, with an interval."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from mlkit.features.feature_set import FeatureSet
 from mlkit.features.garch import fit_garch
 from mlkit.labels import forward_returns
 from mlkit.market.bars import validate_bars
-from mlkit.models.base import FloatMatrix
+from mlkit.models.base import FloatMatrix, Progress
 from mlkit.operations.training import fit_price
 from mlkit.operations.training_set import TrainingSet, ensemble_settings, prepare
 from mlkit.operations.tuned import Answer, OutOfSample, Tuned
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mlkit.models.price_predictor import PricePredictor
+    from mlkit.operations.tracking import Run
 
 LEVEL = 0.95
 
@@ -137,7 +138,7 @@ def sentence(found: OutOfSample | None) -> str:
     if found is None:
         return "Not compared out of sample."
     if found.answer == "same parameters":
-        return "No trial beat the default parameters on the inner folds: tuning changes nothing."
+        return "No trial beat the default parameters: tuning changes nothing."
     told = {
         "better": "Tuning helped out of sample",
         "worse": "Tuning hurt out of sample",
@@ -146,3 +147,36 @@ def sentence(found: OutOfSample | None) -> str:
     ends = "" if found.low is None else f", {found.level:.0%} interval [{found.low:+.4f}, {found.high:+.4f}]"
     reads = "" if not found.reads_before else f"; these bars had been read {found.reads_before} times before"
     return f"{told}: relative loss {found.difference:+.4f}{ends}, {found.bars:,} bars{reads}."
+
+
+def teller(run: "Run", trials: int, progress: Progress | None) -> Callable[[int, float | None], None]:
+    """Tells a tracked run and a progress bar how far a study is and how good its best trial."""
+
+    def told(done: int, best: float | None) -> None:
+        if best is not None:
+            run.metrics({"best score": best}, step=done)
+        if progress is not None:
+            progress("trials" if best is None else f"trials, best {best:.5f}", done, max(trials, done))
+
+    return told
+
+
+def track(
+    run: "Run",
+    parameters: Mapping[str, int | float],
+    trials: "pd.DataFrame",
+    found: OutOfSample | None,
+    comparison: "pd.DataFrame | None",
+) -> None:
+    """Tell a tracked run what a study found: a step a trial, the winner, and its comparison with the default."""
+    for number, score in zip(trials.index.tolist(), trials["score"], strict=True):
+        run.metrics({"score": score}, step=number)
+    run.metrics({f"trials {state}": int(count) for state, count in trials["state"].value_counts().items()})
+    run.parameters({f"tuned.{name}": value for name, value in parameters.items()})
+    run.table("trials", trials)
+    if found is not None:
+        run.metrics({"difference": found.difference, "difference low": found.low, "difference high": found.high})
+        run.tags({"out of sample": found.answer})
+        run.text("comparison", sentence(found))
+    if comparison is not None:
+        run.table("comparison", comparison)

@@ -18,6 +18,7 @@ from mlkit.plots.evaluation import (
 from mlkit.plots.look import PALETTE, RC, style
 from mlkit.plots.market import base_rates, calendar_gaps, candles, cones, feature_panel, returns_histogram
 from mlkit.plots.models import grouped_bars, importance, learning_curve
+from mlkit.plots.tuning import tuning_history, tuning_slice
 
 __all__ = [
     "PALETTE",
@@ -42,4 +43,6 @@ __all__ = [
     "returns_histogram",
     "risk_coverage",
     "style",
+    "tuning_history",
+    "tuning_slice",
 ]
