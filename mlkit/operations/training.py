@@ -91,18 +91,19 @@ def folds(
     n_splits: int | None = None,
     features: FeatureSet | None = None,
     ensemble: EnsembleSettings | None = None,
+    after: "pd.Timestamp | None" = None,
 ) -> list[tuple[IntVector, IntVector]]:
     """(train rows, test rows) of every walk-forward fold, rows of `prepare`, purged by label end time.
 
     Folds of several histories are common spans of time: what was open anywhere when a test block begins has its label
-    purged, whatever market it is of. A test row has every feature.
+    purged, whatever market it is of. A test row has every feature. With ``after`` every test bar opens later than that.
 
     Raises BarsError when there are too few bars: "need N, have M".
     """
     markets = markets_of(bars)
     layout, warm_up = lay_out(markets), (features or FeatureSet()).warm_up
     least = min((ensemble or ensemble_settings(settings)).fractions)
-    first = _first_train(markets, len(layout.times), settings, warm_up, least)
+    first = _first_train(markets, layout, settings, warm_up, least, after)
     splitter = WalkForward(n_splits=n_splits or SPLITS[settings.profile], min_train=first)
     end = np.empty((len(layout.bar), len(settings.prediction_horizons)), dtype=np.int64)
     for market, one in enumerate(markets):
@@ -113,23 +114,37 @@ def folds(
 
 
 def _first_train(
-    markets: "tuple[pd.DataFrame, ...]", times: int, settings: Settings, warm_up: int, least_share: float
+    markets: "tuple[pd.DataFrame, ...]",
+    layout: Layout,
+    settings: Settings,
+    warm_up: int,
+    least_share: float,
+    after: "pd.Timestamp | None",
 ) -> int:
-    """Bar times before the first test block: half of them, or as many as its inner split and the purges take."""
-    longest = max(settings.prediction_horizons)
+    """Bar times before the first test block: half of them, or as many as its inner split and the purges take.
+
+    At least those up to ``after``: the labelled ones among them are fewer, so no test bar is one of them.
+    """
+    longest, times = max(settings.prediction_horizons), len(layout.times)
+    name = f"{', '.join(one.attrs['symbol'] for one in markets)} {markets[0].attrs['timeframe']}"
     if len(markets) > 1:
         demand_bars(markets, warm_up + longest + 1)
     learn = int(np.ceil((MIN_ROWS + longest) / least_share))
     least = warm_up + learn + longest
     need = least + MIN_TEST + longest
     if times < need:
-        name = ", ".join(one.attrs["symbol"] for one in markets)
         raise BarsError(
-            f"{name} {markets[0].attrs['timeframe']}: need {need} bars to train and evaluate, have "
+            f"{name}: need {need} bars to train and evaluate, have "
             f"{times} ({warm_up} warm-up, {learn} to learn from, {MIN_TEST} to test, the rest for labels of "
             f"{longest} bars); load a longer history"
         )
-    return max(times // 2, least)
+    seen = 0 if after is None else int(np.searchsorted(layout.times, after.as_unit("ns").value, side="right"))
+    if times - seen < MIN_TEST + longest:
+        raise BarsError(
+            f"{name}: need {MIN_TEST + longest} bars after {after} to judge what was chosen on those up to then, "
+            f"have {times - seen}; load newer bars"
+        )
+    return max(times // 2, least, seen)
 
 
 def walk_forward(
@@ -139,12 +154,14 @@ def walk_forward(
     n_splits: int | None = None,
     features: FeatureSet | None = None,
     ensemble: EnsembleSettings | None = None,
+    after: "pd.Timestamp | None" = None,
     progress: Progress | None = None,
 ) -> "pd.DataFrame":
     """Out-of-sample forecasts of every test bar, from models that saw nothing of it.
 
     Every fold fits anew what is fitted: GARCH, trees, shrinkage and calibration, on bars whose labels end before
-    the fold's first test bar. ``ensemble`` is `ensemble_settings` of the settings by default.
+    the fold's first test bar. ``ensemble`` is `ensemble_settings` of the settings by default; where it was chosen on
+    some of the bars, ``after`` is the last of them, and only later ones are forecast.
 
     Returns
     -------
@@ -157,7 +174,7 @@ def walk_forward(
     import pandas as pd
 
     settings, markets = settings or Settings(), markets_of(bars)
-    splits = folds(markets, settings, n_splits=n_splits, features=features, ensemble=ensemble)
+    splits = folds(markets, settings, n_splits=n_splits, features=features, ensemble=ensemble, after=after)
     design = {} if n_splits is None else {"n_splits": n_splits}
     layout, parts = lay_out(markets), []
     for fold, (train_rows, test_rows) in enumerate(splits):
@@ -201,6 +218,7 @@ def train(
     *,
     features: FeatureSet | None = None,
     ensemble: EnsembleSettings | None = None,
+    after: "pd.Timestamp | None" = None,
     forecasts: "pd.DataFrame | None" = None,
     name: str | None = None,
     publish: bool = True,
@@ -219,6 +237,8 @@ def train(
         Own features beside the catalogue; the predictor of the bundle must be given the same.
     ensemble : EnsembleSettings
         `ensemble_settings` of the settings by default.
+    after : Timestamp
+        Last bar that the ensemble's settings were chosen on, such as ``Tuned.saw_until``: only later ones judge them.
     forecasts : DataFrame
         Of `walk_forward` on the same bars and settings, when it was computed already.
     name : str
@@ -241,7 +261,8 @@ def train(
 
     settings, features, markets = settings or Settings(), features or FeatureSet(), markets_of(bars)
     if forecasts is None:
-        forecasts = walk_forward(markets, settings, features=features, ensemble=ensemble, progress=progress)
+        chosen: dict[str, Any] = {"ensemble": ensemble, "after": after}
+        forecasts = walk_forward(markets, settings, features=features, progress=progress, **chosen)
     layout = lay_out(markets)
     garch = fitted_garch(markets, layout, len(layout.times) - 1)
     data = prepare(markets, settings.prediction_horizons, garch, features)

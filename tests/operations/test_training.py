@@ -263,3 +263,15 @@ def test_a_challenger_is_written_beside_the_current_bundle(
     champion = mlkit.train(bars, mine, forecasts=forecasts)
     again = mlkit.train(bars, mine, forecasts=forecasts, ensemble=few, publish=False)
     assert history(root) == (champion.id,) and again.id == challenger.id != champion.id
+
+
+def test_what_was_chosen_on_earlier_bars_is_judged_on_later_ones(bars: pd.DataFrame, settings: mlkit.Settings) -> None:
+    for seen in (2079, 2079 - 7, 600):
+        cut = training.folds(bars, settings, n_splits=2, after=pd.Timestamp(bars.index[seen]))
+        first = min(int(test[0]) for _, test in cut)
+        assert first > seen
+        assert (first - seen < 5) == (seen > len(bars) // 2)
+    times = walk_forward(bars, settings, n_splits=1, after=bars.index[2079])["timestamp"]
+    assert times.min() > bars.index[2079] and times.max() == bars.index[-max(HORIZONS) - 1]
+    with pytest.raises(BarsError, match=r"SP500 1d: need 205 bars after 2018-.*, have 204; load newer bars"):
+        training.folds(bars, settings, after=bars.index[-205])
