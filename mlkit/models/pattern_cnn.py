@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mlkit.config import sha256_file, write_atomic
 from mlkit.errors import BundleError, ConfigError, DependencyError
 from mlkit.features.rules import PATTERNS, STANDARDS, Standard
-from mlkit.models.pattern_forward import Array, Forward
-from mlkit.models.pattern_windows import CHANNELS, KERNEL, LENGTH, STEM, WIDEN, Float32Array, Float64Array, windows
+from mlkit.models.pattern_forward import Array, Forward, tensor_shapes
+from mlkit.models.pattern_windows import LENGTH, Float32Array, Float64Array, windows
 
 try:
     from safetensors import SafetensorError
@@ -168,19 +168,6 @@ def _check(path: Path, meta: PatternMeta, tensors: dict[str, Array]) -> None:
         raise BundleError(f"{path}: tensor {strange}: of {tensors[strange].dtype}; restore or retrain it")
     if _digest(tensors) != meta.weights_sha256:
         raise BundleError(f"{path}: weights do not match their digest; restore or retrain it")
-
-
-def tensor_shapes(outputs: int) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every array of a network with so many outputs."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for k, (width, widen, before) in enumerate(zip(CHANNELS, WIDEN, (0, *CHANNELS[:-1]), strict=True)):
-        layers = ((0, widen * width, KERNEL * (before + STEM)), (3, width, widen * width))
-        for place, n_out, n_in in layers:
-            shapes[f"blocks.{k}.{place}.weight"] = (n_out, n_in)
-            norm = ("weight", "bias", "running_mean", "running_var")
-            shapes |= {f"blocks.{k}.{place + 1}.{name}": (n_out,) for name in norm}
-            shapes[f"blocks.{k}.{place + 1}.num_batches_tracked"] = ()
-    return shapes | {"read_out.weight": (outputs, CHANNELS[-1]), "read_out.bias": (outputs,)}
 
 
 def weights_file(standard: Standard = "classic", folder: Path | None = None) -> Path:

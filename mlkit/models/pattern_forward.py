@@ -20,6 +20,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 from numpy.typing import NDArray
 
+from mlkit.errors import ConfigError
 from mlkit.features.kernel import announce_compilation, sources_stamp
 from mlkit.models.pattern_windows import (
     CHANNELS,
@@ -45,6 +46,19 @@ WIDTH = 16  # outputs that one product works on: a vector of the processor, or t
 ROWS = 6  # positions that share a read of the weights: with WIDTH they fill AVX2's registers
 TILE = 12  # windows that go through the network together, a multiple of ROWS
 NORM_EPS = 1e-5  # of torch's BatchNorm1d
+
+
+def tensor_shapes(outputs: int) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every array of a network with so many outputs."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for k, (width, widen, before) in enumerate(zip(CHANNELS, WIDEN, (0, *CHANNELS[:-1]), strict=True)):
+        layers = ((0, widen * width, KERNEL * (before + STEM)), (3, width, widen * width))
+        for place, n_out, n_in in layers:
+            shapes[f"blocks.{k}.{place}.weight"] = (n_out, n_in)
+            norm = ("weight", "bias", "running_mean", "running_var")
+            shapes |= {f"blocks.{k}.{place + 1}.{name}": (n_out,) for name in norm}
+            shapes[f"blocks.{k}.{place + 1}.num_batches_tracked"] = ()
+    return shapes | {"read_out.weight": (outputs, CHANNELS[-1]), "read_out.bias": (outputs,)}
 
 
 def fold(tensors: Arrays) -> list[Layer]:
@@ -76,17 +90,31 @@ class Forward:
     Parameters
     ----------
     tensors : of a trained network, as :func:`fold` takes them.
+
+    Raises
+    ------
+    ConfigError
+        For arrays of other shapes than :func:`tensor_shapes` tells; the compiled function does not look.
     """
 
     def __init__(self, tensors: Arrays) -> None:
+        expected = tensor_shapes(len(tensors["read_out.bias"]))
+        wrong = next((name for name, shape in expected.items() if tensors[name].shape != shape), None)
+        if wrong is not None:
+            raise ConfigError(f"tensor {wrong}: want {expected[wrong]}, got {tensors[wrong].shape}")
         layers = fold(tensors)
         self._outputs = len(layers[-1][1])
         self._weights = np.concatenate([_packed(*layer) for layer in layers])
         self._weights.flags.writeable = False
 
     def logits(self, x: Float32Array) -> Float64Array:
-        """Log-odds, (n, n_outputs) float64, of windows (n, 20, 5) of `windows`; NaN for NaN."""
-        x = np.ascontiguousarray(x).view()
+        """Log-odds, (n, n_outputs) float64, of windows (n, 20, 5) of `windows`; NaN for NaN.
+
+        Raises ConfigError for an array of another shape.
+        """
+        if x.ndim != 3 or x.shape[1:] != (LENGTH, 5):
+            raise ConfigError(f"windows: want (n, {LENGTH}, 5), got {x.shape}")
+        x = np.ascontiguousarray(x, dtype=np.float32).view()
         x.flags.writeable = False  # with the weights' flag: one compiled function serves every caller
         out = np.empty((len(x), -(-self._outputs // WIDTH) * WIDTH), dtype=np.float32)
         announce_compilation(_network, "pattern network", 10)

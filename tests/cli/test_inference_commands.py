@@ -1,5 +1,6 @@
 """insights, its table and its watch; serve and its refusals."""
 
+import gc
 import json
 import math
 import os
@@ -110,6 +111,17 @@ def test_insights_in_colour_on_a_terminal_only(
     monkeypatch.setenv("NO_COLOR", "1")
     assert main(["insights", *MARKET]) == 0
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_an_answer_leaves_the_garbage_collector_as_it_was() -> None:
+    try:
+        for before in (True, False):
+            (gc.enable if before else gc.disable)()
+            for symbol in ("TEST", "NOWHERE"):
+                main(["insights", "--symbol", symbol, "--timeframe", "1d"])
+                assert gc.isenabled() is before
+    finally:
+        gc.enable()
 
 
 def test_watch_follows_the_lake(

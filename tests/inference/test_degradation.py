@@ -54,7 +54,9 @@ for name, (symbol, blocked) in json.loads(sys.argv[1]).items():
         logging.getLogger("mlkit").addHandler(Count())
         try:
             said = [insights(symbol, "1d", now=datetime(2019, 1, 2, tzinfo=UTC)).model_dump() for _ in range(2)]
-            result = {"insight": said[0], "same": said[0] == said[1]}
+            heavy = {"torch", "xgboost", "lightgbm", "sklearn", "arch", "fastapi", "matplotlib"}
+            imported = sorted(heavy & set(sys.modules))
+            result = {"insight": said[0], "same": said[0] == said[1], "imported": imported}
         except Exception as error:
             result = {"error": f"{type(error).__name__}: {error}"}
         with os.fdopen(writer, "w") as pipe:
@@ -117,6 +119,11 @@ def test_every_case_has_the_one_schema(matrix: dict[str, dict[str, Any]]) -> Non
         assert insight.message == (None if status.models_loaded else NOT_TRAINED), name
         assert len(case["warnings"]) == len(status.reasons), name  # each reason once, though two predictors met it
         assert insight.signals and insight.current_price == matrix["nothing"]["insight"]["current_price"]
+
+
+def test_an_answer_imports_no_library_that_trains(matrix: dict[str, dict[str, Any]]) -> None:
+    """Each of them would be a second of every cold start."""
+    assert matrix["nothing"]["imported"] == []
 
 
 @pytest.mark.parametrize("name", [*TRAINERS, "all that train"])

@@ -123,6 +123,12 @@ def test_short_and_misshapen_input(ohlcv: Array, model: PatternModel) -> None:
     assert np.isfinite(model.probabilities(ohlcv[:20])[-1]).all()
     with pytest.raises(ConfigError, match=r"want \(n_bars, 5\).*got \(30, 4\)"):
         model.probabilities(ohlcv[:30, :4])
+    for shape in ((3, LENGTH - 1, 5), (3, LENGTH, 4), (LENGTH, 5), (3, LENGTH + 1, 5)):
+        with pytest.raises(ConfigError, match=r"want \(n, 20, 5\), got"):
+            model.window_probabilities(np.zeros(shape, dtype=np.float32))
+    smaller = model.tensors | {"blocks.1.3.weight": np.zeros((64, 63), dtype=np.float32)}
+    with pytest.raises(ConfigError, match=r"blocks.1.3.weight: want \(64, 64\), got \(64, 63\)"):
+        Forward(smaller)
 
 
 def test_network_has_the_specified_shape() -> None:
