@@ -8,7 +8,7 @@ horizons and never copied. The libraries only train: the trees in the files are 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
@@ -146,6 +146,25 @@ class XGBoostLearner(_TreeLearner):
         """Boost each horizon until its validation error stops falling."""
         import xgboost
 
+        binning = {"max_bin": settings.max_bin, "nthread": settings.n_threads}
+        train = xgboost.QuantileDMatrix(parts.fit.X, **binning)
+        valid = xgboost.QuantileDMatrix(parts.valid.X, ref=train, **binning)
+        return cls.boost(train, valid, parts, horizons, settings, seed, tick)
+
+    @classmethod
+    def boost(
+        cls,
+        train: Any,
+        valid: Any,
+        parts: Parts,
+        horizons: tuple[int, ...],
+        settings: EnsembleSettings,
+        seed: int,
+        tick: Tick,
+    ) -> Self:
+        """The boosting, on binned rows wherever they lie."""
+        import xgboost
+
         parameters = {
             "objective": "reg:squarederror",
             "base_score": 0.0,  # no change
@@ -161,9 +180,6 @@ class XGBoostLearner(_TreeLearner):
             "seed": seed,
             "verbosity": 0,
         }
-        binning = {"max_bin": settings.max_bin, "nthread": settings.n_threads}
-        train = xgboost.QuantileDMatrix(parts.fit.X, **binning)
-        valid = xgboost.QuantileDMatrix(parts.valid.X, ref=train, **binning)
         files = {}
         for j, horizon in enumerate(horizons):
             train.set_label(parts.fit.z[:, j])
@@ -191,6 +207,29 @@ class XGBoostLearner(_TreeLearner):
         return Trees.join(models, names, single=True)
 
 
+def lightgbm_parameters(settings: EnsembleSettings, seed: int) -> dict[str, Any]:
+    """What LightGBM is told, in its deterministic mode."""
+    return {
+        "objective": "regression",
+        "metric": "l2",
+        "boost_from_average": False,  # start from no change
+        "learning_rate": settings.learning_rate,
+        "max_depth": settings.max_depth,
+        "num_leaves": min(2**settings.max_depth, 255),
+        "min_data_in_leaf": settings.min_leaf,
+        "bagging_fraction": settings.subsample,
+        "bagging_freq": 1,
+        "feature_fraction": settings.colsample,
+        "lambda_l2": settings.reg_lambda,
+        "max_bin": settings.max_bin,
+        "num_threads": settings.n_threads,
+        "seed": seed,
+        "deterministic": True,
+        "force_row_wise": True,
+        "verbosity": -1,
+    }
+
+
 @dataclass(frozen=True, eq=False)
 class LightGBMLearner(_TreeLearner):
     """LightGBM's native API in its deterministic mode."""
@@ -203,25 +242,7 @@ class LightGBMLearner(_TreeLearner):
         """Boost each horizon until its validation error stops falling."""
         import lightgbm
 
-        parameters = {
-            "objective": "regression",
-            "metric": "l2",
-            "boost_from_average": False,  # start from no change
-            "learning_rate": settings.learning_rate,
-            "max_depth": settings.max_depth,
-            "num_leaves": min(2**settings.max_depth, 255),
-            "min_data_in_leaf": settings.min_leaf,
-            "bagging_fraction": settings.subsample,
-            "bagging_freq": 1,
-            "feature_fraction": settings.colsample,
-            "lambda_l2": settings.reg_lambda,
-            "max_bin": settings.max_bin,
-            "num_threads": settings.n_threads,
-            "seed": seed,
-            "deterministic": True,
-            "force_row_wise": True,
-            "verbosity": -1,
-        }
+        parameters = lightgbm_parameters(settings, seed)
         train = lightgbm.Dataset(parts.fit.X, label=parts.fit.z[:, 0], params=parameters)
         valid = train.create_valid(parts.valid.X, label=parts.valid.z[:, 0], params=parameters)
         files = {}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mlkit.evaluation.splits import inner_split
+from mlkit.evaluation.splits import distinct, inner_split
 from mlkit.models.base import EnsembleSettings, Float32Matrix, FloatMatrix, IntMatrix, IntVector
 from mlkit.models.calibration import demand_rows
 from mlkit.models.learners import Parts, Rows
@@ -26,12 +26,13 @@ class TrainingSplit:
     @property
     def crowd(self) -> float:
         """Rows that share a bar time, on average."""
-        return len(self.every) / len(np.unique(self.where[self.every]))
+        return len(self.every) / len(distinct(self.where[self.every]))
 
     def times(self, rows: IntVector) -> IntVector | None:
         """Number of each row's bar time among those of ``rows``; None where no two rows share one."""
-        shared, numbers = np.unique(self.where[rows], return_inverse=True)
-        return None if len(shared) == len(rows) else np.asarray(numbers, dtype=np.int64)
+        where = self.where[rows]
+        shared = distinct(where)
+        return None if len(shared) == len(rows) else np.searchsorted(shared, where)
 
     def parts(self, X: Float32Matrix, Y: FloatMatrix, scale: FloatMatrix, clip: float) -> tuple[Parts, Rows]:
         """Training parts with clipped labels, and the calibration rows with labels as they are."""

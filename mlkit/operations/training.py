@@ -6,6 +6,8 @@ history, or several of one timeframe that are pooled into one model.
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,6 +63,7 @@ def fit_price(
     written to the trial ledger before it begins, its ensemble too: ``design`` is what else was chosen for it, such as
     the number of folds, and ``purpose`` the question that it is tried on.
     """
+    from mlkit.models.external_memory import fit_larger_than_memory
     from mlkit.models.price_predictor import PricePredictor
 
     ensemble = ensemble or ensemble_settings(settings)
@@ -69,8 +72,11 @@ def fit_price(
     end = np.full_like(data.end, -1)
     end[rows] = data.end[rows]
     tried = configuration(settings, ensemble, data.features, design)
+    fit = PricePredictor.fit
+    if isinstance(data.X, np.memmap):  # a set in files: see `prepare`
+        fit = partial(fit_larger_than_memory, folder=Path(str(data.X.filename)).parent)
     with recorded(settings, data.sources, tried, purpose=purpose):
-        return PricePredictor.fit(
+        return fit(
             data.X[span],
             data.Y[span],
             end[span],

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +63,8 @@ def prepare(
     horizons: tuple[int, ...],
     garch: Garch | Mapping[str, Garch],
     features: FeatureSet | None = None,
+    *,
+    folder: Path | None = None,
 ) -> TrainingSet:
     """Features and labels of a history, or of several, as arrays.
 
@@ -74,6 +77,8 @@ def prepare(
     horizons : bars ahead, each in the bars of its own history
     garch : GARCH parameters, fitted on bars before any that will be scored; of several histories, by symbol
     features : the catalogue, and own features if any; the catalogue by default
+    folder : where the arrays are files instead of memory, one history at a time in memory; a set that is larger than
+        memory is fitted through the libraries' readers of external memory (`mlkit.models.external_memory`)
     """
     import pandas as pd
 
@@ -83,6 +88,7 @@ def prepare(
     arrays = _stacked(
         (_arrays(one, horizons, own[one.attrs["symbol"]], features, layout.places(m)) for m, one in enumerate(markets)),
         layout,
+        folder,
     )
     return TrainingSet(
         **arrays,
@@ -118,14 +124,19 @@ def _arrays(
     }
 
 
-def _stacked(parts: Iterator[dict[str, Any]], layout: Layout) -> dict[str, Any]:
+def _stacked(parts: Iterator[dict[str, Any]], layout: Layout, folder: Path | None) -> dict[str, Any]:
     """Arrays of all histories in the common order; those of one as they are, without a copy."""
-    if len(layout.rows) == 1:
+    if len(layout.rows) == 1 and folder is None:
         return next(parts)
     whole: dict[str, Any] = {}
     for rows, part in zip(layout.rows, parts, strict=True):
         for name, values in part.items():
             if name not in whole:
-                whole[name] = np.empty((len(layout.bar), *values.shape[1:]), dtype=values.dtype)
+                shape = (len(layout.bar), *values.shape[1:])
+                whole[name] = (
+                    np.empty(shape, dtype=values.dtype)
+                    if folder is None
+                    else np.memmap(folder / name, dtype=values.dtype, mode="w+", shape=shape)
+                )
             whole[name][rows] = values
     return whole

@@ -10,7 +10,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, KFold, TimeSeriesSplit, cross_val_score
 
 from mlkit.errors import ConfigError
-from mlkit.evaluation.splits import CombinatorialPurged, WalkForward, inner_split, label_end_positions
+from mlkit.evaluation.splits import CombinatorialPurged, WalkForward, distinct, inner_split, label_end_positions
 
 
 def label_frame(n: int, horizons: tuple[int, ...], *, unit: str = "ns") -> pd.DataFrame:
@@ -297,3 +297,10 @@ def test_inner_split_refuses() -> None:
         inner_split(end, (0.9, 0.1, 0.1))
     with pytest.raises(ConfigError, match="leave an empty part"):
         inner_split(np.arange(100)[:, None] + 30)
+
+
+def test_distinct_is_unique_of_an_ordered_array() -> None:
+    rng = np.random.default_rng(1)
+    for n in (0, 1, 50):
+        ordered = np.sort(rng.integers(-5, 20, n))
+        assert np.array_equal(distinct(ordered), np.unique(ordered))
