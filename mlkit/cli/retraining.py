@@ -59,7 +59,10 @@ def _keep_value(text: str) -> int:
 
 
 def _retrain(arguments: Arguments) -> None:
-    settings = settings_from(profile=arguments.profile, seed=arguments.seed, retrain_keep=arguments.keep)
+    from mlkit.operations.tracking import for_command
+
+    asked = {"profile": arguments.profile, "seed": arguments.seed, "retrain_keep": arguments.keep}
+    settings = for_command(settings_from(**asked))
 
     def round_() -> None:
         _show(_one_round(arguments, settings), arguments.json, indent=None if arguments.every else 1)
@@ -137,8 +140,9 @@ def _stopped_by_signals() -> Iterator[None]:
 
 def _rollback(arguments: Arguments) -> None:
     from mlkit.operations.champions import market_root, published, roll_back
+    from mlkit.operations.tracking import for_command
 
-    settings = settings_from()
+    settings = for_command(settings_from())
     if not arguments.list:
         roll_back(arguments.symbol, arguments.timeframe, settings)
     table = published(market_root(arguments.symbol, arguments.timeframe, settings))

@@ -14,6 +14,7 @@ from mlkit.market.symbols import symbol_folder
 from mlkit.models import publishing
 from mlkit.models.bundle import ModelBundle
 from mlkit.operations.comparison import seen_until
+from mlkit.operations.tracking import tracked
 
 RECORD = "retraining.jsonl"
 LOCK = ".retraining.lock"
@@ -62,13 +63,17 @@ def roll_back(symbol: str, timeframe: str, settings: Settings | None = None) -> 
     The one that is left stays on disk, and no later round publishes that very bundle again. Raises as
     `mlkit.models.publishing.rollback`, and RetrainingError while a round runs.
     """
-    root = market_root(symbol, timeframe, settings or Settings())
+    settings = settings or Settings()
+    root = market_root(symbol, timeframe, settings)
     if not root.is_dir():
         raise NotTrainedError(f"{symbol} {timeframe}: no published model in {root}; run mlkit train")
     with only_one(root):
         left = publishing.history(root)[:1]
         bundle = publishing.rollback(root)
         Ledger(root / RECORD).write("rolled back", bundle=bundle.id, left="".join(left), why="asked for")
+    with tracked("retrain", settings, name=root.name, parameters={"left": "".join(left)}) as run:
+        run.tags({"outcome": "rolled back"})
+        run.bundle(bundle, alias="champion")
     return bundle
 
 

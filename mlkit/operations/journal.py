@@ -85,6 +85,8 @@ class Journal:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(source, target)
+        except FileExistsError:  # the same bundle told twice: as a challenger, then as the champion
+            return
         except OSError:  # another file system, or one without links
             shutil.copyfile(source, target)
 

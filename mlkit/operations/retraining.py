@@ -25,7 +25,7 @@ import pandas as pd
 
 from mlkit.config import Settings
 from mlkit.errors import BundleError, ConfigError, NotTrainedError, RetrainingError
-from mlkit.evaluation.ledger import Ledger
+from mlkit.evaluation.ledger import Ledger, Source
 from mlkit.features.feature_set import FeatureSet
 from mlkit.market.bars import validate_bars
 from mlkit.market.sources import load_bars
@@ -37,8 +37,10 @@ from mlkit.operations.champions import RECORD, champion_of, market_root, only_on
 from mlkit.operations.comparison import Comparison, compare, seen_until
 from mlkit.operations.decision import Decision, Drift, least_rows
 from mlkit.operations.decision import decide as decide
+from mlkit.operations.tracking import Run, tracked
 
 Outcome = Literal["published", "promoted", "kept", "not due", "dry run"]
+_KEPT: Outcome = "kept"
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,14 +147,33 @@ class _Round:
         if isinstance(planned, Retraining):
             return planned
         cut, why = planned
+        facts = {"trained_bars": cut, "later_bars": len(self._bars) - cut, "due": "; ".join(self._decision.reasons)}
+        sources = [Source.of(self._bars)]
+        with tracked("retrain", self._settings, name=self._root.name, parameters=facts, sources=sources) as run:
+            if self._champion is not None:
+                run.bundle(self._champion, alias="champion")
+            told = self._finish(cut, why, run)
+            run.tags({"outcome": told.outcome, "why": told.why})
+            run.text("round", str(told))
+            if told.comparison is not None:
+                run.metrics(told.comparison.to_dict())
+                run.table("comparison", told.comparison.table)
+        return told
+
+    def _finish(self, cut: int, why: str, run: Run) -> Retraining:
+        """Train, compare unless ``why`` says that there is no need to, publish or keep, tidy up."""
         challenger = self._train(cut)
-        comparison = None
-        if why:
-            outcome: Outcome = "promoted" if self._champion else "published"
-        else:
+        run.bundle(challenger, alias="challenger")
+        comparison, back = None, self._rolled_back(challenger)
+        if back:
+            outcome, why = _KEPT, back
+        elif not why:
             outcome, why, comparison = self._judge(challenger)
-        if outcome != "kept":
+        else:
+            outcome = "promoted" if self._champion else "published"
+        if outcome != _KEPT:
             self._publish(challenger, outcome, why)
+            run.bundle(challenger, alias="champion")
         return self._told(outcome, why, challenger, comparison, self._tidy(challenger))
 
     def rehearse(self) -> Retraining:
@@ -180,9 +201,7 @@ class _Round:
         held = max(least, min(later // 2, round(0.5 * self._settings.retrain_new_bars * len(bars))))
         cut = len(bars) - held
         if decision.stale and held > self._settings.retrain_age * cut:
-            return len(
-                bars
-            ), f"stale; without the {held:,} bars that a comparison takes its successor would be stale too"
+            return len(bars), f"stale; without {held:,} bars to be compared on, its successor would be stale too"
         return cut, ""
 
     def _train(self, cut: int) -> ModelBundle:
@@ -190,15 +209,19 @@ class _Round:
 
         return train(self._bars.iloc[:cut], self._settings, publish=False, **self._options)
 
+    def _rolled_back(self, challenger: ModelBundle) -> str:
+        """Why a bundle that a person did not want is not published again; nothing for any other."""
+        left = [entry for entry in record(self._root) if entry.get("left") == challenger.id]
+        if self._champion is None or not left:
+            return ""
+        return f"{challenger.id} was rolled back on {left[-1]['time']}; publish it by hand, or wait for other bars"
+
     def _judge(self, challenger: ModelBundle) -> tuple[Outcome, str, Comparison | None]:
         """What becomes of the challenger, why, and the numbers."""
         champion, stale = self._champion, self._decision.stale
         assert champion is not None
         if challenger.id == champion.id:
             return "kept", "the same bars and settings gave the same bundle again", None
-        left = [entry for entry in record(self._root) if entry.get("left") == challenger.id]
-        if left:
-            return "kept", f"{challenger.id} was rolled back on {left[-1]['time']}; publish it by hand or wait", None
         found = compare(champion, challenger, self._bars, self._settings, features=self._options["features"])
         if found.answer == "better":
             return "promoted", "the challenger is better with its whole interval", found

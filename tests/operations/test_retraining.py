@@ -293,6 +293,39 @@ def test_only_one_round_at_a_time(
     assert round_(bars.iloc[:1200]).outcome == "published"
 
 
+def test_mlflow_knows_champion_and_challenger(
+    bars: pd.DataFrame, mlflow_home: Path, recorded_by_mlflow: Any, quick: EnsembleSettings,
+    found: Callable[[str], None],
+) -> None:  # fmt: skip
+    settings = mlkit.Settings(prediction_horizons=(1,), n_threads=1, retrain_age=0.12, tracking=True)
+
+    def aliases() -> dict[str, str]:
+        """Bundle id behind each alias."""
+
+        def question(client: Any) -> dict[str, str]:
+            held = client.get_registered_model("CALM-1h").aliases
+            of = {alias: client.get_model_version("CALM-1h", version) for alias, version in held.items()}
+            return {alias: version.tags["mlkit.bundle"] for alias, version in of.items()}
+
+        return dict(recorded_by_mlflow.ask(question))
+
+    first = retrain(bars.iloc[:1200], settings=settings, ensemble=quick).champion
+    assert aliases() == {"champion": first}
+    found("worse")
+    told = retrain(bars, settings=settings, ensemble=quick)
+    assert aliases() == {"champion": first, "challenger": told.challenger}
+    found("better")
+    told = retrain(bars.iloc[:-1], settings=settings, ensemble=quick)
+    assert aliases()["champion"] == told.champion == told.challenger != first
+    roll_back("CALM", "1h", settings)
+    assert aliases()["champion"] == first
+    retrained = [run for run in recorded_by_mlflow.runs() if run.data.tags["mlkit.kind"] == "retrain"]
+    outcomes = [run.data.tags["outcome"] for run in retrained]
+    assert outcomes == ["published", "kept", "promoted", "rolled back"]
+    assert retrained[2].data.metrics["difference"] == pytest.approx(-0.2)
+    assert retrained[2].data.params["trained_bars"] == "1799" and "age: " in retrained[2].data.params["due"]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
 def test_a_kill_at_any_step_leaves_a_whole_champion() -> None:
     """A sample; tests/bench/soak_retrain.py kills at every step and at random moments."""
