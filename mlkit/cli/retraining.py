@@ -139,7 +139,8 @@ def _stopped_by_signals() -> Iterator[None]:
 
 
 def _rollback(arguments: Arguments) -> None:
-    from mlkit.operations.champions import market_root, published, roll_back
+    from mlkit.inference.roots import market_root
+    from mlkit.operations.champions import published, roll_back
     from mlkit.operations.tracking import for_command
 
     settings = for_command(settings_from())

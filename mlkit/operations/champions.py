@@ -10,7 +10,7 @@ import pandas as pd
 from mlkit.config import Settings
 from mlkit.errors import BundleError, NotTrainedError, RetrainingError
 from mlkit.evaluation.ledger import Ledger
-from mlkit.market.symbols import symbol_folder
+from mlkit.inference.roots import answering_root, market_root
 from mlkit.models import publishing
 from mlkit.models.bundle import ModelBundle
 from mlkit.operations.comparison import seen_until
@@ -18,11 +18,6 @@ from mlkit.operations.tracking import tracked
 
 RECORD = "retraining.jsonl"
 LOCK = ".retraining.lock"
-
-
-def market_root(symbol: str, timeframe: str, settings: Settings) -> Path:
-    """Folder of a market's bundles."""
-    return settings.models / f"{symbol_folder(symbol)}-{timeframe}"
 
 
 @contextmanager
@@ -47,12 +42,11 @@ def only_one(root: Path) -> Iterator[None]:
         lock.release()
 
 
-def champion_of(root: Path) -> tuple[ModelBundle | None, str]:
-    """The current bundle of a market; else None and what is wrong with it, nothing where none was published."""
+def champion_of(symbol: str, timeframe: str, settings: Settings) -> tuple[ModelBundle | None, str]:
+    """The bundle that answers for a market, its own or a pool's; else None, and what is wrong if one is damaged."""
     try:
-        return ModelBundle.open(root), ""
-    except NotTrainedError:
-        return None, ""
+        root = answering_root(symbol, timeframe, settings)
+        return (None, "") if root is None else (ModelBundle.open(root), "")
     except BundleError as error:
         return None, str(error)
 

@@ -94,7 +94,8 @@ def decide(
         return Decision((Check("champion", True, f"it cannot be used: {fault}" if fault else "none was published"),))
     if bundle.price is None:
         return Decision((Check("champion", True, f"{bundle.id} holds no price models"),))
-    span, step = bundle.manifest.training_span, timeframe_delta(bars.attrs["timeframe"])
+    member = bundle.manifest.pool.get(bars.attrs["symbol"], bundle.manifest)  # its own part of a pool
+    span, step = member.training_span, timeframe_delta(bars.attrs["timeframe"])
     learned = pd.to_datetime(span.end, utc=True) + step - pd.to_datetime(span.start, utc=True)
     age = max(bars.index[-1] - seen_until(bundle), pd.Timedelta(0))
     limit = settings.retrain_age * learned

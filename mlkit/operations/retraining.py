@@ -11,6 +11,9 @@ A round of `retrain`
 
 What is published is the very bundle that was compared, not another one trained on more bars.
 
+Where a market has no bundle of its own and a pool's answers, that one is the champion: what is better becomes the
+market's own.
+
 Files of a market's folder, beside its bundles: ``retraining.jsonl`` records what was published and why;
 ``.retraining.lock`` is held while a round runs and is free again when its process ends, however it ends. A process
 killed at any moment leaves the champion of before or the one of after.
@@ -27,13 +30,14 @@ from mlkit.config import Settings
 from mlkit.errors import BundleError, ConfigError, NotTrainedError, RetrainingError
 from mlkit.evaluation.ledger import Ledger, Source
 from mlkit.features.feature_set import FeatureSet
+from mlkit.inference.roots import market_root
 from mlkit.market.bars import validate_bars
 from mlkit.market.sources import load_bars
 from mlkit.models import publishing
 from mlkit.models.base import EnsembleSettings, Progress
 from mlkit.models.bundle import ModelBundle
 from mlkit.models.manifest import CURRENT, read_current
-from mlkit.operations.champions import RECORD, champion_of, market_root, only_one, record
+from mlkit.operations.champions import RECORD, champion_of, only_one, record
 from mlkit.operations.comparison import Comparison, compare, seen_until
 from mlkit.operations.decision import Decision, Drift, least_rows
 from mlkit.operations.decision import decide as decide
@@ -139,7 +143,8 @@ class _Round:
     ) -> None:
         self._root, self._bars, self._settings, self._force, self._options = root, bars, settings, force, options
         self._current = _content(root / CURRENT)  # to see whether somebody else publishes meanwhile
-        self._champion, self._fault = champion_of(root)
+        self._champion, self._fault = champion_of(bars.attrs["symbol"], bars.attrs["timeframe"], settings)
+        self._own = self._champion is None or self._champion.path.parent == root  # else a pool answers so far
         self._decision = decide(self._champion, bars, settings, drift, fault=self._fault)
 
     def run(self) -> Retraining:
@@ -150,7 +155,7 @@ class _Round:
         facts = {"trained_bars": cut, "later_bars": len(self._bars) - cut, "due": "; ".join(self._decision.reasons)}
         sources = [Source.of(self._bars)]
         with tracked("retrain", self._settings, name=self._root.name, parameters=facts, sources=sources) as run:
-            if self._champion is not None:
+            if self._champion is not None and self._own:
                 run.bundle(self._champion, alias="champion")
             told = self._finish(cut, why, run)
             run.tags({"outcome": told.outcome, "why": told.why})

@@ -23,7 +23,7 @@ import mlkit
 from mlkit.market.bars import validate_bars
 from mlkit.market.simulate import null_market, planted_edge
 from mlkit.models.base import EnsembleSettings
-from mlkit.operations import training
+from mlkit.operations import bundling, training
 from mlkit.operations.comparison import compare
 
 TRAIN, NEW, ROWS = 3000, 1000, 200  # bars that the champion learned from, that only the challenger saw, and scored
@@ -67,7 +67,7 @@ def main() -> None:
         few = EnsembleSettings.smoke(n_threads=1)
         judged = training.walk_forward(null(1), settings, n_splits=1, ensemble=few)
         training.walk_forward = lambda *arguments, **options: judged
-        training.measure_patterns = lambda *arguments, **options: {}
+        bundling.measure_patterns = lambda *arguments, **options: {}
         for name, market in (("null", null), ("turned", turned)):
             print(f"{name}: {count} markets, {dict(answers(market, count, settings))}", flush=True)
 

@@ -21,7 +21,7 @@ from mlkit.evaluation.ledger import Source
 from mlkit.market.simulate import null_market
 from mlkit.models.base import EnsembleSettings
 from mlkit.models.bundle import ModelBundle, write_bundle
-from mlkit.operations import training
+from mlkit.operations import bundling, training
 from mlkit.operations.mlflow_store import Store
 from mlkit.operations.tracking import Run, tracked
 
@@ -52,7 +52,7 @@ def judged() -> pd.DataFrame:
 def quick(judged: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> EnsembleSettings:
     """A small ensemble; walk-forward and patterns, which have tests of their own, are not measured again."""
     monkeypatch.setattr(training, "walk_forward", lambda *arguments, **options: judged)
-    monkeypatch.setattr(training, "measure_patterns", lambda *arguments, **options: {})
+    monkeypatch.setattr(bundling, "measure_patterns", lambda *arguments, **options: {})
     return FEW
 
 

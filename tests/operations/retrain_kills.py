@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import mlkit
+from mlkit.inference.roots import market_root
 from mlkit.market.simulate import null_market
 from mlkit.models.base import EnsembleSettings
 from mlkit.models.bundle import ModelBundle
 from mlkit.models.publishing import history, publish, sweep
-from mlkit.operations import training
-from mlkit.operations.champions import market_root, only_one, record
+from mlkit.operations import bundling, training
+from mlkit.operations.champions import only_one, record
 from mlkit.operations.retraining import Retraining, retrain
 
 BARS = null_market(1600, seed=4, timeframe="1h", symbol="CALM")
@@ -56,7 +57,7 @@ def unmeasured() -> None:
     """Leave out the parts of a training that touch no file."""
     judged = training.walk_forward(BARS.iloc[:1100], settings_of(Path(tempfile.mkdtemp())), n_splits=1, ensemble=FEW)
     training.walk_forward = lambda *arguments, **options: judged
-    training.measure_patterns = lambda *arguments, **options: {}
+    bundling.measure_patterns = lambda *arguments, **options: {}
 
 
 def prepare(folder: Path) -> str:

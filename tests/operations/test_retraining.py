@@ -16,12 +16,13 @@ import mlkit
 from mlkit.cli import main
 from mlkit.errors import BarsError, NotTrainedError, RetrainingError
 from mlkit.evaluation.ledger import Ledger, Source
+from mlkit.inference.roots import market_root
 from mlkit.market.simulate import null_market
 from mlkit.models.base import EnsembleSettings
 from mlkit.models.bundle import ModelBundle
 from mlkit.models.publishing import history, publish
-from mlkit.operations import retraining
-from mlkit.operations.champions import champion_of, market_root, only_one, published, record, roll_back
+from mlkit.operations import retraining, training
+from mlkit.operations.champions import champion_of, only_one, published, record, roll_back
 from mlkit.operations.comparison import Comparison
 from mlkit.operations.retraining import Retraining, decide, retrain
 
@@ -190,10 +191,10 @@ def test_the_same_bars_and_settings_promote_nothing(
     assert told.outcome == "kept" and told.challenger == first and "the same bundle again" in told.why
 
 
-def test_a_damaged_champion_is_replaced(bars: pd.DataFrame, root: Path, round_: Round) -> None:
+def test_a_damaged_champion_is_replaced(bars: pd.DataFrame, home: mlkit.Settings, root: Path, round_: Round) -> None:
     first = str(round_(bars.iloc[:1300]).champion)
     (root / first / "calibration.json").write_text("{}")
-    assert champion_of(root)[0] is None
+    assert champion_of("CALM", "1h", home)[0] is None
     told = round_(bars.iloc[:1300])  # the same bars: the same id, written anew
     assert told.outcome == "published" and told.why.startswith("it cannot be used: bundle ")
     assert ModelBundle.open(root).id == told.champion == first
@@ -205,13 +206,31 @@ def test_a_damaged_champion_is_replaced(bars: pd.DataFrame, root: Path, round_: 
     assert "is not a bundle id" in told.why and history(root) == (told.champion,)
 
 
+def test_a_pool_that_answers_is_the_champion(
+    bars: pd.DataFrame, home: mlkit.Settings, root: Path, quick: EnsembleSettings, judged: pd.DataFrame,
+    round_: Round, found: Callable[[str], None],
+) -> None:  # fmt: skip
+    other = null_market(1300, seed=9, timeframe="1h", symbol="OTHER")
+    both = [bars.iloc[:1200], other]
+    pool = training.train(both, home, ensemble=quick, forecasts=judged.assign(symbol="CALM"), name="two")
+    young = round_(bars.iloc[:1310])  # 10 bars that no market of the pool had
+    assert (young.outcome, young.champion) == ("not due", pool.id)
+    assert str(young.decision.checks[1]) == "new bars: 10 since training, due from 400"
+    found("better")
+    told = round_(bars)
+    assert told.outcome == "promoted" and told.comparison is not None and told.comparison.champion == pool.id
+    assert history(root) == (told.champion,) and history(pool.path.parent) == (pool.id,)
+    with pytest.raises(NotTrainedError, match="nothing was published before"):
+        roll_back("CALM", "1h", home)
+
+
 def test_what_fails_leaves_the_champion(
     bars: pd.DataFrame, home: mlkit.Settings, root: Path, round_: Round, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(BarsError, match=r"need .* bars to train and evaluate, have 600"):
         monkeypatch.undo()  # the real walk-forward says so
         retrain(bars.iloc[:600], settings=home)
-    assert champion_of(root) == (None, "")
+    assert champion_of("CALM", "1h", home) == (None, "")
 
 
 def test_a_bundle_that_others_publish_meanwhile_is_not_overrun(

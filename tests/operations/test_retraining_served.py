@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 import mlkit
+from mlkit.inference.roots import market_root
 from mlkit.market.simulate import null_market
 from mlkit.models.base import EnsembleSettings
-from mlkit.operations.champions import market_root, roll_back
+from mlkit.operations.champions import roll_back
 from mlkit.operations.retraining import retrain
 
 SERVING = runpy.run_path(str(Path(__file__).parents[1] / "bench" / "serving.py"))
