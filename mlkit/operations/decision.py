@@ -101,7 +101,7 @@ def decide(
     limit = settings.retrain_age * learned
     new = int((bars.index > seen_until(bundle)).sum())
     needed = max(round(settings.retrain_new_bars * span.bars), 2 * least_rows(bundle.manifest.horizons, settings))
-    found = "nobody looked" if drift is None else "; ".join((drift.verdict, *drift.reasons))
+    found = "nobody looked" if drift is None else ": ".join(filter(None, (drift.verdict, "; ".join(drift.reasons[:2]))))
     return Decision(
         (
             Check("age", age > limit, f"{_days(age)} since training, due after {_days(limit)}"),

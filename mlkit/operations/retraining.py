@@ -2,7 +2,8 @@
 
 A round of `retrain`
 --------------------
-1. `decide`: is a new model due, by the age of the current one (the **champion**), by new bars, or by drift?
+1. `decide`: is a new model due, by the age of the current one (the **champion**), by new bars, or by drift? What was
+   found of drift is kept for those who answer with the champion.
 2. A **challenger** is trained on the bars before a cut and written, not published.
 3. Both forecast the bars after the cut, which neither has seen; `mlkit.operations.comparison` says which did better.
 4. The challenger is published, in one step, if it did better with its whole interval, or if the champion is stale and
@@ -31,7 +32,7 @@ from mlkit.errors import BundleError, ConfigError, NotTrainedError, RetrainingEr
 from mlkit.evaluation.ledger import Ledger, Source
 from mlkit.features.feature_set import FeatureSet
 from mlkit.inference.roots import market_root
-from mlkit.market.bars import validate_bars
+from mlkit.market.bars import fingerprint, validate_bars
 from mlkit.market.sources import load_bars
 from mlkit.models import publishing
 from mlkit.models.base import EnsembleSettings, Progress
@@ -41,6 +42,7 @@ from mlkit.operations.champions import RECORD, champion_of, only_one, record
 from mlkit.operations.comparison import Comparison, compare, seen_until
 from mlkit.operations.decision import Decision, Drift, least_rows
 from mlkit.operations.decision import decide as decide
+from mlkit.operations.drift import DriftReport, check_drift, save_drift
 from mlkit.operations.tracking import Run, tracked
 
 Outcome = Literal["published", "promoted", "kept", "not due", "dry run"]
@@ -145,7 +147,16 @@ class _Round:
         self._current = _content(root / CURRENT)  # to see whether somebody else publishes meanwhile
         self._champion, self._fault = champion_of(bars.attrs["symbol"], bars.attrs["timeframe"], settings)
         self._own = self._champion is None or self._champion.path.parent == root  # else a pool answers so far
-        self._decision = decide(self._champion, bars, settings, drift, fault=self._fault)
+        self._drift = drift or self._look()
+        self._decision = decide(self._champion, bars, settings, self._drift, fault=self._fault)
+
+    def _look(self) -> DriftReport | None:
+        """Drift of the champion, written for those who answer with it; None where there is no model to look at."""
+        if self._champion is None or self._champion.price is None:
+            return None
+        found = check_drift(self._champion, self._bars, self._settings, features=self._options["features"])
+        save_drift(found, self._champion.path.parent)
+        return found
 
     def run(self) -> Retraining:
         planned = self._plan()
@@ -205,6 +216,8 @@ class _Round:
             return (len(bars), f"stale; {short}") if decision.stale else self._told("kept", short)
         held = max(least, min(later // 2, round(0.5 * self._settings.retrain_new_bars * len(bars))))
         cut = len(bars) - held
+        if not self._force and fingerprint(bars.iloc[:cut]) == champion.manifest.data_sha256:
+            return self._told("kept", f"{later:,} later bars are just enough to compare on, none is left to learn from")
         if decision.stale and held > self._settings.retrain_age * cut:
             return len(bars), f"stale; without {held:,} bars to be compared on, its successor would be stale too"
         return cut, ""

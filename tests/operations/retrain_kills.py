@@ -137,13 +137,13 @@ def check(folder: Path, champion: str, counts: Counter[str]) -> None:
     with only_one(root):
         pass
     told = work(folder)
-    assert told.outcome == ("promoted" if current.id == champion else "not due"), told
+    assert told.outcome == "promoted" if current.id == champion else told.challenger is None, told
     new = ModelBundle.open(root)
     assert new.manifest.training_span.bars == 1400 and history(root)[:2] == (new.id, champion)
     assert current.id == new.id or record(root)[-1]["bundle"] == new.id  # a kill may come before the record
     sweep(root, older=0.0)
     told = work(folder)  # what was left lies in nobody's way
-    assert told.outcome == "not due" and ModelBundle.open(root).id == new.id
+    assert told.challenger is None and ModelBundle.open(root).id == new.id
     assert not [entry.name for entry in root.iterdir() if entry.name.startswith((".bundle-", ".CURRENT."))]
 
 
