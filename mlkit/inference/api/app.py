@@ -121,10 +121,19 @@ class Desk:
         self._metrics.cache.labels("miss" if answer is None else "hit").inc()
         if answer is None:
             async with asyncio.timeout(self._deadline):
-                if key not in await self._names.get("names"):
-                    raise HTTPException(404, f"there are no bars {symbol} {timeframe}")
-                answer = await self.insights.get(key)
+                if key not in (self._names.last("names") or ()):  # one that was there before need not be looked for
+                    await self._find(key)
+                try:
+                    answer = await self.insights.get(key)
+                except ConfigError:
+                    await self._find(key)  # it has gone
+                    raise
         return answer, self.insights.remaining(key)
+
+    async def _find(self, key: MarketKey) -> None:
+        """Look for a market in the lake; HTTPException 404 where it is not."""
+        if key not in await self._names.get("names"):
+            raise HTTPException(404, f"there are no bars {key[0]} {key[1]}")
 
     async def status(self) -> StatusAnswer:
         """What this server can answer."""

@@ -73,6 +73,11 @@ class Shared(Generic[Key, Value]):
         self.hits += 1
         return entry.value
 
+    def last(self, key: Key) -> Value | None:
+        """The newest value of a key, whether or not it still holds."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry.value
+
     def remaining(self, key: Key) -> float:
         """Seconds for which the value of a key is kept."""
         entry = self._entries.get(key)

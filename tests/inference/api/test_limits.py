@@ -1,12 +1,16 @@
 """One computation however many wait, a bounded pool, a deadline: never more work than that."""
 
 import asyncio
+import shutil
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import pandas as pd
 import pytest
 
+import mlkit
+from mlkit.config import Settings
 from mlkit.inference.markets import Markets
 
 URL = "/api/ml/insights/TEST?timeframe=1d"
@@ -87,3 +91,26 @@ def test_too_many_requests_at_a_time(serve: Serve, slow: threading.Event, reason
     refused, *held = client.run(crowd())
     assert "too many requests" in reason(refused, 503) and refused.headers["retry-after"] == "1"
     assert {a.status_code for a in held} == {200}
+
+
+def test_a_known_market_is_not_looked_for_again(
+    serve: Serve, market: tuple[Settings, pd.DataFrame], monkeypatch: pytest.MonkeyPatch, reason: Reason
+) -> None:
+    """Nobody waits for a list of the lake but those who ask for what is not in the last one."""
+    monkeypatch.setattr("mlkit.inference.api.app.NAMES_TTL", 0.0)
+    settings, bars = market
+    client = serve(settings.model_copy(update={"ml_cache_ttl": 0}))
+    names = client.app.state.desk._names
+    for _ in range(3):
+        assert client.get(URL).status_code == 200
+    assert names.computed == 1
+    assert client.get("/api/ml/insights/LATER?timeframe=1d").status_code == 404
+    later = bars.iloc[:60].copy()
+    later.attrs.update(symbol="LATER", timeframe="1d")
+    mlkit.save_bars(later, settings)
+    assert client.get("/api/ml/insights/LATER?timeframe=1d").status_code == 200
+    assert names.computed == 3
+    gone = [folder for folder in settings.lake.rglob("*LATER*") if folder.is_dir()]
+    for folder in gone:
+        shutil.rmtree(folder)
+    assert gone and "there are no bars LATER 1d" in reason(client.get("/api/ml/insights/LATER?timeframe=1d"), 404)
