@@ -173,21 +173,30 @@ def test_status(capsys: pytest.CaptureFixture[str], home: Path) -> None:
     assert "SP500 1d" in state["bars"]
 
 
-def test_train_passes_its_options(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_passes_its_options(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
     seen: dict[str, Any] = {}
 
-    def train(bars: pd.DataFrame, settings: Any, *, progress: Any) -> Any:
-        seen.update(symbol=bars.attrs["symbol"], seed=settings.seed, profile=settings.profile)
+    def walk_forward(bars: list[pd.DataFrame], settings: Any, *, progress: Any, **_: Any) -> str:
+        seen.update(symbol=bars[0].attrs["symbol"], seed=settings.seed, profile=settings.profile)
         progress("fold 1/3: xgboost 1", 1, 13)
-        manifest = SimpleNamespace(metrics={"1": {"verdict": "no edge"}, "5": {}}, horizons=(1, 5))
+        return "forecasts"
+
+    def train(bars: list[pd.DataFrame], settings: Any, *, forecasts: str, **_: Any) -> Any:
+        assert (len(bars), forecasts) == (1, "forecasts")
+        manifest = SimpleNamespace(metrics={"5": {"r2": 0.0, "verdict": "no edge"}, "1": {"r2": None}}, pool={})
         return SimpleNamespace(path=Path("somewhere"), manifest=manifest)
 
+    monkeypatch.setattr("mlkit.operations.training.walk_forward", walk_forward)
     monkeypatch.setattr("mlkit.operations.training.train", train)
     options = ["--symbol", "SP500", "--timeframe", "1d", "--profile", "full", "--seed", "3"]
     assert main(["train", *options]) == 0
     assert seen == {"symbol": "SP500", "seed": 3, "profile": "full"}
     out, err = capsys.readouterr()
-    assert out == "somewhere\nout of sample, bars ahead: 1: no edge, 5: not measured\n"
+    assert [line.split() for line in out.splitlines()] == [
+        ["somewhere"], ["bars", "ahead", "r2", "verdict"], ["1", "-", "-"], ["5", "0.000", "no", "edge"],
+    ]  # fmt: skip
     assert err == "1/13 fold 1/3: xgboost 1\n"
 
 

@@ -11,11 +11,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from mlkit.cli import data, drift, fetch, inference, models, report, retraining, scale, track, tuning
+from mlkit.cli import data, drift, fetch, inference, models, report, retraining, scale, track, training, tuning
 from mlkit.cli.arguments import Arguments
 from mlkit.errors import ConfigError, MlkitError
 
-GROUPS = (fetch, data, models, tuning, drift, retraining, scale, inference, report, track)  # in the order of --help
+# In the order of --help.
+GROUPS = (fetch, data, training, models, tuning, drift, retraining, scale, inference, report, track)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -168,7 +168,9 @@ def _state(settings: Any) -> dict[str, Any]:
         "bars": [" ".join(market) for market in available(settings)],
         "models": str(settings.models),
         "bundles": {
-            unquote(current.parent.name): _first_line(current) for current in sorted(settings.models.glob("*/CURRENT"))
+            unquote(current.parent.relative_to(settings.models).as_posix()): _first_line(current)
+            for pattern in ("*/CURRENT", "pools/*/CURRENT")
+            for current in sorted(settings.models.glob(pattern))
         },
         "pattern_cnn": sorted(path.stem for path in shipped),
         "packages": {name: find_spec(name) is not None for name in packages},

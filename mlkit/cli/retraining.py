@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mlkit.cli.arguments import AddCommand, Arguments, count_value, market_arguments, run_options, settings_from
+from mlkit.cli.steps import Steps
 from mlkit.errors import ConfigError, MlkitError
 
 UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}  # seconds
@@ -77,7 +78,6 @@ def _retrain(arguments: Arguments) -> None:
 
 
 def _one_round(arguments: Arguments, settings: Any) -> Any:
-    from mlkit.cli.models import _tell
     from mlkit.operations.retraining import retrain
 
     if arguments.fetch:
@@ -85,14 +85,15 @@ def _one_round(arguments: Arguments, settings: Any) -> Any:
 
         report = fetch_bars(arguments.symbol, arguments.timeframe, exchange=arguments.fetch, settings=settings)
         print(report, file=sys.stderr)
-    return retrain(
-        arguments.symbol,
-        arguments.timeframe,
-        settings,
-        force=arguments.force,
-        dry_run=arguments.dry_run,
-        progress=_tell,
-    )
+    with Steps() as steps:
+        return retrain(
+            arguments.symbol,
+            arguments.timeframe,
+            settings,
+            force=arguments.force,
+            dry_run=arguments.dry_run,
+            progress=steps,
+        )
 
 
 def _show(told: Any, as_json: bool, indent: int | None) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from mlkit.config import Settings
 from mlkit.errors import BarsError
+from mlkit.evaluation.ledger import Source
 from mlkit.evaluation.splits import WalkForward
 from mlkit.features.engine import DEFAULT_GARCH
 from mlkit.features.feature_set import FeatureSet
@@ -21,7 +22,8 @@ from mlkit.features.garch import MIN_BARS, fit_garch
 from mlkit.labels import forward_returns
 from mlkit.models.base import EnsembleSettings, IntVector, Progress
 from mlkit.models.calibration import MIN_ROWS
-from mlkit.operations.bundling import write_trained
+from mlkit.models.publishing import publish as make_current
+from mlkit.operations.bundling import bundle_scores, write_trained
 from mlkit.operations.forecasting import FORECAST_COLUMNS as FORECAST_COLUMNS
 from mlkit.operations.forecasting import NAIVE as NAIVE
 from mlkit.operations.forecasting import forecast_rows as forecast_rows
@@ -29,11 +31,13 @@ from mlkit.operations.forecasting import naive_intervals as naive_intervals
 from mlkit.operations.forecasting import scored_rows
 from mlkit.operations.pool import Garch, Layout, demand_bars, lay_out, markets_of
 from mlkit.operations.scoring import score as score
+from mlkit.operations.stages import Stages
+from mlkit.operations.tracking import tracked
 from mlkit.operations.training_set import TrainingSet as TrainingSet
 from mlkit.operations.training_set import ensemble_settings as ensemble_settings
 from mlkit.operations.training_set import label_ends
 from mlkit.operations.training_set import prepare as prepare
-from mlkit.operations.trials import configuration, recorded
+from mlkit.operations.trials import configuration, feature_digest, recorded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,13 +165,15 @@ def walk_forward(
     features: FeatureSet | None = None,
     ensemble: EnsembleSettings | None = None,
     after: "pd.Timestamp | None" = None,
+    stages: Stages | None = None,
     progress: Progress | None = None,
 ) -> "pd.DataFrame":
     """Out-of-sample forecasts of every test bar, from models that saw nothing of it.
 
     Every fold fits anew what is fitted: GARCH, trees, shrinkage and calibration, on bars whose labels end before
     the fold's first test bar. ``ensemble`` is `ensemble_settings` of the settings by default; where it was chosen on
-    some of the bars, ``after`` is the last of them, and only later ones are forecast.
+    some of the bars, ``after`` is the last of them, and only later ones are forecast. ``stages``, of `kept_stages`
+    with the same arguments, keep finished folds for a run that takes over after a kill.
 
     Returns
     -------
@@ -182,15 +188,28 @@ def walk_forward(
     settings, markets = settings or Settings(), markets_of(bars)
     splits = folds(markets, settings, n_splits=n_splits, features=features, ensemble=ensemble, after=after)
     design = {} if n_splits is None else {"n_splits": n_splits}
-    layout, parts = lay_out(markets), []
+    layout, parts, sources = lay_out(markets), [], tuple(Source.of(one) for one in markets)
     for fold, (train_rows, test_rows) in enumerate(splits):
-        garch = fitted_garch(markets, layout, int(layout.position[train_rows[-1]]))
-        data = prepare(markets, settings.prediction_horizons, garch, features)
         told = _prefixed(progress, f"fold {fold + 1}/{len(splits)}")
-        model = fit_price(data, train_rows, settings, ensemble=ensemble, design=design, progress=told)
-        parts.append(scored_rows(data, model, train_rows, test_rows, fold))
+        stage = f"fold-{fold + 1}-of-{len(splits)}" + ("" if after is None else f"-after-{after:%Y%m%dT%H%M%S}")
+        part = None if stages is None else stages.frame(stage)
+        if part is None:
+            told("features", 0, 1)
+            garch = fitted_garch(markets, layout, int(layout.position[train_rows[-1]]))
+            data = prepare(markets, settings.prediction_horizons, garch, features)
+            model = fit_price(data, train_rows, settings, ensemble=ensemble, design=design, progress=told)
+            part = scored_rows(data, model, train_rows, test_rows, fold)
+            if stages is not None:
+                stages.keep_frame(stage, part)
+        else:  # a trial of this run too, whoever did the work
+            tried = configuration(
+                settings, ensemble or ensemble_settings(settings), feature_digest(features or FeatureSet()), design
+            )
+            with recorded(settings, sources, tried):
+                told("kept from an earlier run", 1, 1)
+        parts.append(part)
     forecasts = pd.concat(parts, ignore_index=True)
-    forecasts.attrs = {"sources": [asdict(source) for source in data.sources]}
+    forecasts.attrs = {"sources": [asdict(source) for source in sources]}
     return forecasts
 
 
@@ -208,12 +227,10 @@ def fitted_garch(markets: "tuple[pd.DataFrame, ...]", layout: Layout, last: int)
     return fitted
 
 
-def _prefixed(progress: Progress | None, prefix: str) -> Progress | None:
-    if progress is None:
-        return None
-
+def _prefixed(progress: Progress | None, prefix: str) -> Progress:
     def tell(stage: str, done: int, total: int) -> None:
-        progress(f"{prefix}: {stage}", done, total)
+        if progress is not None:
+            progress(f"{prefix}: {stage}", done, total)
 
     return tell
 
@@ -228,6 +245,7 @@ def train(
     forecasts: "pd.DataFrame | None" = None,
     name: str | None = None,
     publish: bool = True,
+    stages: Stages | None = None,
     progress: Progress | None = None,
 ) -> "ModelBundle":
     """Train on all bars, judge by walk-forward, write and publish a bundle.
@@ -251,6 +269,8 @@ def train(
         Of a pool's folder, written as a symbol is; by default made of its symbols.
     publish : bool
         False writes the bundle beside the current one and leaves that current: a challenger.
+    stages : Stages
+        Of `kept_stages` with the same arguments: finished folds and the final model, for a run after a kill.
     progress : callable(stage, done, total)
 
     Returns
@@ -263,20 +283,50 @@ def train(
     BarsError for too few bars; ConfigError for bars that cannot be pooled; DependencyError when a training library is
     missing.
     """
-    from mlkit.models.publishing import publish as make_current
-
     settings, features, markets = settings or Settings(), features or FeatureSet(), markets_of(bars)
-    if forecasts is None:
-        chosen: dict[str, Any] = {"ensemble": ensemble, "after": after}
-        forecasts = walk_forward(markets, settings, features=features, progress=progress, **chosen)
-    layout = lay_out(markets)
+    named = "+".join(one.attrs["symbol"] for one in markets) if name is None else name
+    about = {"ensemble": asdict(ensemble or ensemble_settings(settings)), "markets": len(markets)}
+    sources = [Source.of(one) for one in markets]
+    title = f"{named[:60]}-{markets[0].attrs['timeframe']}"
+    with tracked("train", settings, name=title, parameters=about, sources=sources) as run:
+        if forecasts is None:
+            chosen: dict[str, Any] = {"ensemble": ensemble, "after": after, "stages": stages}
+            forecasts = walk_forward(markets, settings, features=features, progress=progress, **chosen)
+        bundle = _final(markets, settings, features, ensemble, forecasts, name, stages, progress)
+        if publish:
+            make_current(bundle)
+        if run.key is not None:
+            run.folds(forecasts)
+            run.scores(bundle_scores(bundle))
+            run.bundle(bundle, "champion" if publish else "challenger")
+    return bundle
+
+
+def _final(
+    markets: "tuple[pd.DataFrame, ...]",
+    settings: Settings,
+    features: FeatureSet,
+    ensemble: EnsembleSettings | None,
+    forecasts: "pd.DataFrame",
+    name: str | None,
+    stages: Stages | None,
+    progress: Progress | None,
+) -> "ModelBundle":
+    """The model of all bars, written with what the forecasts are worth; not published."""
+    from mlkit.models.price_predictor import PricePredictor
+
+    told, layout = _prefixed(progress, "final fit"), lay_out(markets)
+    kept = None if stages is None else stages.files("final")
+    told("features", 0, 1)
     garch = fitted_garch(markets, layout, len(layout.times) - 1)
     data = prepare(markets, settings.prediction_horizons, garch, features)
-    rows = np.flatnonzero((data.end >= 0).all(axis=1))
-    told = _prefixed(progress, "final fit")
-    # Judged above: no trial of its own.
-    model = fit_price(data, rows, settings, ensemble=ensemble, purpose="publish", progress=told)
-    bundle = write_trained(model, data, markets, settings, features, ensemble, garch, forecasts, name)
-    if publish:
-        make_current(bundle)
-    return bundle
+    if kept is None:
+        rows = np.flatnonzero((data.end >= 0).all(axis=1))
+        # Judged above: no trial of its own.
+        model = fit_price(data, rows, settings, ensemble=ensemble, purpose="publish", progress=told)
+        if stages is not None:
+            stages.keep("final", model.to_bytes())
+    else:
+        model = PricePredictor.from_bytes(kept)
+        told("kept from an earlier run", 1, 1)
+    return write_trained(model, data, markets, settings, features, ensemble, garch, forecasts, name)

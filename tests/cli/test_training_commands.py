@@ -1,0 +1,185 @@
+"""mlkit train from the lake to a published bundle: one market, several in one, and what it says on the way."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import mlkit
+from mlkit.cli import main
+from mlkit.market.bars import fingerprint
+from mlkit.market.simulate import null_market
+from mlkit.models.base import EnsembleSettings
+from mlkit.operations import training
+from mlkit.operations.stages import WORK
+from mlkit.operations.trials import feature_digest
+from mlkit.operations.tuned import Saw, Tuned, save_tuned
+
+TRAIN = ["train", "--timeframe", "1h"]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with two markets in its lake; ensembles of a few trees, one horizon."""
+    smoke, few = EnsembleSettings.smoke, {"n_estimators": 5, "forest_trees": 3, "n_threads": 1}
+    monkeypatch.setattr(EnsembleSettings, "smoke", lambda **options: replace(smoke(**options), **few))
+    monkeypatch.setenv("MLKIT_HOME", str(tmp_path))
+    monkeypatch.setenv("MLKIT_LEDGER_PATH", str(tmp_path / "ledger.jsonl"))
+    monkeypatch.setenv("MLKIT_PREDICTION_HORIZONS", "[1]")
+    for seed, symbol in enumerate(("AAA", "BBB"), start=1):
+        bars = null_market(1250, seed=seed, timeframe="1h")
+        bars.attrs["symbol"] = symbol
+        mlkit.save_bars(bars)
+    return tmp_path
+
+
+def test_one_market_is_trained_published_and_summed_up(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TRAIN, "--symbol", "AAA"]) == 0
+    out, err = capsys.readouterr()
+    path, header, row = out.splitlines()
+    bundle = mlkit.ModelBundle.open(home / "data/models/AAA-1h")
+    assert Path(path) == bundle.path and header.split()[:4] == ["bars", "ahead", "r2", "hit_rate"]
+    measured = bundle.manifest.metrics["1"]
+    assert isinstance(measured, dict)
+    assert row.split()[:3] == ["1", f"{measured['r2']:.3f}", f"{measured['hit_rate']:.3f}"] and row.endswith("no edge")
+    assert "None" not in row and "nan" not in row
+    lines = err.splitlines()
+    assert lines[0] == "0/1 fold 1/3: features" and lines[-1] == "4/4 final fit: calibration"
+    assert all(re.fullmatch(r"\d+/\d+ (fold \d/3|final fit): .+", line) for line in lines)
+    assert list((home / "data/models" / WORK).iterdir()) == []
+
+
+def test_a_killed_command_goes_on_and_fresh_begins_anew(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = training.fit_price
+    for options, fitted in (([], ["price", "publish"]), (["--fresh"], ["price", "price", "price", "publish"])):
+        purposes: list[str] = []
+
+        def fit(
+            *args: object, purpose: str = "price", stop: int, seen: list[str] = purposes, **named: object
+        ) -> object:
+            seen.append(purpose)
+            if len(seen) == stop:
+                raise KeyboardInterrupt
+            return honest(*args, purpose=purpose, **named)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(training, "fit_price", lambda *a, f=fit, **k: f(*a, stop=3, **k))
+        assert main([*TRAIN, "--symbol", "AAA"]) == 130
+        purposes.clear()
+        monkeypatch.setattr(training, "fit_price", lambda *a, f=fit, **k: f(*a, stop=99, **k))
+        capsys.readouterr()
+        assert main([*TRAIN, "--symbol", "AAA", *options]) == 0
+        assert purposes == fitted
+        assert capsys.readouterr().err.count("kept from an earlier run") == 4 - len(fitted)
+
+
+def test_several_markets_make_one_bundle(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "pair.txt").write_text("# two of them\nBBB\nAAA  # the other\n")
+    assert main([*TRAIN, "--universe", str(home / "pair.txt")]) == 0
+    out = capsys.readouterr().out
+    bundle = mlkit.ModelBundle.open(home / "data/models/pools/pair-1h")
+    assert out.startswith(str(bundle.path)) and bundle.manifest.symbols == ("AAA", "BBB")
+    assert re.search(r"^AAA, 1,250 bars, out of sample alone: 1: no edge$", out, flags=re.MULTILINE)
+    assert mlkit.insights("BBB", "1h").bundle == bundle.id
+    assert main(["status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bundles"] == {"pools/pair-1h": bundle.id}
+
+
+def test_what_cannot_be_trained_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "bad.txt").write_text("AAA\nB B\n")
+    (home / "gone.txt").write_text("AAA\nCCC\n")
+    for options, message in (
+        (["--symbol", "AAA", "--symbols", "AAA,BBB"], "not both"),
+        (["--symbols", "AAA", "--name", "ONE"], "--name is that of a pool"),
+        (["--symbols", "AAA,AAA"], "none twice"),
+        (["--universe", str(home / "bad.txt")], "bad.txt, line 2: symbol 'B B'"),
+        (["--universe", str(home / "none.txt")], "none.txt: cannot be read"),
+        (["--universe", str(home / "gone.txt")], "no bars CCC 1h"),
+    ):
+        assert main([*TRAIN, *options]) == 2
+        out, err = capsys.readouterr()
+        assert message in err and len(err.splitlines()) == 1 and not out
+
+
+STEPS = """
+from mlkit.cli.steps import Steps
+with Steps() as steps:
+    for stage in ("fold 1/2", "fold 2/2"):
+        for done in range(1, 4):
+            steps(f"{stage}: library h={done}", done, 3)
+"""
+
+
+def test_a_terminal_shows_one_bar_a_stage() -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    subprocess.run([sys.executable, "-c", STEPS], stderr=theirs, check=True)
+    os.set_blocking(ours, False)
+    shown = os.read(ours, 65536)
+    os.close(theirs)
+    os.close(ours)
+    ends = [line.split("\r")[-1] for line in shown.decode().replace("\r\n", "\n").split("\n")]
+    bars = [line for line in ends if line]
+    assert [line.split(":")[0] for line in bars] == ["fold 1/2", "fold 2/2"]
+    assert all("100%" in line and "3/3" in line for line in bars)
+
+
+def test_the_figures_of_a_run_are_drawn(home: Path) -> None:
+    from mlkit.cli.training import _figures
+
+    bars = mlkit.load_bars("AAA", "1h")
+    figures = _figures(training.walk_forward(bars, n_splits=1))
+    assert [title for title, _ in figures] == ["coverage", "reliability h1"]
+    assert all(isinstance(figure.axes[0].get_title(), str) for _, figure in figures)
+    assert isinstance(bars, pd.DataFrame)
+
+
+def test_tuned_parameters_are_judged_on_bars_that_tuning_did_not_see(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main([*TRAIN, "--symbol", "AAA", "--tuned"]) == 2
+    assert "nothing was tuned for AAA 1h" in capsys.readouterr().err
+    assert main([*TRAIN, "--symbols", "AAA,BBB", "--tuned"]) == 2
+    assert "tuned for one market" in capsys.readouterr().err
+    settings, bars = mlkit.Settings(), mlkit.load_bars("AAA", "1h")
+    seen = bars.iloc[:1000]
+    tuned = Tuned(
+        symbol="AAA",
+        timeframe="1h",
+        profile="smoke",
+        horizons=(1,),
+        features=feature_digest(mlkit.FeatureSet()),
+        seed=7,
+        parameters={"max_depth": 2},
+        study="study",
+        storage="sqlite://",
+        saw=Saw(
+            start=seen.index[0].isoformat(), end=seen.index[-1].isoformat(), bars=len(seen), sha256=fingerprint(seen)
+        ),
+        folds=2,
+        score=1.0,
+        default_score=None,
+        trials={"complete": 2, "pruned": 0, "failed": 0},
+        configurations=("0" * 64, "1" * 64),
+        created="2026-01-01T00:00:00+00:00",
+    )
+    save_tuned(tuned, settings)
+    made: list[pd.DataFrame] = []
+    honest = training.walk_forward
+    monkeypatch.setattr(training, "walk_forward", lambda *a, **k: made.append(honest(*a, **k)) or made[-1])
+    assert main([*TRAIN, "--symbol", "AAA", "--tuned"]) == 0
+    assert made[0]["timestamp"].min() > seen.index[-1]
+    manifest = mlkit.ModelBundle.open(home / "data/models/AAA-1h").manifest
+    assert manifest.settings["ensemble"]["max_depth"] == 2
+    assert manifest.metrics["1"]["trials"] == 3  # those of the study, and this one

@@ -1,0 +1,170 @@
+"""A training that is killed between its stages or in the middle of one goes on, and comes to the same bits."""
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import mlkit
+from mlkit.errors import ConfigError
+from mlkit.evaluation.ledger import Ledger, Source
+from mlkit.market.simulate import null_market
+from mlkit.models.base import EnsembleSettings
+from mlkit.models.publishing import history
+from mlkit.operations import training
+from mlkit.operations.stages import WORK, Stages, kept_stages
+
+# One process that forks: libraries are imported once, every child has the training to itself and is killed in it.
+KILLER = """
+import json, os, signal, sys
+import mlkit
+from mlkit.market.simulate import null_market
+from mlkit.models.base import EnsembleSettings
+from mlkit.operations import training
+from mlkit.operations.stages import kept_stages
+
+bars, few = null_market(1300, seed=8), EnsembleSettings.smoke(**json.loads(sys.argv[2]))
+settings = mlkit.Settings(prediction_horizons=(1,), model_storage_path=sys.argv[1], n_threads=1)
+for point in json.loads(sys.argv[3]):
+    child = os.fork()
+    if child == 0:
+        seen = []
+        def tell(stage, done, total):
+            seen.append(stage)
+            if stage == point:
+                print(json.dumps(seen), flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+        def at_last(*_):
+            tell("publish", 0, 1)
+        training.make_current = at_last
+        with kept_stages(bars, settings, ensemble=few) as stages:
+            training.train(bars, settings, ensemble=few, stages=stages, progress=tell)
+        os._exit(3)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL, point
+"""
+FEW = {"n_estimators": 8, "early_stopping_rounds": 4, "learning_rate": 0.3, "forest_trees": 3, "n_threads": 1}
+KEPT = "kept from an earlier run"
+# In the middle of the second fold, between that and the third, in the middle of the final fit, before publishing.
+POINTS = ["fold 2/3: lightgbm h=1", "fold 3/3: features", "final fit: xgboost h=1", "publish"]
+
+
+@pytest.fixture(scope="module")
+def bars() -> pd.DataFrame:
+    return null_market(1300, seed=8)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> mlkit.Settings:
+    return mlkit.Settings(
+        prediction_horizons=(1,), model_storage_path=tmp_path, n_threads=1, ledger_path=tmp_path / "ledger.jsonl"
+    )
+
+
+@pytest.fixture(scope="module")
+def straight(bars: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> mlkit.ModelBundle:
+    """Of a training that nothing interrupts and that keeps nothing."""
+    models = tmp_path_factory.mktemp("straight")
+    settings = mlkit.Settings(prediction_horizons=(1,), model_storage_path=models, n_threads=1)
+    return mlkit.train(bars, settings, ensemble=EnsembleSettings.smoke(**FEW))
+
+
+def test_a_killed_training_goes_on_to_the_same_bits(
+    bars: pd.DataFrame, settings: mlkit.Settings, straight: mlkit.ModelBundle
+) -> None:
+    models = settings.models
+    command = [sys.executable, "-c", KILLER, str(models), json.dumps(FEW), json.dumps(POINTS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    runs = [json.loads(line) for line in done.stdout.splitlines()]
+    kept = [[stage.split(":")[0] for stage in run if stage.endswith(KEPT)] for run in runs]
+    assert kept == [[], ["fold 1/3"], ["fold 1/3", "fold 2/3"], ["fold 1/3", "fold 2/3", "fold 3/3"]]
+    root = models / f"{bars.attrs['symbol']}-{bars.attrs['timeframe']}"
+    assert history(root) == ()  # nothing was published by any of them
+
+    seen: list[str] = []
+    few = EnsembleSettings.smoke(**FEW)
+    with kept_stages(bars, settings, ensemble=few) as stages:
+        bundle = mlkit.train(bars, settings, ensemble=few, stages=stages, progress=lambda stage, *_: seen.append(stage))
+        assert sorted(path.name for path in stages.folder.iterdir()) == [
+            "final.stage", "fold-1-of-3.stage", "fold-2-of-3.stage", "fold-3-of-3.stage",
+        ]  # fmt: skip
+    assert [stage for stage in seen if not stage.endswith(KEPT)] == ["final fit: features"]  # nothing was fitted
+    assert bundle.id == straight.id and history(root) == (bundle.id,)
+    assert list((models / WORK).iterdir()) == []  # removed once it was published
+    assert Ledger.of(settings).trials([Source.of(bars)]) == 1  # kept folds are a trial of this run too
+
+
+def test_a_damaged_stage_is_done_again(
+    bars: pd.DataFrame, settings: mlkit.Settings, straight: mlkit.ModelBundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = EnsembleSettings.smoke(**FEW)
+    with pytest.raises(KeyboardInterrupt), kept_stages(bars, settings, ensemble=few) as stages:
+        mlkit.train(bars, settings, ensemble=few, stages=stages, progress=stop_at("final fit: calibration"))
+    folder = stages.folder
+    data = bytearray((folder / "fold-2-of-3.stage").read_bytes())
+    data[len(data) // 2] ^= 4
+    (folder / "fold-2-of-3.stage").write_bytes(bytes(data))
+    (folder / "fold-3-of-3.stage").write_bytes((folder / "fold-3-of-3.stage").read_bytes()[:-7])
+    seen: list[str] = []
+    with caplog.at_level(logging.WARNING), kept_stages(bars, settings, ensemble=few) as stages:
+        bundle = mlkit.train(bars, settings, ensemble=few, stages=stages, progress=lambda stage, *_: seen.append(stage))
+    assert [stage for stage in seen if stage.endswith(KEPT)] == [f"fold 1/3: {KEPT}"]
+    assert caplog.text.count("its digest differs") == 2
+    assert bundle.id == straight.id
+
+
+def stop_at(stage: str) -> training.Progress:
+    def tell(said: str, done: int, total: int) -> None:
+        if said == stage:
+            raise KeyboardInterrupt
+
+    return tell
+
+
+def test_the_stages_of_another_training_are_not_found(bars: pd.DataFrame, settings: mlkit.Settings) -> None:
+    few = EnsembleSettings.smoke(**FEW)
+    others = [
+        (bars, settings, few),
+        (bars.iloc[:-1], settings, few),
+        (bars, settings.model_copy(update={"seed": 8}), few),
+        (bars, settings, EnsembleSettings.smoke(**(FEW | {"n_threads": 2}))),
+        (bars, settings, None),
+        ([bars, bars.assign(volume=1.0).set_axis(bars.index)], settings, few),
+    ]
+    others[-1][0][1].attrs = {**bars.attrs, "symbol": "OTHER"}
+    folders = set()
+    for data, chosen, ensemble in others:
+        with kept_stages(data, chosen, ensemble=ensemble) as stages:
+            folders.add(stages.folder)
+    assert len(folders) == len(others)
+    with pytest.raises(RuntimeError), kept_stages(bars, settings) as stages:
+        stages.keep("one", {"a": b"1", "b": b"23"})
+        raise RuntimeError
+    with kept_stages(bars, settings) as again:
+        assert again.files("one") == {"a": b"1", "b": b"23"} and again.files("two") is None
+        with pytest.raises(ConfigError, match="the same training runs already"), kept_stages(bars, settings):
+            pass
+        again.keep("one", {"a": b"1"})
+        raise_nothing = again.folder
+    assert not raise_nothing.exists()
+    Stages(raise_nothing).keep("one", {"a": b"1"})
+    with kept_stages(bars, settings, fresh=True) as fresh:
+        assert fresh.folder == raise_nothing and fresh.files("one") is None
+
+
+def test_a_table_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {
+            "timestamp": pd.date_range("2026-01-01", periods=3, freq="min", tz="UTC").as_unit("ns"),
+            "symbol": ["A", "B", "A"],
+            "bar": [1, 2, 3],
+            "value": [0.1 + 0.2, float("nan"), -0.0],
+        }
+    )
+    stages = Stages(tmp_path)
+    stages.keep_frame("one", table)
+    pd.testing.assert_frame_equal(stages.frame("one"), table, check_exact=True)
