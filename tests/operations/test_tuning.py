@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -247,3 +248,22 @@ def test_the_command_prints_what_was_found_and_goes_on(
     assert cli.main([*words, "2", "--seed", "8"]) == 2
     assert "study mine: its trials were made with other settings" in capsys.readouterr().err
     assert os.listdir(tmp_path / "data/models/SP500-1d") == ["tuned.json"]
+
+
+def test_the_command_is_a_run_with_a_step_a_trial(
+    mlflow_home: Path, recorded_by_mlflow: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLKIT_PREDICTION_HORIZONS", "[1]")
+    monkeypatch.setenv("MLKIT_TRACKING", "true")
+    assert cli.main(["tune", "--symbol", "SP500", "--timeframe", "1d", "--study", "mine", "--trials", "2"]) == 0
+    (run,) = recorded_by_mlflow.runs()
+    tuned = load_tuned(mlkit.Settings(), "SP500", "1d")
+    assert run.data.tags["mlkit.kind"] == "tune" and run.data.params["study"] == "mine"
+    assert float(run.data.params["tuned.max_depth"]) == tuned.parameters["max_depth"]
+    assert tuned.out_of_sample is not None
+    assert run.data.tags["out of sample"] == tuned.out_of_sample.answer
+    assert run.data.metrics["trials complete"] == 2 and run.data.metrics["best score"] == pytest.approx(tuned.score)
+    history = recorded_by_mlflow.ask(lambda client: client.get_metric_history(run.info.run_id, "score"))
+    assert [point.step for point in history] == [0, 1]
+    found = recorded_by_mlflow.artifacts(run.info.run_id)
+    assert {"figures", "tables", "tuned.json", "comparison.txt"} <= set(found)
