@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from mlkit.operations.journal import Journal
 KEY = "mlkit.key"  # tag of a run: the journal that it was made from
 BUNDLE = "mlkit.bundle"  # tag of a registered version: id of the bundle
 EXPERIMENT = "mlkit"
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # its page shows runs, not chats
 CHAMPION, CHALLENGER = "champion", "challenger"
 
 # A dead server costs seconds and not MLflow's quarter of an hour; what the environment says comes first.
@@ -145,7 +147,7 @@ class Store:
         found = client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(client.create_experiment(name, artifact_location=self._artifacts()))
+                return str(client.create_experiment(name, self._artifacts(), _EXPERIMENT_TAGS))
             except Exception:
                 found = client.get_experiment_by_name(name)
                 if found is None:
@@ -291,10 +293,11 @@ def move_alias(client: Any, model: str, alias: str, version: str, moved: int) ->
     """
     holder = client.get_registered_model(model)
     mark = f"mlkit.{alias}.moved"
-    if int(holder.tags.get(mark, 0)) > moved:
+    when = datetime.fromtimestamp(moved / 1000, UTC).isoformat(timespec="milliseconds")
+    if holder.tags.get(mark, "") > when:
         return
     client.set_registered_model_alias(model, alias, version)
-    client.set_registered_model_tag(model, mark, str(moved))
+    client.set_registered_model_tag(model, mark, when)
     if alias == CHAMPION and str(holder.aliases.get(CHALLENGER)) == version:
         client.delete_registered_model_alias(model, CHALLENGER)
 

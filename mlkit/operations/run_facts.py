@@ -14,13 +14,13 @@ import numpy as np
 from mlkit.config import project_root
 from mlkit.evaluation.ledger import Source
 from mlkit.operations.mlflow_store import KEY
-from mlkit.operations.provenance import git_state, package_versions
+from mlkit.operations.provenance import git_state
 
 _DATASETS = 100  # of a run: more are told by their common digest
 
 
 def run_tags(kind: str, key: str) -> dict[str, str]:
-    """Kind, journal, commit and dirtiness of the code, user and versions, as tags of a run."""
+    """Kind, journal, commit and dirtiness of the code, and user, as tags of a run."""
     git = git_state(project_root())
     tags = {KEY: key, "mlkit.kind": kind, "mlflow.source.name": f"mlkit {kind}", "mlflow.source.type": "LOCAL"}
     if git is not None:
@@ -29,7 +29,7 @@ def run_tags(kind: str, key: str) -> dict[str, str]:
         tags["mlflow.user"] = getpass.getuser()
     except (KeyError, OSError):  # a container without a user database
         tags["mlflow.user"] = f"uid {os.getuid()}"
-    return tags | {f"version.{name}": version for name, version in package_versions().items()}
+    return tags
 
 
 def data_parameters(sources: Sequence[Source]) -> dict[str, Any]:

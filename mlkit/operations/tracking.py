@@ -12,6 +12,7 @@ not installed, costs one logged warning and bounded time, and nothing is lost: t
 """
 
 import io
+import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from mlkit.models.bundle import ModelBundle
 from mlkit.models.manifest import MANIFEST
 from mlkit.operations.journal import Journal, taken, waiting
 from mlkit.operations.mlflow_store import CHALLENGER, CHAMPION, Sent, Store, one_line
+from mlkit.operations.provenance import package_versions
 from mlkit.operations.run_facts import (
     data_parameters,
     datasets,
@@ -202,7 +204,7 @@ class Run:
         manifest = bundle.manifest
         files = [MANIFEST, *manifest.files]
         measured = {h: row for h, row in manifest.metrics.items() if isinstance(row, dict)}
-        verdicts = {f"verdict h{h}": str(row["verdict"]) for h, row in measured.items() if row.get("verdict")}
+        verdicts = ", ".join(f"{h}: {row['verdict']}" for h, row in measured.items() if row.get("verdict"))
         span = f"{manifest.training_span.start} to {manifest.training_span.end}, {manifest.training_span.bars:,} bars"
         try:
             for name in files:
@@ -216,9 +218,7 @@ class Run:
             files=files,
             alias=alias,
             description=f"{manifest.symbol} {manifest.timeframe}, trained on {span}",
-            tags={"symbol": manifest.symbol, "timeframe": manifest.timeframe, "seed": str(manifest.seed)}
-            | {"created": manifest.created, "data_sha256": manifest.data_sha256}
-            | verdicts,
+            tags={"data_sha256": manifest.data_sha256} | ({"verdicts": verdicts} if verdicts else {}),
         )
 
     def _attach(self, source: Path | bytes, name: str) -> None:
@@ -342,6 +342,7 @@ def _open(
         datasets=datasets(sources),
     )
     if not lazy:
+        run.text("versions.json", json.dumps(package_versions(), indent=1))
         run.send()
     return run
 

@@ -163,7 +163,7 @@ class Mlflow:
         (found,) = self.runs(uri)
         assert found.info.status == "FINISHED" and found.data.metrics == {"loss": 0.5}
         assert found.data.params["depth"] == "3" and found.info.end_time >= found.info.start_time
-        assert self.artifacts(found.info.run_id, None, uri) == ["bundles", "figures", "notes.txt"]
+        assert self.artifacts(found.info.run_id, None, uri) == ["bundles", "figures", "notes.txt", "versions.json"]
         version = self.ask(lambda client: client.get_model_version_by_alias("SP500-1d", "champion"), uri)
         assert version.run_id == found.info.run_id
 

@@ -227,5 +227,5 @@ def test_an_entry_of_the_journal_is_plain_json(home: Path, there: Any, monkeypat
     monkeypatch.setitem(sys.modules, "mlflow", None)
     run = there.told(Settings(**ON), home / "models")
     entries = [json.loads(line) for line in (untracked() / str(run.key) / "journal.jsonl").read_text().splitlines()]
-    assert [entry["do"] for entry in entries] == ["start", "metrics", "file", "file", "bundle", "end"]
+    assert [entry["do"] for entry in entries] == ["start", "file", "metrics", "file", "file", "bundle", "end"]
     assert Sent().run_id is None
