@@ -113,8 +113,8 @@ def summary(bundle: "ModelBundle") -> str:
     manifest = bundle.manifest
     lines = [str(bundle.path), _shown(bundle_scores(bundle))]
     for symbol, member in list(manifest.pool.items())[:MOST]:
-        rows = {h: row for h, row in member.metrics.items() if isinstance(row, dict)}
-        verdicts = ", ".join(f"{h}: {row['verdict']}" for h, row in rows.items())
+        rows = {int(h): row for h, row in member.metrics.items() if isinstance(row, dict)}
+        verdicts = ", ".join(f"{h}: {rows[h]['verdict']}" for h in sorted(rows))
         lines.append(f"{symbol}, {member.training_span.bars:,} bars, out of sample alone: {verdicts or 'not tested'}")
     if len(manifest.pool) > MOST:
         lines.append(f"and {len(manifest.pool) - MOST} markets more, in {bundle.path / 'manifest.json'}")

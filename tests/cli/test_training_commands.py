@@ -9,6 +9,8 @@ import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -183,3 +185,37 @@ def test_tuned_parameters_are_judged_on_bars_that_tuning_did_not_see(
     manifest = mlkit.ModelBundle.open(home / "data/models/AAA-1h").manifest
     assert manifest.settings["ensemble"]["max_depth"] == 2
     assert manifest.metrics["1"]["trials"] == 3  # those of the study, and this one
+
+
+class Told:
+    """Stands for a tracked run: what it was told."""
+
+    key, id = "key", None
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, object]] = []
+
+    def __getattr__(self, name: str) -> object:
+        return lambda *args: self.calls.append((name, args[-1] if name == "bundle" else args[0]))
+
+
+def test_a_run_is_told_folds_scores_figures_and_the_champion(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, opened = Told(), []
+
+    @contextmanager
+    def tracked(kind: str, settings: mlkit.Settings, *, name: str, **about: object) -> Iterator[Told]:
+        opened.append((kind, name, settings.tracking))
+        yield run
+
+    monkeypatch.setenv("MLKIT_TRACKING", "true")
+    monkeypatch.setattr("mlkit.operations.tracking.tracked", tracked)
+    monkeypatch.setattr(training, "tracked", tracked)
+    assert main([*TRAIN, "--symbol", "AAA"]) == 0
+    assert opened == [("train", "AAA-1h", True)] * 2  # the library joins the command's run
+    assert [name for name, _ in run.calls] == ["folds", "scores", "bundle", "figure", "figure"]
+    assert run.calls[2][1] == "champion"
+    forecasts = run.calls[0][1]
+    assert isinstance(forecasts, pd.DataFrame)
+    run.calls.clear()
+    training.train(mlkit.load_bars("AAA", "1h"), mlkit.Settings(), forecasts=forecasts, publish=False)
+    assert run.calls[-1] == ("bundle", "challenger")
