@@ -3,10 +3,11 @@
 The textbook p-values take rows as independent; bars are not, so they alarm on every market that has volatility
 clusters. Here the reference says itself how far a window of the same length usually strays: the distance of each of its
 own windows from the rest of it. With ``m`` the mean and ``v`` the variance of that distance over the windows, the
-distance of a new window over ``m`` is F distributed with ``2 m² / v`` and as many times the number of windows
-degrees of freedom (Satterthwaite 1946: a scaled chi-square by its moments; F since its scale is measured too). ``m`` is
-never below that of independent rows. All columns are judged together by Benjamini and Yekutieli (2001), which holds
-under any dependence between them.
+distance of a new window over ``m`` is F distributed with ``d = 2 m² / v`` and ``d / 2`` times the number of windows
+degrees of freedom (Satterthwaite 1946: a scaled chi-square by its moments; F since its scale is measured too, and the
+half since clusters make windows unequal: measured, see ``README.md`` beside this file). ``m`` is never below that of
+independent rows. All columns are judged together by Benjamini and Yekutieli (2001), which holds under any dependence
+between them.
 """
 
 from collections.abc import Sequence
@@ -108,7 +109,7 @@ class Panel:
         apart = (np.abs(first[:, None] - first) >= blocks).astype(np.float64)
         apart /= apart.sum(axis=1, keepdims=True)
         mean, square = apart @ distance, apart @ distance**2
-        windows = len(self.counts) / blocks - 2
+        windows = len(self.counts) / blocks - 1
         p = _p_values(distance, mean, square - mean**2, self._least(blocks)[:, None], windows)
         smallest = _adjust(p).min(axis=(0, 2))
         return _Null(distance.mean(axis=1), distance.var(axis=1), smallest)
@@ -194,7 +195,7 @@ def _p_values(
     from scipy.stats import f
 
     freedom = np.clip(2.0 * mean**2 / np.maximum(variance, 1e-300), 1.0, 9.0)
-    p = f.sf(distance / np.maximum(mean, least), freedom, np.maximum(freedom * windows, 2.5))
+    p = f.sf(distance / np.maximum(mean, least), freedom, np.maximum(0.5 * freedom * windows, 2.5))
     return np.asarray(p)
 
 

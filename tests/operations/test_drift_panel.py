@@ -1,0 +1,140 @@
+"""Distributions of dependent rows: the textbook formulas, honest p-values, changes that are seen, files refused."""
+
+import numpy as np
+import pytest
+from scipy.stats import false_discovery_control, ks_2samp
+
+from mlkit.errors import BundleError
+from mlkit.features.garch import fit_garch
+from mlkit.market.regimes import regime_change
+from mlkit.operations.drift_panel import BINS, BLOCK, LONGEST, SHORTEST, STRETCHES, WINDOWS, Panel, panel_from_vectors
+from mlkit.operations.drift_panel import _adjust as adjust
+from mlkit.operations.training import prepare
+
+LEVEL = 0.005
+
+
+def autoregressive(rng: np.random.Generator, rows: int, columns: int, memory: float = 0.97) -> np.ndarray:
+    """AR(1) columns of variance 1."""
+    from scipy.signal import lfilter
+
+    noise = rng.standard_normal((rows + 300, columns)) * np.sqrt(1 - memory**2)
+    return np.asarray(lfilter([1.0], [1.0, -memory], noise, axis=0)[300:])
+
+
+@pytest.fixture(scope="module")
+def reference() -> np.ndarray:
+    return autoregressive(np.random.default_rng(0), 8000, 4)
+
+
+def test_statistics_are_the_textbook_ones_of_the_window(reference: np.ndarray) -> None:
+    panel, window = Panel.fit("abcd", reference), autoregressive(np.random.default_rng(1), 700, 4) + 0.3
+    found = panel.judge(window)
+    assert found is not None and found.rows == LONGEST * BLOCK
+    for column in range(4):
+        old, new = reference[:, column], window[-found.rows :, column]
+        exact = ks_2samp(old, new).statistic
+        assert exact - 2 / BINS < found.ks[column] <= exact + 1e-12  # looked at on the edges only
+        edges = [-np.inf, *np.quantile(old, np.arange(1, BINS) / BINS), np.inf]
+        p, q = (np.histogram(x, edges)[0] + 0.5 for x in (new, old))
+        p, q = p / p.sum(), q / q.sum()
+        assert found.psi[column] == pytest.approx(float(np.sum((p - q) * np.log(p / q))), rel=0.05)
+
+
+def test_autocorrelation_is_no_drift_where_the_plain_test_alarms() -> None:
+    alarms, plain = 0, 0
+    for seed in range(60):
+        values = autoregressive(np.random.default_rng(seed), 6500, 5)
+        found = Panel.fit("abcde", values[:6000]).judge(values[6000:])
+        assert found is not None
+        alarms += bool(found.adjusted.min() <= 0.05)
+        plain += ks_2samp(values[:6000, 0], values[6000:, 0]).pvalue <= 0.05
+    assert plain >= 40  # of 60: rows taken as independent
+    assert alarms <= 3
+
+
+def test_a_moved_column_is_found_and_named(reference: np.ndarray) -> None:
+    window = autoregressive(np.random.default_rng(2), 500, 4)
+    window[:, 2] = 2.5 + 0.5 * window[:, 2]
+    found = Panel.fit("abcd", reference).judge(window)
+    assert found is not None and found.farthest
+    assert [name for name, p in zip("abcd", found.adjusted, strict=True) if p <= LEVEL] == ["c"]
+
+
+def test_a_reference_of_the_window_itself_would_be_blind(reference: np.ndarray) -> None:
+    """The planted fault: what is compared with must be the training, not the newest rows."""
+    window = 3.0 + autoregressive(np.random.default_rng(3), 4000, 4)
+    honest, faulty = Panel.fit("abcd", reference).judge(window), Panel.fit("abcd", window).judge(window)
+    assert honest is not None and faulty is not None
+    assert honest.adjusted.max() <= LEVEL < faulty.adjusted.min()
+
+
+def test_a_flag_that_never_rose_in_training_is_seen_when_it_does() -> None:
+    values = np.zeros((6000, 2))
+    values[:, 1] = np.random.default_rng(4).standard_normal(6000)
+    panel = Panel.fit("ab", values)
+    quiet, loud = values[:500].copy(), values[:500].copy()
+    loud[::3, 0] = 1.0
+    judged = [panel.judge(rows) for rows in (quiet, loud)]
+    assert judged[0] is not None and judged[1] is not None
+    assert judged[0].adjusted.min() > LEVEL >= judged[1].adjusted[0]
+
+
+def test_p_values_are_adjusted_as_scipy_does() -> None:
+    p = np.random.default_rng(5).random((2, 30)) ** 3
+    expected = false_discovery_control(p.ravel(), method="by").reshape(2, 30)
+    np.testing.assert_allclose(adjust(p), expected, rtol=1e-12)
+
+
+def test_rows_that_are_too_few_are_not_judged(reference: np.ndarray) -> None:
+    panel = Panel.fit("abcd", reference)
+    assert panel.judge(reference[: SHORTEST * BLOCK - 1]) is None
+    small = Panel.fit("abcd", reference[: SHORTEST * BLOCK * WINDOWS - 1])
+    assert small.judge(reference) is None
+    empty = Panel.fit("abcd", reference[:0])
+    assert empty.judge(reference) is None and empty.counts.shape == (0, 4, BINS)
+
+
+def test_a_long_history_keeps_stretches_and_markets_are_not_joined() -> None:
+    values = np.arange(3.0 * STRETCHES * LONGEST * BLOCK)[:, None]
+    panel = Panel.fit("a", values)
+    assert len(panel.counts) == STRETCHES * LONGEST and (~panel.follows).sum() == STRETCHES
+    rows = np.arange(4000)
+    two = Panel.fit("a", values, rows[::2], rows[1::2])  # two markets, row by row in turn
+    assert np.flatnonzero(~two.follows).tolist() == [0, 2000 // BLOCK]
+
+
+def test_stored_vectors_make_the_same_panel_and_others_are_refused(reference: np.ndarray) -> None:
+    panel = Panel.fit("abcd", reference)
+    edges, counts, follows = panel.edges.ravel(), panel.counts.ravel(), panel.follows.astype(np.uint8)
+    again = panel_from_vectors("abcd", edges, counts, follows)
+    first, second = panel.judge(reference[:500]), again.judge(reference[:500])
+    assert first is not None and second is not None
+    np.testing.assert_array_equal(first.p, second.p)
+    falling, odd = edges[::-1].copy(), counts.copy()
+    odd[0] += 1
+    for broken in (
+        (falling, counts, follows),
+        (edges, odd, follows),
+        (edges[:-1], counts, follows),
+        (edges, counts, follows + 2),
+        (np.full_like(edges, np.nan), counts, follows),
+        (edges, np.tile(counts, 10), np.tile(follows, 10)),
+    ):
+        with pytest.raises(BundleError):
+            panel_from_vectors("abcd", *broken)
+
+
+def test_changes_are_flagged_and_volatility_clusters_are_not() -> None:
+    """A small version of ``tests/bench/drift_rates.py``: the features 500 bars after 5,000 that were learned from."""
+    alarms = dict.fromkeys(("none", "volatility", "tick"), 0)
+    for seed in range(4):
+        histories = {change: regime_change(5500, 5000, change, seed=seed) for change in alarms}  # type: ignore[arg-type]
+        garch = fit_garch(histories["none"].iloc[:5000])
+        tables = {change: prepare(bars, (1,), garch).X for change, bars in histories.items()}
+        panel = Panel.fit([str(k) for k in range(tables["none"].shape[1])], tables["none"][600:5000])
+        for change, X in tables.items():
+            found = panel.judge(X[5000:])
+            assert found is not None
+            alarms[change] += found.farthest and found.adjusted.min() <= LEVEL
+    assert alarms["none"] <= 1 and alarms["volatility"] >= 3 and alarms["tick"] == 4
