@@ -130,7 +130,8 @@ def check(folder: Path, champion: str, counts: Counter[str]) -> None:
     current = ModelBundle.open(root)  # every byte against its digest
     assert current.price is not None and current.id == history(root)[0]
     counts["old champion" if current.id == champion else "new champion"] += 1
-    counts["leftovers"] += any(entry.name.startswith((".bundle-", ".CURRENT.")) for entry in root.iterdir())
+    hidden = {entry.name for entry in root.iterdir() if entry.name.startswith((".bundle-", ".CURRENT."))}
+    counts["leftovers"] += bool(hidden - {".bundle-old"})
     for entry in root.iterdir():
         if not entry.name.startswith(".") and entry.is_dir():
             ModelBundle.open(entry)  # half a bundle never stands under its name
