@@ -123,6 +123,8 @@ def _print(tuning: Any) -> None:
     }
     inner = "-" if tuned.default_score is None else f"{tuned.default_score:.5f}"
     rows["inner score"] = (inner, f"{tuned.score:.5f}")
+    if (outside := tuned.out_of_sample) is not None:
+        rows["out of sample"] = (f"{outside.default:.5f}", f"{outside.tuned:.5f}")
     for name, (before, after) in {"": ("default", "tuned"), **rows}.items():
         print(f"{name:<16}{before:>12}{after:>12}")
     ended = ", ".join(f"{count} {state}" for state, count in tuned.trials.items())

@@ -211,11 +211,14 @@ def _compare(task: PatternTask, parameters: Mapping[str, int | float]) -> OutOfS
         model, _ = train_patterns(seed=task.seed, profile=replace(task.size, **changes))  # type: ignore[arg-type]
         tables[who] = np.array([counts(model, bars) for bars in markets])  # [market, 3, pattern]
     rng = np.random.default_rng(task.seed)
-    draws = [_difference(tables, rng.integers(0, n, n)) for _ in range(1000)]
+    drawn = [_losses(tables, rng.integers(0, n, n)) for _ in range(1000)]
+    draws = [loss["tuned"] - loss["default"] for loss in drawn]
     low, high = np.quantile(draws, [0.5 * (1 - LEVEL), 0.5 * (1 + LEVEL)]).tolist()
+    loss = _losses(tables, np.arange(n))
     return OutOfSample(
         answer="same parameters" if same else answer(low, high),
-        difference=_difference(tables, np.arange(n)),
+        **loss,
+        difference=loss["tuned"] - loss["default"],
         low=low,
         high=high,
         level=LEVEL,
@@ -226,14 +229,14 @@ def _compare(task: PatternTask, parameters: Mapping[str, int | float]) -> OutOfS
     )
 
 
-def _difference(tables: Mapping[str, FloatMatrix], chosen: Any) -> float:
-    """Loss of tuned minus default over some markets, counted together."""
+def _losses(tables: Mapping[str, FloatMatrix], chosen: Any) -> dict[str, float]:
+    """1 minus the macro-F1 over some markets, counted together, of ``default`` and ``tuned``."""
     loss = {}
     frequent = tables["default"].sum(axis=0)[2] >= HITS
     for who, table in tables.items():
         both, said, true = table[chosen].sum(axis=0)[:, frequent]
         loss[who] = 1.0 - float(np.mean(2.0 * both / np.maximum(said + true, 1)))
-    return loss["tuned"] - loss["default"]
+    return loss
 
 
 def save_tuned_patterns(tuned: TunedPatterns, settings: Settings) -> Path:

@@ -44,7 +44,9 @@ class OutOfSample(Record):
     """Tuned against default parameters on bars that tuning never saw."""
 
     answer: Answer
-    difference: float  # mean loss of the tuned model minus that of the default one; under 0 is better
+    default: float  # loss under the default parameters; of prices, no change is 1
+    tuned: float  # and under the tuned ones
+    difference: float  # tuned minus default: under 0 is better
     low: float | None  # block-bootstrap interval of the difference; None where there are too few bars for one
     high: float | None
     level: float

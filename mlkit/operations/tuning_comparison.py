@@ -56,10 +56,13 @@ def compare_held_back(
         bars = span.read(f"tuned against default parameters, study {tuned.study}", again=True)
     rows, losses = held_back_losses(bars, span.start, tuned.parameters, settings, features)
     table = compare_losses(losses, settings)
-    difference, low, high = table.loc["trees"].loc["all"].to_numpy(dtype=np.float64)[-3:].tolist()
+    line = table.loc["trees"].loc["all"].to_numpy(dtype=np.float64)
+    ours, theirs, difference, low, high = (float(value) for value in line)
     default = {name: getattr(ensemble_settings(settings), name) for name in tuned.parameters}
     verdict = OutOfSample(
         answer=answer(low, high) if tuned.parameters != default else "same parameters",
+        default=ours,
+        tuned=theirs,
         difference=difference,
         low=low if np.isfinite(low) else None,
         high=high if np.isfinite(high) else None,

@@ -40,9 +40,9 @@ def test_patterns_need_no_market(capsys: pytest.CaptureFixture[str]) -> None:
     assert "leave --symbol and --timeframe out" in capsys.readouterr().err
 
 
-def test_the_difference_is_that_of_the_macro_f1() -> None:
+def test_the_loss_is_what_the_macro_f1_lacks() -> None:
     """Counts of two models, by hand: F1 0.8 and 0.5 against 0.5 and 0.5, and a pattern too rare to count."""
     default = np.array([[[40, 25, 1], [50, 50, 2], [50, 50, 2]]])
     tuned = np.array([[[25, 25, 0], [50, 50, 2], [50, 50, 2]]])
-    found = pattern_tuning._difference({"default": default, "tuned": tuned}, np.arange(1))
-    assert found == pytest.approx((0.8 + 0.5) / 2 - 0.5)
+    found = pattern_tuning._losses({"default": default, "tuned": tuned}, np.arange(1))
+    assert found == pytest.approx({"default": 1 - (0.8 + 0.5) / 2, "tuned": 0.5})

@@ -125,7 +125,8 @@ def test_the_held_back_bars_are_read_once_or_it_is_said(
     bars: pd.DataFrame, settings: mlkit.Settings, tuning: Tuning
 ) -> None:
     first = tuning.tuned.out_of_sample
-    assert first is not None and first.reads_before == 0 and first.start > tuning.tuned.saw.end
+    assert first is not None and first.tuned - first.default == pytest.approx(first.difference)
+    assert first.reads_before == 0 and first.start > tuning.tuned.saw.end
     again = tune(bars, settings, trials=TRIALS)
     assert again.tuned.out_of_sample is not None
     assert again.tuned.out_of_sample.reads_before >= 1
@@ -204,7 +205,17 @@ def test_a_tuning_that_helps_is_seen_to_help(
 
 
 def test_what_the_sentence_says() -> None:
-    known = {"low": -0.02, "high": 0.01, "level": 0.95, "start": "a", "end": "b", "bars": 1200, "reads_before": 2}
+    known = {
+        "default": 1.0,
+        "tuned": 0.995,
+        "low": -0.02,
+        "high": 0.01,
+        "level": 0.95,
+        "start": "a",
+        "end": "b",
+        "bars": 1200,
+        "reads_before": 2,
+    }
     said = sentence(OutOfSample(answer="not shown", difference=-0.005, **known))
     assert said == (
         "Out of sample it is not shown that tuning helps or hurts: relative loss -0.0050, 95% interval "
