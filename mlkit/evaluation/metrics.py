@@ -201,8 +201,13 @@ def interval_score(y: ArrayLike, low: ArrayLike, high: ArrayLike, level: float) 
     Gneiting & Raftery (2007), *JASA* 102, eq. 43.
     """
     y, low, high = _scored(y, low, high)
+    return _mean(interval_scores(y, low, high, level))
+
+
+def interval_scores(y: FloatArray, low: FloatArray, high: FloatArray, level: float) -> FloatArray:
+    """The interval score of every row, (n,); its mean is :func:`interval_score`."""
     miss = np.maximum(low - y, 0.0) + np.maximum(y - high, 0.0)
-    return _mean(high - low + 2.0 / (1.0 - level) * miss)
+    return np.asarray(high - low + 2.0 / (1.0 - level) * miss, dtype=np.float64)
 
 
 def pinball_loss(y: ArrayLike, quantile: ArrayLike, level: float) -> float:

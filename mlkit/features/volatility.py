@@ -44,8 +44,8 @@ def volatility_terms(features: "pd.DataFrame", timeframe: str) -> npt.NDArray[np
     Returns
     -------
     float64 (n_bars, 12 + seasons). Column 0 is the logarithm of `ewma_volatility`, the next ones are logarithms of
-    another estimate over it, the last ones half a cosine or sine of the hour of the day (UTC) and of the week. NaN in
-    the warm-up.
+    another estimate over it, the last ones a quarter of a cosine or sine of the hour of the day (UTC) and of the week.
+    NaN in the warm-up.
 
     References
     ----------
@@ -76,6 +76,6 @@ def volatility_terms(features: "pd.DataFrame", timeframe: str) -> npt.NDArray[np
 
 
 def _season(share: npt.NDArray[np.float64], harmonics: int) -> list[npt.NDArray[np.float64]]:
-    """Half a cosine and half a sine of each harmonic; half, so that a ridge holds seasons tighter than estimates."""
+    """A quarter of each harmonic's cosine and sine, so that a ridge holds seasons tighter than estimates."""
     angles = [2.0 * np.pi * k * share for k in range(1, harmonics + 1)]
-    return [0.5 * wave(angle) for angle in angles for wave in (np.cos, np.sin)]
+    return [0.25 * wave(angle) for angle in angles for wave in (np.cos, np.sin)]

@@ -258,7 +258,9 @@ class Live:
         self.said: Insight | None = said  # None where the newest bar has no answer yet
         self.pending: list[npt.NDArray[np.float32]] = []  # features of bars without a forecast: the newest, mostly
         self.past = past
-        self._kept = None if past is None else (Tail(past.log_return, keep), Tail(past.scale, keep))
+        self._kept = (
+            None if past is None else (Tail(past.log_return, keep), Tail(past.scale, keep), Tail(past.plain, keep))
+        )
 
     def push(self, bar: Bar) -> None:
         """Take an accepted bar into every state."""
@@ -270,20 +272,20 @@ class Live:
     def remember(self, forecast: "Forecast") -> None:
         """Keep the forecasts of the pending bars."""
         assert self._kept is not None
-        for tail, values in zip(self._kept, (forecast.log_return, forecast.scale), strict=True):
+        for tail, values in zip(self._kept, (forecast.log_return, forecast.scale, forecast.plain), strict=True):
             for row in values:
                 tail.push(row)
         self.past = forecast
         self.pending.clear()
 
     def recent(self, rows: int) -> "Forecast":
-        """The newest ``rows`` forecasts as one: centre and scale of each, all else of the newest in every row."""
+        """The newest ``rows`` forecasts as one: centre and scales of each, all else of the newest in every row."""
         assert self._kept is not None and self.past is not None
-        centre, scale = (tail.rows[-rows:] for tail in self._kept)
+        centre, scale, plain = (tail.rows[-rows:] for tail in self._kept)
 
         def spread(values: Float64Array) -> Float64Array:
-            return np.broadcast_to(values[-1], centre.shape)
+            return np.broadcast_to(values[-1], (len(centre), *values.shape[1:]))
 
         rest: dict[str, Any] = {name: spread(values) for name, values in self.past.columns().items()}
         members = {name: spread(values) for name, values in self.past.members.items()}
-        return replace(self.past, members=members, **(rest | {"log_return": centre, "scale": scale}))
+        return replace(self.past, members=members, **(rest | {"log_return": centre, "scale": scale, "plain": plain}))

@@ -27,7 +27,8 @@ class Progress(Protocol):
 class Forecast:
     """Predictive distribution of the log return, per row and horizon; known at the close of the row's bar.
 
-    Arrays are float64 (n, H) in the order of ``horizons``. A row without a forecast is NaN in all of them.
+    Arrays are float64 (n, H) in the order of ``horizons``, but for ``plain``. A row without a forecast is NaN in all of
+    them.
     """
 
     horizons: tuple[int, ...]  # bars ahead
@@ -36,6 +37,7 @@ class Forecast:
     members: dict[str, FloatMatrix]  # share of each library, shrunk alike: their weighted sum is log_return
     p_up: FloatMatrix  # calibrated probability of a rise, half of no change included
     scale: FloatMatrix  # expected deviation of the outcome: the unit of everything here
+    plain: FloatMatrix  # (n, H, measures) what `mlkit.models.experts` measures beside it
     std: FloatMatrix  # standard deviation of the outcome around log_return
     lo80: FloatMatrix  # conformal intervals of the outcome
     hi80: FloatMatrix

@@ -17,7 +17,7 @@ from mlkit.errors import BundleError, ConfigError
 from mlkit.evaluation.metrics import direction
 from mlkit.evaluation.significance import t_under_null
 from mlkit.models.base import FloatVector, IntVector
-from mlkit.models.conformal import adaptation_memory, adaptation_rate, lean_rate
+from mlkit.models.conformal import MEMORY, adaptation_rate, lean_rate
 
 CRITICAL = 1.96
 EVIDENCE = 3.0  # standard errors under which a score counts as nothing: a study looks at hundreds of them
@@ -46,6 +46,11 @@ class HorizonCalibration:
     memory: int  # scores that an adaptive interval may depend on
     rate: float  # step of its ends at one score
     lean: float  # step of their slope on the logarithm of the scale
+
+    @property
+    def ends(self) -> tuple[float, float, float, float]:
+        """Quantiles of the residual in the order of the conformal levels."""
+        return self.low90, self.low80, self.high80, self.high90
 
     def p_up(self, z: FloatVector) -> FloatVector:
         """Calibrated probability of a rise (half of no change included) for raw scores ``z``."""
@@ -126,7 +131,7 @@ def fit_calibration(
         high90=high90,
         log_scale=0.0 if log_scale is None else float(np.mean(log_scale)),
         log_scale_std=0.0 if log_scale is None else float(np.std(log_scale)),
-        memory=adaptation_memory(horizon),
+        memory=MEMORY,
         rate=adaptation_rate(horizon),
         lean=lean_rate(horizon),
     )

@@ -1,19 +1,26 @@
-"""Adaptive conformal intervals with a finite memory: each end follows the outcomes that have become known.
+"""Adaptive conformal intervals with a finite memory: experts that follow the outcomes, mixed by what they cost.
 
-The score of a forecast is its outcome's distance from the centre in units of the forecast scale. Each of four ends
-is a quantile of that score; it moves by ``rate * (level - 1{score <= end})`` at every score that becomes known, so too
-many misses on one side push that side out. The error counted at bar s is that of the end as it stood when the
-forecast was made, ``horizon`` bars before its outcome: without this delay, long horizons adapt to the noise of
-outcomes that overlap, and undercover. A second coefficient, on the logarithm of the scale, follows in the same way
-and evens out coverage between calm and wild bars.
+Every expert holds four ends, quantiles of the outcome's distance from the centre in units of the expert's own scale
+(``mlkit.models.experts`` says which scales). An end moves by ``rate * (level - 1{score <= end})`` at every outcome
+that becomes known, so too many misses on one side push that side out. The error counted at bar s is that of the end as
+it stood when the forecast was made, ``horizon`` bars before its outcome: without this delay, long horizons adapt to the
+noise of outcomes that overlap, and undercover. A second coefficient, on the logarithm of the scale, may follow in the
+same way and evens out coverage between calm and wild bars. One expert takes long steps, which costs score while nothing
+changes and saves coverage when something does.
 
-Row t starts from the bundle's quantiles ``memory`` scores before the newest known one and goes through them: what it
-gives depends on the bundle and on rows ``t - horizon - memory + 1 .. t - horizon`` only, in a batch and live alike.
+What is told is the mean of the experts' ends, level by level, with weights ``exp(-learning * loss)``: the quantile loss
+that each has summed up, in training and since. The mixture costs hardly more than the best expert would have, whichever
+that is, and often less than any. No expert falls further behind than ``MOST``, so one that was poor for years is back
+within bars when the market changes, after an outage for instance.
+
+Row t starts from the bundle ``memory`` outcomes before the newest known one and goes through them: what it gives
+depends on the bundle and on rows ``t - horizon - memory + 1 .. t - horizon`` only, in a batch and live alike.
 
 References
 ----------
 Gibbs and Candès (2021), *NeurIPS*: adaptive conformal inference. Angelopoulos, Candès and Tibshirani (2023), *NeurIPS*:
-quantile tracking. Koenker and Bassett (1978): the loss whose gradient this step is.
+quantile tracking. Koenker and Bassett (1978): the loss whose gradient this step is. Vovk (1990), *COLT*: aggregating
+strategies; Herbster and Warmuth (1998), *Machine Learning* 32: experts that take turns.
 """
 
 import math
@@ -27,6 +34,10 @@ from mlkit.models.base import FloatMatrix, FloatVector
 LEVELS = (0.05, 0.1, 0.9, 0.95)  # of the score: the ends low90, low80, high80, high90
 OUTER = np.array([1.5, 1.0, 1.0, 1.5])  # the 90 % ends take longer steps: few scores come near them
 REACH = 1.5  # standard deviations of the log scale beyond which it counts no more
+PLAIN = 2  # experts with the first scale; the next one's is constant
+MEMORY = 4000  # outcomes that a row's intervals may depend on
+NORMAL_LOSS = np.array([0.1031, 0.1755, 0.1755, 0.1031])  # quantile loss of a standard normal at LEVELS, the unit
+MOST = 6.0  # no expert's weight falls below exp(-MOST) of the best one's
 
 
 def adaptation_rate(horizon: int) -> float:
@@ -35,12 +46,7 @@ def adaptation_rate(horizon: int) -> float:
     It falls with the horizon, as overlapping outcomes repeat an error for ``horizon`` bars. A longer step covers
     better and scores worse; this one was chosen on bars before those that the study scores.
     """
-    return float(0.02 * horizon**-0.3)
-
-
-def adaptation_memory(horizon: int) -> int:
-    """Scores that a row's ends may depend on; the short steps of long horizons need many to make up for an error."""
-    return min(2000 + 100 * horizon, 8000)
+    return float(0.005 * horizon**-0.3)
 
 
 def lean_rate(horizon: int) -> float:
@@ -48,63 +54,128 @@ def lean_rate(horizon: int) -> float:
     return adaptation_rate(horizon) / (1.0 + (horizon / 20.0) ** 2)
 
 
+def learning_rate(horizon: int) -> float:
+    """Weight of an expert's loss at one outcome; smaller where outcomes overlap and say the same again."""
+    return float(0.1 / math.sqrt(horizon))
+
+
 def follow_ends(
-    score: FloatVector,
+    outcome: FloatVector,
+    scales: FloatMatrix,
     log_scale: FloatVector,
-    start: FloatVector,
+    start: FloatMatrix,
+    losses: FloatMatrix,
     horizon: int,
+    *,
     memory: int,
-    rate: float,
-    lean: float,
+    rate: FloatVector,
+    lean: FloatVector,
+    learning: float,
     first: int,
 ) -> FloatMatrix:
-    """Ends of the score's intervals at rows ``first`` and later, each in the light of what was known there.
+    """Ends of the intervals at rows ``first`` and later, each in the light of what was known there.
 
     Parameters
     ----------
-    score
-        ``(outcome - centre) / scale`` of consecutive bars, (n,); NaN where there is none. Row s is known at the
+    outcome
+        Realised outcome less the centre, of consecutive bars, (n,); NaN where there is none. Row s is known at the
         close of row ``s + horizon``, and no row before that reads it.
+    scales
+        Scale of every expert, (n, E), positive; NaN where a row has no forecast.
     log_scale
-        Standardised logarithm of the scale, (n,), within ±REACH; NaN counts as 0.
-    start
-        Ends before any score is known, (4,), in the order of ``LEVELS``.
-    memory, rate, lean
-        Scores read, step of an end, and step of its slope on ``log_scale``.
+        Standardised logarithm of the first scale, (n,), within ±REACH; NaN counts as 0.
+    start, losses
+        Ends of every expert before any outcome is known, in units of its scale, (E, 4), in the order of ``LEVELS``, and
+        the loss it starts with.
+    memory, rate, lean, learning
+        Outcomes read, step of every expert's ends (E,), step of their slopes on ``log_scale`` (E,), weight of a loss.
 
     Returns
     -------
-    float64 (n - first, 4), increasing along a row.
+    float64 (n - first, 4), in units of the outcome, increasing along a row.
     """
-    out = np.empty((len(score) - first, len(LEVELS)))
+    out = np.empty((len(outcome) - first, len(LEVELS)))
+    score = outcome[:, None] / scales
+    score[~np.isfinite(score).all(axis=1)] = np.nan
+    plain = min(PLAIN, scales.shape[1] - 1)
+    # An expert's loss counts in a unit half way between a constant and the first scale: wild bars
+    # count more, as they do in an interval score, but a single one does not decide.
+    worth = scales / np.sqrt(scales[:, :1] * scales[:, plain : plain + 1])
     lean_at = np.nan_to_num(log_scale, nan=0.0)
-    _follow(score, lean_at, start, np.array(LEVELS), horizon, memory, rate * OUTER, lean * OUTER, first, out)
+    levels, price = np.array(LEVELS), learning / NORMAL_LOSS
+    steps = np.outer(rate, OUTER), np.outer(lean, OUTER)
+    _follow(score, worth, scales, lean_at, start, levels, *steps, price, learning * losses, horizon, memory, first, out)
     out.sort(axis=1)
     return out
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _follow(
-    score: Any, u: Any, start: Any, levels: Any, horizon: Any, memory: Any, rate: Any, lean: Any, first: Any, out: Any
+    score: Any,
+    worth: Any,
+    scales: Any,
+    u: Any,
+    start: Any,
+    levels: Any,
+    rate: Any,
+    lean: Any,
+    price: Any,
+    losses: Any,
+    horizon: Any,
+    memory: Any,
+    first: Any,
+    out: Any,
 ) -> None:
-    """The four ends side by side: each is a chain of dependent steps, and four chains fill the processor."""
-    issued, slope = np.empty((horizon, 4)), np.empty((horizon, 4))  # as they stood at the last forecasts
-    a, b = np.empty(4), np.empty(4)
+    """The ends of all experts side by side: each is a chain of dependent steps, and many fill the processor."""
+    experts = start.shape[0]
+    issued = np.empty((horizon, experts, 4))  # as they stood at the last forecasts
+    a, b, cost = np.empty((experts, 4)), np.empty((experts, 4)), np.empty((experts, 4))
     for t in range(first, score.shape[0]):
-        a[:], b[:], at = start, 0.0, 0
-        issued[:], slope[:] = start, 0.0
+        a[:], b[:], cost[:], issued[:], at = start, 0.0, losses, start, 0
         for s in range(max(0, t - horizon - memory + 1), t - horizon + 1):
-            if math.isnan(score[s]):
+            if not math.isnan(score[s, 0]):
+                for e in range(experts):
+                    for k in range(4):
+                        apart = score[s, e] - issued[at, e, k]
+                        missed = levels[k] - (1.0 if apart <= 0.0 else 0.0)
+                        cost[e, k] += price[k] * worth[s, e] * missed * apart
+                        a[e, k] += rate[e, k] * missed
+                        b[e, k] += lean[e, k] * u[s] * missed
+                _catch_up(cost)
+            for e in range(experts):
                 for k in range(4):
-                    issued[at, k], slope[at, k] = a[k], b[k]
-            else:
-                for k in range(4):
-                    missed = levels[k] - (1.0 if score[s] <= issued[at, k] + slope[at, k] * u[s] else 0.0)
-                    a[k] += rate[k] * missed
-                    b[k] += lean[k] * u[s] * missed
-                    issued[at, k], slope[at, k] = a[k], b[k]
+                    issued[at, e, k] = a[e, k] + b[e, k] * u[s + horizon]
             at += 1
             if at == horizon:
                 at = 0
-        for k in range(4):
-            out[t - first, k] = a[k] + b[k] * u[t]
+        for e in range(experts):
+            for k in range(4):
+                a[e, k] = scales[t, e] * (a[e, k] + b[e, k] * u[t])
+        _mix(a, cost, out[t - first])
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _catch_up(cost: Any) -> None:
+    """No expert is further behind the best than MOST, at any level."""
+    for k in range(4):
+        most = cost[0, k]
+        for e in range(1, cost.shape[0]):
+            most = min(most, cost[e, k])
+        most += MOST
+        for e in range(cost.shape[0]):
+            cost[e, k] = min(cost[e, k], most)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _mix(ends: Any, cost: Any, out: Any) -> None:
+    """The experts' ends, weighted."""
+    for k in range(4):
+        least = cost[0, k]
+        for e in range(1, cost.shape[0]):
+            least = min(least, cost[e, k])
+        total, end = 0.0, 0.0
+        for e in range(cost.shape[0]):
+            weight = math.exp(least - cost[e, k])
+            total += weight
+            end += weight * ends[e, k]
+        out[k] = end / total

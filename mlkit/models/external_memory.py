@@ -21,11 +21,12 @@ from mlkit.models.base import (
     EnsembleSettings,
     Float32Matrix,
     FloatMatrix,
+    FloatVector,
     IntMatrix,
     IntVector,
     Progress,
 )
-from mlkit.models.calibration import fit_calibration
+from mlkit.models.experts import calibrate, plain_scales
 from mlkit.models.external_learners import Room, fit_external
 from mlkit.models.learners import Parts, Rows
 from mlkit.models.price_predictor import PricePredictor
@@ -90,7 +91,7 @@ def fit_larger_than_memory(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".mlkit-external-") as place:
         room = Room(Path(place), batch)
         rows = _write_rows(split, spreads, X, Y, scale, terms, settings.target_clip, room)
-        return _fit(rows, split, spreads, horizons, settings, seed, room, progress)
+        return _fit(rows, scale, terms, split, spreads, horizons, settings, seed, room, progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +109,8 @@ class _Files:
 
 def _fit(
     files: _Files,
+    scale: FloatMatrix,
+    terms: FloatMatrix,
     split: TrainingSplit,
     spreads: tuple[HorizonSpread, ...],
     horizons: tuple[int, ...],
@@ -132,26 +135,19 @@ def _fit(
         for name, trained in learners.items():
             scores[name].append(trained.predict(X))
     raw = whole._combine({name: np.concatenate(found) for name, found in scores.items()}, weights)
-    times = {
-        "times": split.times(split.every[held_out]),
-        "history_times": split.times(split.every),
-    }
-    calibrations = tuple(
-        fit_calibration(
-            raw[:, j],
-            np.array(files.z[held_out, j]),
-            horizon,
-            history=np.array(files.z[:, j]),
-            log_scale=np.log(files.unit[:, j]),
-            **times,
-        )
-        for j, horizon in enumerate(horizons)
-    )
+
+    def column(j: int) -> tuple[FloatVector, FloatVector, FloatMatrix]:
+        """Of one horizon: normalised labels, combined scale and what the plain experts measure."""
+        measured = plain_scales(scale[split.every, j : j + 1], terms[split.every, :1], horizons[j : j + 1])
+        return np.array(files.z[:, j]), np.array(files.unit[:, j]), measured[:, 0]
+
+    told = replace(split, calibration=split.every[held_out])
+    calibrations, experts = calibrate(raw, told, column, horizons)
     report.say("calibration")
     counts = {"fit": len(parts.fit), "valid": len(parts.valid), "calibration": len(raw)}
     trees = {name: list(learner.rounds) for name, learner in learners.items()}
     training: dict[str, Any] = {"rows": counts, "trees": trees, "seed": seed, "batch": room.rows}
-    return PricePredictor(horizons, files.X.shape[1], weights, learners, calibrations, training, spreads)
+    return PricePredictor(horizons, files.X.shape[1], weights, learners, calibrations, experts, training, spreads)
 
 
 def _fit_spreads(

@@ -28,8 +28,8 @@ from pydantic import (
 
 from mlkit.errors import BundleError, ConfigError, NotTrainedError
 
-SCHEMA_VERSION = 2  # of one market's bundle
-POOL_SCHEMA = 3  # the same and ``pool``; an older mlkit refuses it by name
+SCHEMA_VERSION = 4  # of one market's bundle
+POOL_SCHEMA = 5  # the same and ``pool``; an older mlkit refuses it by name
 MANIFEST = "manifest.json"
 CURRENT = "CURRENT"
 
@@ -84,7 +84,7 @@ class PoolMember(_Strict):
 class Manifest(_Strict):
     """What a bundle says about itself."""
 
-    schema_version: Literal[2, 3]
+    schema_version: Literal[4, 5]
     manifest_sha256: Digest  # of the manifest without this line
     bundle_id: Annotated[str, StringConstraints(pattern=f"^{ID}$")]
     created: str  # ISO 8601 UTC; no part of bundle_id

@@ -32,8 +32,8 @@ from mlkit.models.base import (
     IntVector,
     Progress,
 )
-from mlkit.models.calibration import HorizonCalibration, fit_calibration
-from mlkit.models.conformal import REACH, follow_ends
+from mlkit.models.calibration import HorizonCalibration
+from mlkit.models.experts import HorizonExperts, adapted_ends, calibrate, plain_scales
 from mlkit.models.learners import LEARNERS, Learner
 from mlkit.models.spread import HorizonSpread, spread_scale
 from mlkit.models.training_split import fit_spreads, split_rows, usable_rows
@@ -41,7 +41,7 @@ from mlkit.models.training_split import fit_spreads, split_rows, usable_rows
 __all__ = ["EnsembleSettings", "PricePredictor"]
 
 CALIBRATION_FILE = "calibration.json"
-ENDS = ("low90", "low80", "high80", "high90")  # of a calibration, in the order of the conformal levels
+ENDS = ("lo90", "lo80", "hi80", "hi90")  # in the order of the conformal levels
 _MODULES = {"xgboost": "xgboost", "lightgbm": "lightgbm", "random_forest": "sklearn"}
 _log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class PricePredictor:
     weights: dict[str, float]  # of the libraries in use; they sum to 1
     learners: dict[str, Learner]
     calibrations: tuple[HorizonCalibration, ...]
+    experts: tuple[HorizonExperts, ...]
     training: dict[str, Any]  # rows of each part, trees kept; plain JSON values
     spreads: tuple[HorizonSpread, ...] = ()  # empty: the scale is used as it is passed
 
@@ -108,6 +109,7 @@ class PricePredictor:
         _check_training(X, Y, end, scale, horizons)
         split = split_rows(X, Y, end, scale, terms, horizons, positions, settings)
         spreads = fit_spreads(split, scale, terms, Y, horizons)
+        plain = plain_scales(scale, terms, horizons)
         scale = spread_scale(spreads, scale, terms) if terms is not None else scale
         parts, held_out = split.parts(np.ascontiguousarray(X), Y, scale, settings.target_clip)
         weights = _installed_weights(settings)
@@ -117,18 +119,15 @@ class PricePredictor:
             ticks = partial(report, name, horizons)
             learners[name] = LEARNERS[name].fit(parts, horizons, settings, seed, ticks)
         raw = _combine({name: m.predict(held_out.X) for name, m in learners.items()}, weights)
-        past = Y[split.every] / scale[split.every]
-        logs = np.log(scale[split.every])
-        times = {"times": split.times(split.calibration), "history_times": split.times(split.every)}
-        calibrations = tuple(
-            fit_calibration(raw[:, j], held_out.z[:, j], h, history=past[:, j], log_scale=logs[:, j], **times)
-            for j, h in enumerate(horizons)
+        every = split.every
+        calibrations, experts = calibrate(
+            raw, split, lambda j: (Y[every, j] / scale[every, j], scale[every, j], plain[every, j]), horizons
         )
         report.say("calibration")
         rows = {"fit": len(parts.fit), "valid": len(parts.valid), "calibration": len(held_out)}
         trees = {name: list(learner.rounds) for name, learner in learners.items()}
         training = {"rows": rows, "trees": trees, "seed": seed}
-        return cls(horizons, X.shape[1], weights, learners, calibrations, training, spreads)
+        return cls(horizons, X.shape[1], weights, learners, calibrations, experts, training, spreads)
 
     @property
     def memory(self) -> int:
@@ -158,6 +157,7 @@ class PricePredictor:
             bars, and intervals follow the outcomes: see :meth:`adapted`. Without it they are those of the bundle.
         """
         _check_features(X, scale, self.n_features, len(self.horizons))
+        plain = plain_scales(scale, terms, self.horizons)
         scale = self.refined(scale, terms)
         usable = usable_rows(X, scale)
         n, shape = int(usable.sum()), (len(X), len(self.horizons))
@@ -167,7 +167,7 @@ class PricePredictor:
         raw = _combine(scores, self.weights)
         shrunk = self._column("shrink") * unit
         p_up = np.column_stack([c.p_up(raw[:, j]) for j, c in enumerate(self.calibrations)])
-        ends = [raw * shrunk + self._column(name) * unit for name in ENDS]
+        ends = [raw * shrunk + quantile * unit for quantile in self._ends.T]
         values = [
             raw * shrunk,
             raw * unit,
@@ -179,9 +179,11 @@ class PricePredictor:
         ]
         placed = np.full((len(values), *shape), np.nan)
         placed[:, usable] = values
-        names = ("log_return", "raw", "p_up", "scale", "std", "lo90", "lo80", "hi80", "hi90")
+        names = ("log_return", "raw", "p_up", "scale", "std", *ENDS)
+        plain[~usable] = np.nan
         forecast = Forecast(
             horizons=self.horizons,
+            plain=plain,
             members=dict(zip(scores, placed[len(names) :], strict=True)),
             **dict(zip(names, placed, strict=False)),
         )
@@ -204,27 +206,13 @@ class PricePredictor:
             raise ConfigError(
                 f"adapted: outcomes {outcome.shape} for forecasts {forecast.log_return.shape}, rows {rows}"
             )
-        score = (outcome - forecast.log_return) / forecast.scale
-        logs = np.log(forecast.scale)
-        out = {name: values[first:].copy() for name, values in forecast.columns().items()}
-        for j, c in enumerate(self.calibrations):
-            lean = (logs[:, j] - c.log_scale) / c.log_scale_std if c.log_scale_std > 0 else np.zeros(len(logs))
-            start = np.array([getattr(c, name) for name in ENDS])
-            ends = follow_ends(
-                np.ascontiguousarray(score[:, j]),
-                np.clip(lean, -REACH, REACH),
-                start,
-                c.horizon,
-                c.memory,
-                c.rate,
-                c.lean,
-                first,
-            )
-            centre, unit = forecast.log_return[first:, j], forecast.scale[first:, j]
-            for k, name in enumerate(("lo90", "lo80", "hi80", "hi90")):
-                out[name][:, j] = centre + ends[:, k] * unit
-            width = start[2] - start[1]
-            out["std"][:, j] *= (ends[:, 2] - ends[:, 1]) / width if width > 0 else 1.0
+        ends = adapted_ends(forecast, outcome, self.calibrations, self.experts, first)
+        out = {name: values[first:] for name, values in forecast.columns().items()}
+        out |= {name: ends[:, :, k] for k, name in enumerate(ENDS)}
+        width = (self._ends[:, 2] - self._ends[:, 1]) * out["scale"]
+        out["std"] = out["std"] * np.where(
+            width > 0, (out["hi80"] - out["lo80"]) / np.where(width > 0, width, 1.0), 1.0
+        )
         members = {name: values[first:] for name, values in forecast.members.items()}
         return replace(forecast, members=members, **out)
 
@@ -274,6 +262,7 @@ class PricePredictor:
             "n_features": self.n_features,
             "weights": self.weights,
             "calibrations": [c.to_dict() for c in self.calibrations],
+            "experts": [panel.to_dict() for panel in self.experts],
             "spreads": [spread.to_dict() for spread in self.spreads],
             "training": self.training,
         }
@@ -292,6 +281,7 @@ class PricePredictor:
         try:
             described = json.loads(files[CALIBRATION_FILE])
             calibrations = tuple(HorizonCalibration.from_dict(c) for c in described["calibrations"])
+            experts = tuple(HorizonExperts.from_dict(panel) for panel in described["experts"])
             spreads = tuple(HorizonSpread.from_dict(spread) for spread in described["spreads"])
             horizons, n_features = tuple(described["horizons"]), int(described["n_features"])
             weights = {name: float(w) for name, w in described["weights"].items()}
@@ -303,6 +293,8 @@ class PricePredictor:
         sound &= not spreads or (
             horizons == tuple(s.horizon for s in spreads) and len({len(s.coefficients) for s in spreads}) == 1
         )
+        sound &= {3 if spreads else 1} == {len(panel.factors) for panel in experts}
+        sound &= horizons == tuple(panel.horizon for panel in experts)
         if horizons != tuple(c.horizon for c in calibrations) or not sound:
             raise BundleError(f"{CALIBRATION_FILE}: horizons or weights contradict each other; train again")
         learners = {}
@@ -311,7 +303,7 @@ class PricePredictor:
                 learners[name] = LEARNERS[name].from_bytes(files, horizons, n_features)
             except KeyError as error:
                 raise BundleError(f"model file {error.args[0]} is missing; train again") from error
-        return cls(horizons, n_features, weights, learners, calibrations, training, spreads)
+        return cls(horizons, n_features, weights, learners, calibrations, experts, training, spreads)
 
     def to_files(self, folder: Path) -> list[str]:
         """Write :meth:`to_bytes` into a folder; returns the names."""
@@ -326,13 +318,13 @@ class PricePredictor:
         return cls.from_bytes({path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()})
 
     @cached_property
-    def _columns(self) -> dict[str, FloatVector]:
-        names = ("shrink", "std", *ENDS)
-        return {name: np.array([getattr(c, name) for c in self.calibrations]) for name in names}
+    def _ends(self) -> FloatMatrix:
+        """Quantiles of the bundle, (H, 4)."""
+        return np.array([c.ends for c in self.calibrations])
 
     def _column(self, name: str) -> FloatVector:
         """A calibration value of every horizon, (H,)."""
-        return self._columns[name]
+        return np.array([getattr(c, name) for c in self.calibrations])
 
 
 class _Report:

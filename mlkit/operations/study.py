@@ -20,11 +20,11 @@ from mlkit.evaluation.metrics import (
     expected_calibration_error,
     hit_rate,
     hit_rate_baseline,
-    interval_score,
+    interval_scores,
     r2_no_change,
     rank_ic,
 )
-from mlkit.evaluation.significance import verdict
+from mlkit.evaluation.significance import t_under_null, verdict
 from mlkit.market.sources import read_bars
 from mlkit.models.base import FloatVector
 from mlkit.operations.training import NAIVE, walk_forward
@@ -37,11 +37,15 @@ CAP = 40_000  # newest bars of a file
 LEVELS = (80, 90)
 R2_FLOOR = -0.001
 COVERAGE_GAP, TERCILE_GAP = 0.015, 0.04
+CRITICAL = 1.96
 WORSE = 1.02  # the most an interval score may be over the best rival's
 
 
-def study_file(path: Path, settings: Settings, *, cap: int = CAP) -> "pd.DataFrame":
+def study_file(path: Path, settings: Settings, *, cap: int = CAP, skip: int = 0) -> "pd.DataFrame":
     """The cells of one file ``SYMBOL-TIMEFRAME.parquet``: a row a horizon.
+
+    The newest ``cap`` bars are kept, or those before the newest ``skip``: the same study on bars of which no choice of
+    the design knew. BarsError when there are too few.
 
     Returns
     -------
@@ -49,13 +53,13 @@ def study_file(path: Path, settings: Settings, *, cap: int = CAP) -> "pd.DataFra
     before shrinkage), hit_rate and hit_naive, brier_skill, ece and ece_noise (what perfect probabilities may come
     to); for 80 and 90: coverage, its noise (1.96 standard errors of an oracle's), terciles (coverage where the
     forecast scale is low, middle, high: three columns) and their noise, ratio to each rival's interval score and to
-    the best one's; verdict and reason.
+    the best one's with its t-statistics; verdict and reason.
     """
     import pandas as pd
 
     symbol, timeframe = path.stem.rsplit("-", 1)
     bars = read_bars(path, symbol=symbol, timeframe=timeframe)
-    kept = bars.iloc[-cap:]
+    kept = bars.iloc[: max(len(bars) - skip, 0)].iloc[-cap:]
     kept.attrs.update(bars.attrs)
     forecasts = walk_forward(kept, settings)
     trials = count_trials(forecasts, settings)
@@ -98,7 +102,11 @@ def direction_cell(of: dict[str, FloatVector], horizon: int) -> dict[str, float]
 
 
 def interval_cell(of: dict[str, FloatVector], horizon: int) -> dict[str, Any]:
-    """Coverage, overall and by tercile of the forecast scale, and interval scores against the rivals'."""
+    """Coverage, overall and by tercile of the forecast scale, and interval scores against the rivals'.
+
+    ``t_90`` is the t-statistic of the score over the best rival's (Diebold and Mariano 1995, *J. Business & Economic
+    Statistics* 13), ``t_worse_90`` that over 1.02 times it; the best rival is chosen with hindsight, which favours it.
+    """
     y, cell = of["outcome"], {}
     third = np.searchsorted(np.quantile(of["scale"], [1 / 3, 2 / 3]), of["scale"])
     for level in LEVELS:
@@ -109,13 +117,16 @@ def interval_cell(of: dict[str, FloatVector], horizon: int) -> dict[str, Any]:
             rows = third == k
             cell[f"{name}_{level}"] = coverage(y[rows], low[rows], high[rows])
         cell[f"tercile_noise_{level}"] = 1.96 * coverage_noise(len(y) / 3, horizon, share)
-        ours = interval_score(y, low, high, share)
-        ratios = []
+        ours, rivals = interval_scores(y, low, high, share), {}
         for rival in NAIVE:
             tail = "" if rival == "unconditional" else f"_{rival}"
-            ratios.append(ours / interval_score(y, of[f"low{level}{tail}"], of[f"high{level}{tail}"], share))
-            cell[f"ratio_{level}_{rival}"] = ratios[-1]
-        cell[f"ratio_{level}"] = max(ratios)
+            rivals[rival] = interval_scores(y, of[f"low{level}{tail}"], of[f"high{level}{tail}"], share)
+            cell[f"ratio_{level}_{rival}"] = float(ours.mean() / rivals[rival].mean())
+        best = min(rivals.values(), key=np.mean)
+        cell[f"ratio_{level}"] = float(ours.mean() / best.mean())
+        overlap = max(int(1.5 * horizon) + 1, 20)
+        cell[f"t_{level}"] = t_under_null(ours - best, overlap)
+        cell[f"t_worse_{level}"] = t_under_null(ours - WORSE * best, overlap)
     return cell
 
 
@@ -125,7 +136,8 @@ def study_summary(cells: "pd.DataFrame") -> "pd.DataFrame":
     Returns
     -------
     DataFrame indexed by the promise: ``kept`` and ``cells``; ``beyond_noise``, misses larger than 1.96 standard
-    errors of an oracle (NaN where there is no such floor); ``worst``, the cell that is furthest from it.
+    errors, those of an oracle's coverage or of the difference of two scores (NaN where there is no such floor);
+    ``worst``, the cell that is furthest from it.
     """
     import pandas as pd
 
@@ -140,8 +152,10 @@ def study_summary(cells: "pd.DataFrame") -> "pd.DataFrame":
         beyond = gap > cells[f"tercile_noise_{level}"]
         rows[f"{level} % coverage within 4 points in each tercile"] = _kept(cells, gap - TERCILE_GAP, beyond)
         ratio = cells[f"ratio_{level}"]
-        rows[f"{level} % interval score at most the best rival's"] = _kept(cells, ratio - 1.0)
-        rows[f"{level} % interval score at most 2 % over it"] = _kept(cells, ratio - WORSE)
+        beyond = cells[f"t_{level}"] > CRITICAL
+        rows[f"{level} % interval score at most the best rival's"] = _kept(cells, ratio - 1.0, beyond)
+        beyond = cells[f"t_worse_{level}"] > CRITICAL
+        rows[f"{level} % interval score at most 2 % over it"] = _kept(cells, ratio - WORSE, beyond)
     rows["ECE within what perfect probabilities may come to"] = _kept(cells, cells["ece"] - cells["ece_noise"])
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("promise")
 

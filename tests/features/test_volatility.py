@@ -25,7 +25,7 @@ def test_terms_are_logarithms_and_seasons(features: pd.DataFrame) -> None:
     expected = np.log(warm["rolling_std_5"].to_numpy(float) / warm["ewma_volatility"].to_numpy(float))
     assert np.median(np.abs(fast - expected)) < 1e-9  # the floor is reached now and then
     day = terms[:, estimates]
-    np.testing.assert_allclose(day, 0.5 * np.cos(2 * np.pi * features.index.hour / 24), atol=1e-12)
+    np.testing.assert_allclose(day, 0.25 * np.cos(2 * np.pi * features.index.hour / 24), atol=1e-12)
     sunday = features.index[features.index.day_of_week == 6][0]
     week = volatility_terms(features.loc[[sunday]], "1h")[0, estimates + 2 * DAILY :]
     assert week[1] < 0 < week[0]  # late in a week that begins on Monday

@@ -129,7 +129,7 @@ def manifests() -> Iterator[Case]:
         "5 MB of blanks": (lambda t: t + " " * 5_000_000, "too long"),
         "UTF-16": (lambda t: t.encode("utf-16"), "was changed"),
         "a byte order mark": (lambda t: b"\xef\xbb\xbf" + t.encode(), "was changed"),
-        "a pickle": (lambda t: pickle.dumps({"schema_version": 2}), "not a manifest"),
+        "a pickle": (lambda t: pickle.dumps({"schema_version": 3}), "not a manifest"),
         "a key twice": (lambda t: t.replace('"seed": 7', '"seed": 7,\n "seed": 7'), "was changed"),
         "NaN": (lambda t: t.replace('"seed": 7', '"seed": NaN'), "not a manifest"),
         "Infinity": (lambda t: t.replace('"seed": 7', '"seed": 1e999'), "not a manifest"),
@@ -149,11 +149,11 @@ def manifests() -> Iterator[Case]:
 
     digest = {"sha256": "0" * 64, "size": 1}
     values: dict[str, tuple[dict[str, Any], str]] = {
-        "schema 1": ({"schema_version": 1}, "schema 1, this mlkit reads 2 and 3"),
-        "schema 3": ({"schema_version": 3}, "several markets is of schema 3"),
-        "schema 4": ({"schema_version": 4}, "schema 4, this mlkit reads 2 and 3"),
-        "schema as text": ({"schema_version": "2"}, "schema '2', this mlkit reads 2 and 3"),
-        "schema as list": ({"schema_version": [2]}, "schema [2], this mlkit reads 2 and 3"),
+        "schema 2": ({"schema_version": 2}, "schema 2, this mlkit reads 4 and 5"),
+        "schema 5": ({"schema_version": 5}, "several markets is of schema 5"),
+        "schema 6": ({"schema_version": 6}, "schema 6, this mlkit reads 4 and 5"),
+        "schema as text": ({"schema_version": "4"}, "schema '4', this mlkit reads 4 and 5"),
+        "schema as list": ({"schema_version": [4]}, "schema [4], this mlkit reads 4 and 5"),
         "horizons unsorted": ({"horizons": [3, 1]}, "horizons must increase"),
         "horizons negative": ({"horizons": [-1, 3]}, "greater than or equal to 1"),
         "horizons as text": ({"horizons": "1,3"}, "horizons"),

@@ -181,7 +181,7 @@ def test_names_that_leave_the_folder(stored: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(schema_version=1), "schema 1, this mlkit reads 2 and 3; train again or install the mlkit"),
+        (lambda m: m.update(schema_version=2), "schema 2, this mlkit reads 4 and 5; train again or install the mlkit"),
         (lambda m: m.update(horizons=[3, 1]), "horizons must increase"),
         (lambda m: m.update(feature_names=["a", "a"]), "feature names repeat"),
         (lambda m: m.update(data_sha256="short"), "data_sha256"),
@@ -353,19 +353,19 @@ def pool_fields() -> dict[str, Any]:
 def test_a_bundle_of_several_markets_has_a_schema_of_its_own(price: PricePredictor, tmp_path: Path) -> None:
     bundle = b.write_bundle(tmp_path, pool_fields(), price=price)
     manifest = b.ModelBundle.open(bundle.path).manifest
-    assert (manifest.schema_version, manifest.symbols) == (3, ("BTCUSDT", "ETHUSDT"))
+    assert (manifest.schema_version, manifest.symbols) == (5, ("BTCUSDT", "ETHUSDT"))
     assert manifest.garch_of("BTCUSDT") == (2e-6, 0.1, 0.8) and manifest.garch_of("ADAUSDT") is None
     alone = b.write_bundle(tmp_path, FIELDS | {"garch": (1e-6, 0.05, 0.9)}, price=price).manifest
-    assert (alone.schema_version, alone.symbols) == (2, ("BTCUSDT",))
+    assert (alone.schema_version, alone.symbols) == (4, ("BTCUSDT",))
     assert alone.garch_of("ADAUSDT") == alone.garch
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(schema_version=2), "several markets is of schema 3"),
+        (lambda m: m.update(schema_version=4), "several markets is of schema 5"),
         (lambda m: m["pool"].pop("ETHUSDT"), "a pool has several markets"),
-        (lambda m: m.update(pool={}), "several markets is of schema 3"),
+        (lambda m: m.update(pool={}), "several markets is of schema 5"),
         (lambda m: m.update(garch=[1e-6, 0.05, 0.9]), "each with its own garch"),
         (lambda m: m["pool"]["ETHUSDT"].pop("garch"), "pool.ETHUSDT.garch: Field required"),
         (lambda m: m["pool"]["ETHUSDT"].update(weight=1), "pool.ETHUSDT.weight: Extra inputs"),

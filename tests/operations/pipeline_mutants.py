@@ -15,7 +15,7 @@ import pytest
 from mlkit.evaluation.metrics import r2_no_change
 from mlkit.evaluation.splits import WalkForward
 from mlkit.labels import forward_returns
-from mlkit.models import learners, price_predictor
+from mlkit.models import experts, learners, price_predictor
 from mlkit.models.learners import Parts, RandomForestLearner, Rows, XGBoostLearner
 from mlkit.operations import training, training_set
 from mlkit.operations.pool import lay_out, markets_of
@@ -233,7 +233,7 @@ def forest_of_all_rows(patch: pytest.MonkeyPatch, world: World) -> None:
 
 
 def calibrator_sees_test_outcomes(patch: pytest.MonkeyPatch, world: World) -> None:
-    honest = price_predictor.fit_calibration
+    honest = experts.fit_calibration
 
     def leaky(z: np.ndarray, y: np.ndarray, horizon: int, **options: Any) -> Any:
         column = [1, 3].index(horizon)
@@ -241,7 +241,7 @@ def calibrator_sees_test_outcomes(patch: pytest.MonkeyPatch, world: World) -> No
         mixed[-min(len(seen), len(mixed) // 2) :] = seen[: min(len(seen), len(mixed) // 2)]
         return honest(z, mixed, horizon, **options)
 
-    patch.setattr(price_predictor, "fit_calibration", leaky)
+    patch.setattr(experts, "fit_calibration", leaky)
 
 
 def target_clip_of_all_rows(patch: pytest.MonkeyPatch, world: World) -> None:
@@ -304,6 +304,27 @@ def intervals_adapt_to_outcomes_to_come(patch: pytest.MonkeyPatch, world: World)
     patch.setattr(price_predictor.PricePredictor, "adapted", leaky)
 
 
+def experts_weighed_by_test_losses(patch: pytest.MonkeyPatch, world: World) -> None:
+    honest = experts.fit_experts
+
+    def leaky(residual: np.ndarray, *args: Any, **options: Any) -> Any:
+        told = world.data.Y[world.test, 0]
+        return honest(np.where(np.arange(len(residual)) < len(told), np.resize(told, len(residual)), residual), *args)
+
+    patch.setattr(experts, "fit_experts", leaky)
+
+
+def weights_that_know_the_outcome(patch: pytest.MonkeyPatch, world: World) -> None:
+    honest = experts.follow_ends
+
+    def leaky(outcome: np.ndarray, *args: Any, **options: Any) -> Any:
+        horizon = args[4]
+        still = {name: 0.0 * options[name] for name in ("rate", "lean")}  # the weights alone look ahead
+        return honest(np.roll(outcome, -horizon), *args, **(options | still))
+
+    patch.setattr(experts, "follow_ends", leaky)
+
+
 MUTANTS: dict[str, Mutant] = {
     "scaler fitted on all rows": _prepared(_scaled),
     "features selected on all rows": _prepared(_selected),
@@ -323,6 +344,8 @@ MUTANTS: dict[str, Mutant] = {
     "forest grown on test rows too": forest_of_all_rows,
     "calibrator sees test outcomes": calibrator_sees_test_outcomes,
     "intervals adapt to outcomes to come": intervals_adapt_to_outcomes_to_come,
+    "experts weighed by test losses": experts_weighed_by_test_losses,
+    "weights that know the outcome": weights_that_know_the_outcome,
     "target clip from all rows": target_clip_of_all_rows,
     "ensemble weights by test score": _fitted(_weights_by_test),
     "shrinkage by test score": _fitted(_shrink_by_test),

@@ -48,6 +48,7 @@ def test_ratios_and_terciles_by_hand() -> None:
     assert [cell[f"{name}_80"] for name in ("low", "middle", "high")] == pytest.approx(
         [27 / 40, 27 / 40, 26 / 40], abs=0.03
     )
+    assert cell["t_80"] == 0.0 and cell["t_worse_80"] < 0.0
     ours, wide = 4.0 + 10.0 / 3.0, 8.0
     assert cell["ratio_80_unconditional"] == pytest.approx(ours / wide)
     assert cell["ratio_80_ewma"] == pytest.approx(1.0) == cell["ratio_80"]
@@ -59,13 +60,14 @@ def test_summary_tells_noise_from_failure() -> None:
         share = level / 100
         base |= {f"coverage_{level}": share, f"noise_{level}": 0.03, f"tercile_noise_{level}": 0.05}
         base |= {f"{name}_{level}": share for name in ("low", "middle", "high")} | {f"ratio_{level}": 0.99}
+        base |= {f"t_{level}": -3.0, f"t_worse_{level}": -5.0}
     noisy = base | {"file": "B", "coverage_80": 0.82, "high_90": 0.855}
-    wrong = base | {"file": "C", "coverage_80": 0.7, "ratio_90": 1.01, "r2": -0.01, "ece": 0.5}
+    wrong = base | {"file": "C", "coverage_80": 0.7, "ratio_90": 1.01, "t_90": 2.5, "r2": -0.01, "ece": 0.5}
     table = study_summary(pd.DataFrame([base, noisy, wrong]))
     row = table.loc["80 % coverage within 1.5 points"]
     assert (row["kept"], row["beyond_noise"], row["worst"]) == (1, 1, "C at 1")
     assert table.loc["90 % coverage within 4 points in each tercile", ["kept", "beyond_noise"]].tolist() == [2, 0]
-    assert table.loc["90 % interval score at most the best rival's", "kept"] == 2
+    assert table.loc["90 % interval score at most the best rival's", ["kept", "beyond_noise"]].tolist() == [2, 1]
     assert table.loc["90 % interval score at most 2 % over it", "kept"] == 3
     assert table.loc["R² against no change at least -0.001", "kept"] == 2
     assert table.loc["ECE within what perfect probabilities may come to", "kept"] == 2
