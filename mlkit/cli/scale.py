@@ -49,8 +49,9 @@ def _scale(arguments: Arguments) -> None:
         raise ConfigError("--workers is for this machine; a scheduler has the workers that it has")
     from mlkit.operations.cluster import connect
     from mlkit.operations.scale import run_universe
+    from mlkit.operations.tracking import for_command
 
-    settings = settings_from(profile=arguments.profile, seed=arguments.seed)
+    settings = for_command(settings_from(profile=arguments.profile, seed=arguments.seed))
     workers = min(arguments.workers or 2, len(symbols))
     with (
         connect(arguments.scheduler, workers=workers, n_threads=settings.n_threads) as client,

@@ -46,9 +46,13 @@ def connect(scheduler: str | None = None, *, workers: int = 2, n_threads: int = 
     except ImportError as error:
         raise DependencyError("several processes or machines need Dask: pip install 'mlkit[scale]'") from error
     if scheduler is not None:
-        with dask.config.set(_QUIET), _told(scheduler), Client(scheduler, timeout=PATIENCE, set_as_default=False) as c:
-            _check_workers(c, scheduler)
-            yield c
+        with dask.config.set(_QUIET):
+            _check_certificates(scheduler)
+            with _told(scheduler):
+                client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
+            with client:
+                _check_workers(client, scheduler)
+                yield client
         return
     names = {name: os.environ.get(name, str(n_threads)) for name in _THREADS}
     held = {name: os.environ.get(name) for name in (*_THREADS, *_DASKS_OWN)}
@@ -85,6 +89,16 @@ def _told(scheduler: str) -> Iterator[None]:
         raise ConfigError(
             f"scheduler {scheduler}: no answer ({reason}); start one with `dask scheduler`, or leave --scheduler out"
         ) from error
+
+
+def _check_certificates(scheduler: str) -> None:
+    from distributed.security import Security
+
+    if scheduler.startswith("tls://") and Security().get_connection_args("client").get("ssl_context") is None:
+        raise ConfigError(
+            f"scheduler {scheduler}: TLS needs certificates; set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, "
+            "DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY"
+        )
 
 
 def versions() -> dict[str, str]:

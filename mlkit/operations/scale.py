@@ -121,11 +121,11 @@ def run_universe(
     """
     if not symbols or len(set(symbols)) < len(symbols):
         raise ConfigError("a universe must name at least one symbol, and none twice")
-    place = out if out is not None else OUT.get(work, "")
+    settings, place = settings or Settings(), out if out is not None else OUT.get(work, "")
     order = {
         "work": work,
         "timeframe": timeframe,
-        "settings": _absolute(settings or Settings()).model_dump(mode="json"),
+        "settings": _absolute(settings).model_dump(mode="json"),
         "out": place if isinstance(place, str) and "://" in place else str(project_root() / place),
         "run": ledger.RUN,
         "threads": _threads(),
@@ -133,7 +133,7 @@ def run_universe(
     found: dict[str, Outcome] = {}
     for outcome in _here(order, symbols) if client is None else _there(order, symbols, client):
         if work == "train" and not outcome.error:
-            outcome = _published(outcome)
+            outcome = _published(outcome, settings)
         found[outcome.symbol] = outcome
         if watch:
             watch(outcome, len(found), len(symbols))
@@ -220,11 +220,18 @@ def _evaluate(symbol: str, timeframe: str, settings: Settings, out: str) -> Outc
     from mlkit.config import write_atomic
     from mlkit.features.saved import place_of
     from mlkit.market.sources import load_bars
+    from mlkit.market.symbols import symbol_folder
+    from mlkit.operations.tracking import tracked
     from mlkit.operations.training import score, walk_forward
 
     bars = load_bars(symbol, timeframe, settings=settings)
-    forecasts = walk_forward(bars, settings)
-    table = score(forecasts, settings)
+    name = f"{symbol_folder(symbol)}-{timeframe}"
+    with tracked("evaluate", settings, name=name, sources=[ledger.Source.of(bars)]) as run:
+        forecasts = walk_forward(bars, settings)
+        table = score(forecasts, settings)
+        if run.key is not None:
+            run.folds(forecasts)
+            run.scores(table)
     path = Path(out) / place_of(symbol, timeframe) / FORECASTS
     buffer = io.BytesIO()
     forecasts.to_parquet(buffer)
@@ -248,12 +255,13 @@ def _train(symbol: str, timeframe: str, settings: Settings, _: str) -> Outcome:
 _WORK = {"features": _features, "evaluate": _evaluate, "train": _train}
 
 
-def _published(outcome: Outcome) -> Outcome:
+def _published(outcome: Outcome, settings: Settings) -> Outcome:
     """The outcome of a training, its bundle made the current one by this process, the only one that publishes."""
     from dataclasses import replace
 
     from mlkit.models.bundle import ModelBundle
     from mlkit.models.publishing import publish
+    from mlkit.operations.tracking import alias, wanted
 
     if not Path(outcome.place).is_dir():
         return replace(
@@ -262,7 +270,10 @@ def _published(outcome: Outcome) -> Outcome:
             "that all machines share (MLKIT_MODEL_STORAGE_PATH)",
         )
     try:
-        publish(ModelBundle.open(outcome.place))
+        bundle = ModelBundle.open(outcome.place)
+        publish(bundle)
+        if wanted(settings):
+            alias(settings, bundle, "champion")
     except (MlkitError, OSError) as error:
         return replace(outcome, error=" ".join(str(error).split()))
     return outcome

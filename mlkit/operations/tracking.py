@@ -93,7 +93,7 @@ def tracked(
     if above is not None and kind in (above.kind, "evaluate"):
         above.join(parameters or {}, sources)
         yield above
-    elif not _wanted(settings):
+    elif not wanted(settings):
         yield Run(kind)
     else:
         with _opened(kind, settings, name, parameters or {}, sources, above) as run:
@@ -110,7 +110,8 @@ def alias(settings: Settings, bundle: ModelBundle, name: Alias) -> None:
             run.bundle(bundle, name)
 
 
-def _wanted(settings: Settings) -> bool:
+def wanted(settings: Settings) -> bool:
+    """Whether runs under these settings are tracked."""
     return settings.profile == "full" if settings.tracking is None else settings.tracking
 
 

@@ -131,7 +131,7 @@ def test_bundles_are_those_of_one_process_and_published_once(
     settings: mlkit.Settings, client: Any, tmp_path: Path
 ) -> None:
     alone = settings.model_copy(update={"model_storage_path": tmp_path})
-    report = run_universe("train", SYMBOLS[:2], "1h", settings, client=client)
+    report = run_universe("train", SYMBOLS[1:2], "1h", settings, client=client)
     assert not report.failed
     for outcome in report.outcomes:
         bundle = mlkit.train(mlkit.load_bars(outcome.symbol, "1h", settings=settings), alone)
@@ -217,6 +217,11 @@ def test_a_scheduler_that_does_not_answer_is_one_clear_error(monkeypatch: pytest
     ):
         pass
     with pytest.raises(ConfigError, match="scheduler nonsense://x: no answer"), connect("nonsense://x"):
+        pass
+    with (
+        pytest.raises(ConfigError, match=r"tls://127\.0\.0\.1:1: TLS needs certificates"),
+        connect("tls://127.0.0.1:1"),
+    ):
         pass
 
 
