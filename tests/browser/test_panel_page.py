@@ -97,6 +97,24 @@ def test_the_keyboard_walks_along_the_candles(page: Any, served: str) -> None:
     assert legend.inner_text().startswith("2018-12-31")
 
 
+@pytest.mark.parametrize("verdict", ["drift", "no drift", "not enough bars", None])
+def test_the_badge_says_what_was_found_of_drift(
+    page: Any, served: str, answers: dict[str, Any], verdict: str | None
+) -> None:
+    def found(said: dict[str, Any]) -> None:
+        reasons = ["features: 3 of 197 moved", EVIL]
+        drift = {"verdict": verdict, "checked": "2018-12-31T00:00:00", "reasons": reasons}
+        said["model_status"]["drift"] = drift if verdict else None
+
+    answer_with(page, answers, found)
+    open_page(page, served)
+    shown = page.locator("dt:has-text('Drift') + dd")
+    assert shown.locator(".badge").first.inner_text() == (verdict or "not monitored")
+    assert ("checked 2018-12-31 00:00 UTC" in shown.inner_text()) is bool(verdict)
+    assert ("3 of 197 moved" in shown.inner_text()) is (verdict in ("drift", "not enough bars"))
+    assert page.title() != "owned" and serious(page) == []
+
+
 # --- refreshing ----------------------------------------------------------------------------------------
 
 

@@ -39,7 +39,8 @@ function drawModels(status, bundle, freshness, reasons, market) {
     rows.push(fact("Trained on", `${market.trained_from.slice(0, 10)} to ${market.trained_until.slice(0, 10)}`, h("div", { class: "soft" }, `${count} bars`)));
   } else if (freshness.trained_until) rows.push(fact("Trained until", moment(freshness.trained_until)));
   if (market?.created) rows.push(fact("Last update", `${moment(market.created)} UTC`));
-  rows.push(fact("Drift", driftBadge(market?.drift ?? status.drift), driftWords(market?.drift ?? status.drift), freshness.model_stale ? badge("model is stale", "down") : null));
+  const drift = market?.drift ?? status.drift;
+  rows.push(fact("Drift", driftBadge(drift), freshness.model_stale ? badge("model is stale", "down") : null, ...driftWords(drift)));
   return [
     heading("Models"),
     status.price_predictor_loaded ? null : h("div", { class: "note" }, market?.reason ?? UNTRAINED),
@@ -56,7 +57,7 @@ function driftBadge(drift) {
 
 // When it was checked, and what drifted.
 function driftWords(drift) {
-  if (!drift) return null;
+  if (!drift) return [];
   const why = drift.verdict === "no drift" ? [] : drift.reasons;
   return [`checked ${moment(drift.checked)} UTC`, ...why].map((text) => h("div", { class: "soft" }, text));
 }
