@@ -20,7 +20,7 @@ export CUBLAS_WORKSPACE_CONFIG := :4096:8
 export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels report test lint format lab notebooks bench study certificates soak lock clean
+.PHONY: help setup kernels report test lint format lab notebooks bench study certificates drift soak lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -69,6 +69,9 @@ soak: kernels ## Run the long endurance checks in tests/bench (kills, floods, le
 
 certificates: kernels ## Is skill denied on markets without any, and found where it was planted? (minutes)
 	$(BIN)/python tests/bench/certificates.py
+
+drift: kernels ## How soon is a changed market flagged, and how often is there a false alarm? (an hour)
+	$(BIN)/python tests/bench/drift_rates.py
 
 study: kernels ## Judge the price ensemble on every file of ../shared/data/ohlcv into notebooks/study.csv
 	$(BIN)/python tests/bench/study.py --workers "$(WORKERS)"

@@ -215,3 +215,25 @@ def test_the_best_so_far_never_counts_a_pruned_trial(ax: Axes) -> None:
     plots.tuning_history(ax, trials)
     best = next(line for line in ax.lines if line.get_label() == "best so far")
     assert list(np.asarray(best.get_ydata())) == [1.0, 1.0, 0.9]
+
+
+def test_moved_features_are_told_from_those_in_their_usual_range(ax: Axes) -> None:
+    names = pd.Index([f"feature_{k}" for k in range(20)], name="name")
+    psi, p = np.linspace(2.0, 0.1, 20), np.linspace(0.0, 1.0, 20)
+    table = pd.DataFrame({"psi": psi, "usual_psi": 0.1, "ks": 0.2, "p": p, "adjusted_p": p}, index=names)
+    plots.drift_features(ax, table, top=6, level=0.1)
+    assert [text.get_text() for text in ax.get_yticklabels()] == list(names[:6])
+    groups = {container.get_label(): len(container) for container in ax.containers}
+    assert groups == {"within the usual range": 4, "moved": 2}
+    assert "stability" in ax.get_xlabel()
+
+
+def test_coverage_over_time_is_the_rolling_share_beside_its_noise(ax: Axes) -> None:
+    y = np.r_[np.zeros(150), np.full(50, 5.0)]
+    frame = pd.DataFrame({"timestamp": pd.date_range("2024", periods=200, freq="min", tz="UTC"), "horizon": 1})
+    frame = frame.assign(outcome=y, lo90=-1.0, hi90=1.0, lo80=-0.5, hi80=0.5)
+    frame.loc[199, "outcome"] = np.nan
+    plots.coverage_over_time(ax, frame, window=100)
+    share = np.asarray(ax.lines[-1].get_ydata(), dtype=float)
+    assert share[99] == 1.0 and share[-1] == pytest.approx(0.51) and len(share) == 199
+    assert ax.get_ylim()[0] < 0.51 and "1 bar ahead" in ax.get_ylabel()

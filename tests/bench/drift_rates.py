@@ -8,7 +8,7 @@ with a tiny ensemble, and then watched as `mlkit drift` would watch it, all five
 - **changed**: 5 kinds, whose character changes with the first bar after the training. Checked every 50 bars, until the
   first check that says "drift"; its bars after the change are the delay.
 
-    python tests/bench/drift_rates.py [--markets 20] [--bars 5000] [--only KIND]
+    python tests/bench/drift_rates.py [--markets 20] [--first SEED] [--bars 5000] [--only KIND]
 
 Prints a line a market and a table; exits 1 where false alarms exceed ``Settings.drift_level`` a check, or a change is
 flagged on fewer than nine markets of ten.
@@ -91,7 +91,8 @@ def watch(kind: str, change: Change, options: dict[str, Any], seed: int, at: int
             families = ", ".join(found.table.index[found.table["verdict"] == "drift"])
             if change != "none":
                 break
-    said = "no alarm" if first is None else f"alarm after {first} bars by {families}"
+    said = f"{sum(alarms)} of {len(alarms)} checks"
+    said += "" if first is None else f", first after {first} bars by {families}"
     print(f"  {kind}, seed {seed}: {said}, {time.perf_counter() - start:.0f} s", flush=True)
     return {"kind": kind, "checks": len(alarms), "alarms": sum(alarms), "first": first, "by": families}
 
@@ -115,6 +116,7 @@ def main() -> int:
     """All markets; the exit status says whether the rates hold."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--markets", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--bars", type=int, default=5_000)
     parser.add_argument("--only", default="", help="part of a kind's name, or: stationary, changed")
     options = parser.parse_args()
@@ -122,7 +124,7 @@ def main() -> int:
     print(f"drift of {date.today()}, mlkit {mlkit.__version__}, {options.bars} training bars, level {level:g} a check")
     calm, moved = [], []
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(options.markets):
+        for seed in range(options.first, options.first + options.markets):
             root = Path(folder) / str(seed)
             for kind, market in STATIONARY.items():
                 if options.only in f"stationary {kind}":
