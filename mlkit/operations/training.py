@@ -188,10 +188,41 @@ def walk_forward(
     settings, markets = settings or Settings(), markets_of(bars)
     splits = folds(markets, settings, n_splits=n_splits, features=features, ensemble=ensemble, after=after)
     design = {} if n_splits is None else {"n_splits": n_splits}
+    sources = tuple(Source.of(one) for one in markets)
+    about = {"ensemble": asdict(ensemble or ensemble_settings(settings)), "folds": len(splits), "after": after}
+    with tracked("evaluate", settings, name=_title(markets), parameters=about, sources=sources) as run:
+        suffix = "" if after is None else f"-after-{after:%Y%m%dT%H%M%S}"
+        parts = _forecast_folds(markets, settings, splits, design, features, ensemble, stages, progress, suffix)
+        forecasts = pd.concat(parts, ignore_index=True)
+        forecasts.attrs = {"sources": [asdict(source) for source in sources]}
+        if run.key is not None and run.kind == "evaluate":  # else the run that this one is part of tells
+            run.folds(forecasts)
+            run.scores(score(forecasts, settings))
+    return forecasts
+
+
+def _title(markets: "tuple[pd.DataFrame, ...]", name: str | None = None) -> str:
+    """What a run is called in the list of runs."""
+    named = "+".join(one.attrs["symbol"] for one in markets) if name is None else name
+    return f"{named[:60]}-{markets[0].attrs['timeframe']}"
+
+
+def _forecast_folds(
+    markets: "tuple[pd.DataFrame, ...]",
+    settings: Settings,
+    splits: "list[tuple[IntVector, IntVector]]",
+    design: Mapping[str, Any],
+    features: FeatureSet | None,
+    ensemble: EnsembleSettings | None,
+    stages: Stages | None,
+    progress: Progress | None,
+    suffix: str,
+) -> "list[pd.DataFrame]":
+    """The forecasts of each fold, those of a run that was killed included."""
     layout, parts, sources = lay_out(markets), [], tuple(Source.of(one) for one in markets)
     for fold, (train_rows, test_rows) in enumerate(splits):
         told = _prefixed(progress, f"fold {fold + 1}/{len(splits)}")
-        stage = f"fold-{fold + 1}-of-{len(splits)}" + ("" if after is None else f"-after-{after:%Y%m%dT%H%M%S}")
+        stage = f"fold-{fold + 1}-of-{len(splits)}{suffix}"
         part = None if stages is None else stages.frame(stage)
         if part is None:
             told("features", 0, 1)
@@ -208,9 +239,7 @@ def walk_forward(
             with recorded(settings, sources, tried):
                 told("kept from an earlier run", 1, 1)
         parts.append(part)
-    forecasts = pd.concat(parts, ignore_index=True)
-    forecasts.attrs = {"sources": [asdict(source) for source in sources]}
-    return forecasts
+    return parts
 
 
 def fitted_garch(markets: "tuple[pd.DataFrame, ...]", layout: Layout, last: int) -> dict[str, Garch]:
@@ -284,11 +313,9 @@ def train(
     missing.
     """
     settings, features, markets = settings or Settings(), features or FeatureSet(), markets_of(bars)
-    named = "+".join(one.attrs["symbol"] for one in markets) if name is None else name
     about = {"ensemble": asdict(ensemble or ensemble_settings(settings)), "markets": len(markets)}
     sources = [Source.of(one) for one in markets]
-    title = f"{named[:60]}-{markets[0].attrs['timeframe']}"
-    with tracked("train", settings, name=title, parameters=about, sources=sources) as run:
+    with tracked("train", settings, name=_title(markets, name), parameters=about, sources=sources) as run:
         if forecasts is None:
             chosen: dict[str, Any] = {"ensemble": ensemble, "after": after, "stages": stages}
             forecasts = walk_forward(markets, settings, features=features, progress=progress, **chosen)

@@ -75,7 +75,8 @@ def recorded(
     about = {"tracked": {"key": run.key, "id": run.id}} if run is not None else None
     with ledger.trial(sources, tried, purpose=purpose, about=about):
         if run is not None:
-            run.metrics({"trials": ledger.trials(sources, purpose=purpose)})
+            counted = "trials" if purpose == "price" else f"trials {purpose}"
+            run.metrics({counted: ledger.trials(sources, purpose=purpose)})
         yield
 
 

@@ -12,11 +12,14 @@ import pytest
 
 from mlkit.config import Settings
 from mlkit.errors import ConfigError
-from mlkit.evaluation.ledger import Ledger
+from mlkit.evaluation.ledger import Ledger, Source
+from mlkit.market.simulate import null_market
+from mlkit.models.base import EnsembleSettings
 from mlkit.operations import tracking
 from mlkit.operations.journal import untracked, waiting
-from mlkit.operations.scoring import fold_scores
+from mlkit.operations.scoring import fold_scores, score
 from mlkit.operations.tracking import alias, for_command, tracked
+from mlkit.operations.training import walk_forward
 from mlkit.operations.trials import recorded
 
 pytest.importorskip("mlflow")
@@ -248,12 +251,28 @@ def test_a_fit_is_counted_once_and_known_to_the_ledger_and_to_the_run(home: Path
                 run.metrics({"loss": 1.0}, step=fold)
         with recorded(settings, [there.source], {"depth": 4}):
             pass
+        with recorded(settings, [there.source], {"depth": 4}, purpose="publish"):  # judged already: no trial
+            pass
     with recorded(settings, [there.source], {"depth": 5}):
         pass
     ledger = Ledger.of(settings)
     assert ledger.trials([there.source]) == 3
     starts = [entry for entry in ledger.entries() if entry["event"] == "start"]
-    assert [entry.get("tracked") for entry in starts] == [{"key": run.key, "id": run.id}] * 4 + [None]
+    assert [entry.get("tracked") for entry in starts] == [{"key": run.key, "id": run.id}] * 5 + [None]
     history = there.ask(lambda client: client.get_metric_history(run.id, "trials"))
     assert sorted(point.value for point in history) in ([1.0, 2.0], [1.0, 1.0, 1.0, 2.0])
-    assert there.runs()[0].data.metrics["trials"] == 2.0
+    found = there.runs()[0].data.metrics
+    assert found["trials"] == 2.0 and found["trials publish"] == 1.0
+
+
+def test_an_evaluation_by_itself_is_a_run_with_scores_of_folds_and_horizons(home: Path, there: Any) -> None:
+    few = EnsembleSettings.smoke(n_estimators=8, forest_trees=4, n_threads=1)
+    bars = null_market(1200, seed=1, timeframe="1h", symbol="NULL")
+    settings = Settings(tracking=True, prediction_horizons=(1,), n_threads=1)
+    forecasts = walk_forward(bars, settings, n_splits=1, ensemble=few)
+    (found,) = there.runs()
+    assert found.info.run_name == "NULL-1h" and found.data.tags["mlkit.kind"] == "evaluate"
+    scores = score(forecasts, settings)
+    assert found.data.metrics["hit_rate h1"] == found.data.metrics["fold hit_rate h1"] == scores.loc[1, "hit_rate"]
+    assert found.data.tags["verdict h1"] == scores.loc[1, "verdict"] and found.data.metrics["trials"] == 1.0
+    assert found.data.params["data.sha256"] == Source.of(bars).sha256
