@@ -68,7 +68,9 @@ def settings(tmp_path: Path) -> mlkit.Settings:
 def straight(bars: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> mlkit.ModelBundle:
     """Of a training that nothing interrupts and that keeps nothing."""
     models = tmp_path_factory.mktemp("straight")
-    settings = mlkit.Settings(prediction_horizons=(1,), model_storage_path=models, n_threads=1)
+    settings = mlkit.Settings(
+        prediction_horizons=(1,), model_storage_path=models, n_threads=1, ledger_path=models / "ledger.jsonl"
+    )
     return mlkit.train(bars, settings, ensemble=EnsembleSettings.smoke(**FEW))
 
 
