@@ -21,6 +21,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -176,6 +177,29 @@ class Ledger:
         """Distinct configurations that were started on any of the sources, failed and abandoned ones included."""
         started = {entry["configuration"] for entry in self._entries("start", sources, purpose)}
         return len(started.union(*(entry["configurations"] for entry in self._entries("recall", sources, purpose))))
+
+    def tell(
+        self, sources: Sequence[Source], configuration: str, sharpes: Mapping[int, float], *, purpose: str = "price"
+    ) -> None:
+        """Write down what a trial came to out of sample: its Sharpe ratio per bar, net of costs, by horizon.
+
+        ``configuration`` is the hash that `trial` yields. ConfigError where the file cannot be written.
+        """
+        about = {"purpose": purpose, "sources": [asdict(source) for source in sources]}
+        known = {str(horizon): float(value) for horizon, value in sharpes.items() if math.isfinite(value)}
+        self.write("sharpe", **about, configuration=configuration, sharpes=known)
+
+    def sharpes(self, sources: Sequence[Source], horizon: int, *, purpose: str = "price") -> list[float]:
+        """Sharpe ratios that were told of trials on any of the sources, the newest of each configuration.
+
+        Trials that ended before ratios were written down, that never traded or that nobody evaluated have none.
+        """
+        found = {
+            entry["configuration"]: entry["sharpes"][str(horizon)]
+            for entry in self._entries("sharpe", sources, purpose)
+            if str(horizon) in entry["sharpes"]
+        }
+        return list(found.values())
 
     def table(self, sources: Sequence[Source], *, purpose: str = "price") -> pd.DataFrame:
         """Fits on the sources per configuration: how many ended ``done`` or ``failed``, or were ``abandoned``.

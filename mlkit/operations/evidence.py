@@ -8,11 +8,14 @@ import numpy as np
 from mlkit.config import Settings
 from mlkit.errors import ConfigError
 from mlkit.evaluation.backtest import Backtest, backtest
-from mlkit.evaluation.sharpe import deflated_sharpe, probabilistic_sharpe
+from mlkit.evaluation.ledger import Ledger, Source
+from mlkit.evaluation.sharpe import deflated_sharpe, probabilistic_sharpe, sharpe_ratio
 from mlkit.operations.trials import count_trials
 
 if TYPE_CHECKING:
     import pandas as pd
+
+KNOWN = 5  # trials whose Sharpe ratio is known, from which on their variance says more than theory
 
 
 def backtests(
@@ -76,12 +79,17 @@ def evidence(
     the rotations, not compounded), random_p (see `Backtest.random_entry`), turnover, break_even_bps (cost a side
     at which nothing is left), sharpe (annualised), psr (probability that the true ratio is above 0), dsr (above the
     best of all claims without skill), claims (trials of the ledger times horizons).
+
+    The ratios of forecasts that ``walk_forward`` made are written to the ledger, and where those of at least
+    ``KNOWN`` trials are known their variance is the one that deflates; else it is that of no skill.
     """
     import pandas as pd
 
     settings = settings or Settings()
     results = backtests(bars, forecasts, settings, column=column)
     claims = count_trials(forecasts, settings) * len(results)
+    ratios = {h: sharpe_ratio(result.strategy.net_return[:-1]) for h, result in results.items()}
+    spreads = _spreads(forecasts, settings, ratios, column)
     years = (bars.index[-1] - bars.index[0]) / pd.Timedelta(days=365.25)
     rows = {}
     for h, result in results.items():
@@ -95,7 +103,19 @@ def evidence(
             "break_even_bps": result.break_even_bps,
             "sharpe": result.strategy.sharpe(len(bars) / years),
             "psr": probabilistic_sharpe(net),
-            "dsr": deflated_sharpe(net, claims),
+            "dsr": deflated_sharpe(net, claims, variance=spreads[h]),
             "claims": claims,
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("horizon")
+
+
+def _spreads(
+    forecasts: "pd.DataFrame", settings: Settings, ratios: dict[int, float], column: str
+) -> dict[int, float | None]:
+    """Variance of the trials' Sharpe ratios by horizon, None where too few are known; these are told first."""
+    ledger, sources = Ledger.of(settings), [Source(**source) for source in forecasts.attrs["sources"]]
+    tried = forecasts.attrs.get("configuration")
+    if tried is not None and column == "log_return":
+        ledger.tell(sources, tried, ratios)
+    known = {h: ledger.sharpes(sources, h) for h in ratios}
+    return {h: float(np.var(values, ddof=1)) if len(values) >= KNOWN else None for h, values in known.items()}

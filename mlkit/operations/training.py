@@ -14,7 +14,7 @@ import numpy as np
 
 from mlkit.config import Settings
 from mlkit.errors import BarsError
-from mlkit.evaluation.ledger import Source
+from mlkit.evaluation.ledger import Source, configuration_hash
 from mlkit.evaluation.splits import WalkForward
 from mlkit.features.engine import DEFAULT_GARCH
 from mlkit.features.feature_set import FeatureSet
@@ -181,20 +181,22 @@ def walk_forward(
     fold, log_return, p_up, std, lo80, hi80, lo90, hi90 (the forecast, log returns), xgboost, lightgbm, random_forest
     (members), outcome (realised log return), earned (from the next open), low80, high80, low90, high90 (quantiles of
     the training labels: the naive intervals). ``attrs["sources"]`` names the data, so that `score` can ask the trial
-    ledger about them.
+    ledger about them, ``attrs["configuration"]`` the trial.
     """
     import pandas as pd
 
     settings, markets = settings or Settings(), markets_of(bars)
     splits = folds(markets, settings, n_splits=n_splits, features=features, ensemble=ensemble, after=after)
     design = {} if n_splits is None else {"n_splits": n_splits}
-    sources = tuple(Source.of(one) for one in markets)
+    sources, digest = tuple(Source.of(one) for one in markets), feature_digest(features or FeatureSet())
+    tried = configuration(settings, ensemble or ensemble_settings(settings), digest, design)
     about = {"ensemble": asdict(ensemble or ensemble_settings(settings)), "folds": len(splits), "after": after}
     with tracked("evaluate", settings, name=_title(markets), parameters=about, sources=sources) as run:
         suffix = "" if after is None else f"-after-{after:%Y%m%dT%H%M%S}"
-        parts = _forecast_folds(markets, settings, splits, design, features, ensemble, stages, progress, suffix)
+        parts = _forecast_folds(markets, settings, splits, design, tried, features, ensemble, stages, progress, suffix)
         forecasts = pd.concat(parts, ignore_index=True)
-        forecasts.attrs = {"sources": [asdict(source) for source in sources]}
+        hashed = configuration_hash(tried)
+        forecasts.attrs = {"sources": [asdict(source) for source in sources], "configuration": hashed}
         if run.key is not None and run.kind == "evaluate":  # else the run that this one is part of tells
             run.folds(forecasts)
             run.scores(score(forecasts, settings))
@@ -212,6 +214,7 @@ def _forecast_folds(
     settings: Settings,
     splits: "list[tuple[IntVector, IntVector]]",
     design: Mapping[str, Any],
+    tried: Mapping[str, Any],
     features: FeatureSet | None,
     ensemble: EnsembleSettings | None,
     stages: Stages | None,
@@ -233,9 +236,6 @@ def _forecast_folds(
             if stages is not None:
                 stages.keep_frame(stage, part)
         else:  # a trial of this run too, whoever did the work
-            tried = configuration(
-                settings, ensemble or ensemble_settings(settings), feature_digest(features or FeatureSet()), design
-            )
             with recorded(settings, sources, tried):
                 told("kept from an earlier run", 1, 1)
         parts.append(part)

@@ -1,13 +1,16 @@
 """Backtests of forecasts: the verdict's numbers again, an edge that is one, and one that is none."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import mlkit
 from mlkit.errors import ConfigError
-from mlkit.evaluation.ledger import Source
+from mlkit.evaluation.ledger import Ledger, Source
 from mlkit.evaluation.overfitting import backtest_overfitting, reality_check
+from mlkit.evaluation.sharpe import deflated_sharpe, sharpe_ratio
 from mlkit.market.simulate import planted_edge
 from mlkit.operations.evidence import backtests, evidence, strategy_returns
 
@@ -79,3 +82,25 @@ def test_bars_of_another_history_are_refused(
     for other in (bars.iloc[:2000], bars.iloc[5:]):
         with pytest.raises(ConfigError, match="bars are not those the forecasts were made on"):
             backtests(other, forecasts, settings)
+
+
+def test_the_variance_of_the_trials_deflates_where_enough_are_known(
+    bars: pd.DataFrame, forecasts: pd.DataFrame, tmp_path: Path
+) -> None:
+    settings = mlkit.Settings(prediction_horizons=HORIZONS, cost_bps=0.5, ledger_path=tmp_path / "ledger.jsonl")
+    named, ledger, source = forecasts.copy(), Ledger.of(settings), Source.of(bars)
+    named.attrs = forecasts.attrs | {"configuration": "mine"}
+    plain = evidence(bars, forecasts, settings)
+    assert ledger.sharpes([source], 1) == []  # forecasts of nobody's trial are not told
+    told = evidence(bars, named, settings)
+    own = sharpe_ratio(backtests(bars, named, settings)[1].strategy.net_return[:-1])
+    assert ledger.sharpes([source], 1) == [own] and plain["dsr"].equals(told["dsr"])
+    evidence(bars, named, settings, column="xgboost")
+    assert ledger.sharpes([source], 1) == [own]
+    others = [0.5, -0.5, 0.4, -0.4]
+    for number, ratio in enumerate(others):
+        ledger.tell([source], f"trial {number}", {1: ratio})
+    wide = evidence(bars, named, settings)
+    net = backtests(bars, named, settings)[1].strategy.net_return[:-1]
+    assert wide.loc[1, "dsr"] == deflated_sharpe(net, 2, variance=float(np.var([own, *others], ddof=1)))
+    assert wide.loc[1, "dsr"] < plain.loc[1, "dsr"] and wide.loc[5, "dsr"] == plain.loc[5, "dsr"]
