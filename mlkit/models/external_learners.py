@@ -28,7 +28,7 @@ from mlkit.models.learners import (
 )
 
 RUN = 1024  # consecutive rows that stay together in a LightGBM block
-BIN_SAMPLE = 50_000  # rows that LightGBM's bins are cut from
+BIN_SAMPLE = 30_000  # rows that LightGBM's bins are cut from
 _VISIT = 20  # most trees grown on a block before the next one is loaded
 _SWEEPS = 4  # times that every block is visited, at least, if early stopping allows
 
@@ -96,7 +96,7 @@ def _fit_lightgbm(
     parameters = lightgbm_parameters(settings, seed)
     X = parts.fit.X
     few = np.sort(np.random.default_rng(seed).choice(len(X), min(len(X), BIN_SAMPLE), replace=False))
-    bins = lightgbm.Dataset(np.array(X[few]), params=parameters, free_raw_data=False).construct()
+    bins = lightgbm.Dataset(np.array(X[few]), params=parameters).construct()
     blocks = _write_blocks(X, bins, parameters, seed, room)
     valid_rows = _rows(parts.valid.X, np.arange(len(parts.valid.X)), room.rows)
     valid = lightgbm.Dataset(valid_rows, reference=bins, params=parameters).construct()

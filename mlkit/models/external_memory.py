@@ -34,6 +34,7 @@ from mlkit.models.spread import HorizonSpread, spread_scale
 from mlkit.models.training_split import TrainingSplit, fit_spreads, split_rows
 
 SPREAD_ROWS = 200_000
+_PARTS = ("fit", "valid", "early", "calibration")
 BATCH = 65_536  # rows in memory at once: 52 MB of 197 features
 
 
@@ -91,7 +92,9 @@ def fit_larger_than_memory(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".mlkit-external-") as place:
         room = Room(Path(place), batch)
         rows = _write_rows(split, spreads, X, Y, scale, terms, settings.target_clip, room)
-        return _fit(rows, scale, terms, split, spreads, horizons, settings, seed, room, progress)
+        places = {name: _places(split.every, getattr(split, name)) for name in _PARTS}
+        split = _in_files(split, room)
+        return _fit(rows, scale, terms, split, places, spreads, horizons, settings, seed, room, progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +115,7 @@ def _fit(
     scale: FloatMatrix,
     terms: FloatMatrix,
     split: TrainingSplit,
+    places: dict[str, slice],
     spreads: tuple[HorizonSpread, ...],
     horizons: tuple[int, ...],
     settings: EnsembleSettings,
@@ -119,10 +123,8 @@ def _fit(
     room: Room,
     progress: Progress | None,
 ) -> PricePredictor:
-    fit, valid, early, held_out = (
-        _places(split.every, rows) for rows in (split.fit, split.valid, split.early, split.calibration)
-    )
-    parts = Parts(files.part(fit), files.part(valid), files.part(early))
+    held_out = places["calibration"]
+    parts = Parts(*(files.part(places[name]) for name in ("fit", "valid", "early")))
     weights = whole._installed_weights(settings)
     report = whole._Report(progress, len(weights) * len(horizons) + 1)
     learners = {}
@@ -182,6 +184,17 @@ def _write_rows(
         if not dense:
             features[rows] = X[which]
     return _Files(features, clipped, z, unit)
+
+
+def _in_files(split: TrainingSplit, room: Room) -> TrainingSplit:
+    """The split with its long arrays in files, and without the rows of its parts: they would stay all the while."""
+    kept = {}
+    for name in ("every", "where"):
+        values = getattr(split, name)
+        kept[name] = _new(room.folder / name, (len(values), 1), np.int64)[:, 0]
+        kept[name][:] = values
+    nothing = np.empty(0, dtype=np.int64)
+    return replace(split, **dict.fromkeys(_PARTS, nothing), **kept)
 
 
 def _new(path: Path, shape: tuple[int, int], dtype: npt.DTypeLike) -> Any:
