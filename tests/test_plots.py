@@ -65,12 +65,17 @@ def every_figure(bars: pd.DataFrame) -> dict[str, Callable[[Axes], Axes]]:
     trials["depth"] = [3.0, 5.0, 8.0, 4.0]
     splits = [(np.arange(50), np.arange(60, 90)), (np.arange(80), np.arange(90, 120))]
     index = pd.DatetimeIndex(bars.index)
+    moved = pd.DataFrame({"psi": [1.0, 0.1], "usual_psi": 0.2, "adjusted_p": [0.001, 0.5]}, index=["a", "b"])
+    monitored = pd.DataFrame({"timestamp": index, "horizon": 1, "outcome": returns.to_numpy()})
+    monitored = monitored.assign(lo80=-0.01, hi80=0.01, lo90=-0.02, hi90=0.02)
     return {
         "base_rates": lambda ax: plots.base_rates(ax, rates),
         "calendar_gaps": lambda ax: plots.calendar_gaps(ax, bars),
         "candles": lambda ax: plots.candles(ax, bars.iloc[-60:]),
         "cones": lambda ax: plots.cones(ax, bars, forecasts_at(bars.index[-30])),
         "coverage": lambda ax: plots.coverage(ax, shares),
+        "coverage_over_time": lambda ax: plots.coverage_over_time(ax, monitored),
+        "drift_features": lambda ax: plots.drift_features(ax, moved),
         "equity": lambda ax: plots.equity(ax, wealth),
         "feature_panel": lambda ax: plots.feature_panel(ax, returns.rolling(20).std().rename("std"), unit="log"),
         "folds": lambda ax: plots.folds(ax, splits, index),
@@ -97,6 +102,7 @@ def test_every_figure_returns_its_axes_with_names_and_a_picture(sp500: pd.DataFr
         fig.canvas.draw()
         assert ax.get_xlabel() or ax.get_ylabel(), name
         assert ax.lines or ax.patches or ax.collections, name
+        plt.close(fig)
 
 
 def test_a_figure_is_the_same_bytes_each_time(sp500: pd.DataFrame) -> None:

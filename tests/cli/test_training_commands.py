@@ -211,7 +211,8 @@ def test_a_run_is_told_folds_scores_figures_and_the_champion(home: Path, monkeyp
     monkeypatch.setattr("mlkit.operations.tracking.tracked", tracked)
     monkeypatch.setattr(training, "tracked", tracked)
     assert main([*TRAIN, "--symbol", "AAA"]) == 0
-    assert opened == [("train", "AAA-1h", True)] * 2  # the library joins the command's run
+    assert [kind for kind, *_ in opened] == ["train", "evaluate", "train"]  # the library joins the command's run
+    assert {about[1:] for about in opened} == {("AAA-1h", True)}
     assert [name for name, _ in run.calls] == ["folds", "scores", "bundle", "figure", "figure"]
     assert run.calls[2][1] == "champion"
     forecasts = run.calls[0][1]

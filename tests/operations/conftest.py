@@ -51,7 +51,13 @@ def judged() -> pd.DataFrame:
 @pytest.fixture
 def quick(judged: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> EnsembleSettings:
     """A small ensemble; walk-forward and patterns, which have tests of their own, are not measured again."""
-    monkeypatch.setattr(training, "walk_forward", lambda *arguments, **options: judged)
+
+    def stands_in(bars: pd.DataFrame, settings: mlkit.Settings, **options: object) -> pd.DataFrame:
+        table = pd.concat([judged.assign(horizon=h) for h in settings.prediction_horizons], ignore_index=True)
+        table.attrs = judged.attrs
+        return table
+
+    monkeypatch.setattr(training, "walk_forward", stands_in)
     monkeypatch.setattr(bundling, "measure_patterns", lambda *arguments, **options: {})
     return FEW
 
