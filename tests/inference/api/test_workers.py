@@ -65,6 +65,14 @@ def storm(get: Get, path: str, count: int = 24) -> list[tuple[dict[str, str], by
         return list(pool.map(get, [path] * count))
 
 
+def timeless(body: bytes) -> dict[str, Any]:
+    """An answer without what it says of the clock: two processes compute it in different seconds."""
+    document: dict[str, Any] = json.loads(body)
+    for name in ("as_of", "data_age_seconds"):
+        document["freshness"].pop(name)
+    return document
+
+
 def processes(log: Path) -> set[int]:
     """Those that answered, by the log's lines."""
     lines: list[dict[str, Any]] = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
@@ -81,8 +89,9 @@ def test_two_processes_are_one_server(
     answers = storm(get, URL)
     while len(processes(log)) < 2:  # the system deals out connections as it likes
         answers += storm(get, URL)
-    assert len({headers["etag"] for headers, _ in answers}) == 1
-    assert {json.loads(body)["bundle"] for _, body in answers} == {trained.id}
+    assert len({headers["etag"] for headers, _ in answers}) <= 2  # each process looks at the clock once
+    first = timeless(answers[0][1])
+    assert first["bundle"] == trained.id and all(timeless(body) == first for _, body in answers)
 
     lines = get("/metrics")[1].decode().splitlines()
     counted = [float(line.split()[-1]) for line in lines if line.startswith("mlkit_requests_total") and "price" in line]
@@ -93,10 +102,11 @@ def test_two_processes_are_one_server(
     assert other.id != trained.id
     publish(other)
     for _ in range(600):  # each looks once a second
-        now = [json.loads(body) for _, body in storm(get, URL)]
-        by = {document["bundle"]: json.dumps(document, sort_keys=True) for document in now}
+        now = [timeless(body) for _, body in storm(get, URL)]
+        by = {document["bundle"]: document for document in now}
         assert by.keys() <= {trained.id, other.id}
-        assert all(json.dumps(document, sort_keys=True) == by[document["bundle"]] for document in now)
+        for document in now:  # no answer is a mixture
+            assert document == by[document["bundle"]]
         if set(by) == {other.id}:
             break
     else:
