@@ -1,6 +1,6 @@
 """Training on a feature matrix of four times the memory that the process is allowed.
 
-    python tests/bench/bench_memory.py [--cap 768] [--small 60000]
+    python tests/bench/bench_memory.py [--cap 1024] [--small 60000]
 
 The matrix lies in a file. A child process asks the kernel to refuse it more than the cap of private memory
 (``RLIMIT_DATA``: heap and private mappings; pages of files are cache, which the kernel can drop), then trains the
@@ -145,7 +145,7 @@ def compare(folder: Path, n: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cap", type=int, default=768, help="MiB of private memory")
+    parser.add_argument("--cap", type=int, default=1024, help="MiB of private memory")
     parser.add_argument("--small", type=int, default=60_000, help="rows of the comparison")
     for name in ("--child", "--way", "--bytes"):
         parser.add_argument(name, help=argparse.SUPPRESS)
