@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
@@ -515,13 +516,18 @@ def test_killed_and_interrupted_the_same_command_ends_with_the_truth(
     assert child.returncode == -signal.SIGKILL
     bench.check(LONG.iloc[:2000])
 
-    bench.server.hook = lambda count: _thread.interrupt_main() if count == 6 else None
+    def interrupt(count: int) -> None:
+        if count == 6:
+            _thread.interrupt_main()
+            time.sleep(1.0)  # the answer waits until the interruption has been seen
+
+    bench.server.hook = interrupt
     assert main(["fetch", *OPTIONS]) == 130
     held = bench.lake()
     shown = capsys.readouterr()
     reached = f"{held.index[-1]:%Y-%m-%d %H:%M}"
     assert shown.err == f"mlkit: interrupted; committed BTCUSDT up to {reached}; the same command resumes\n"
-    assert 3990 <= len(held) < 6500
+    assert 3990 <= len(held) <= 6500  # a busy machine may see it after the last page
     pd.testing.assert_frame_equal(held, LONG.iloc[: len(held)], check_freq=False)
 
     bench.server.hook = lambda count: None
