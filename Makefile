@@ -7,8 +7,7 @@ SEED ?= 7
 WORKERS ?= 2
 BIN := .venv/bin
 
-# The same on every machine and under every target, so that a notebook says the same in make test,
-# make notebooks and make report: kernels inherit it. Two threads is also what mlkit itself asks for.
+# Set before a kernel starts, which inherits it. Two threads is also what mlkit itself asks for.
 export OMP_NUM_THREADS := 2
 export OPENBLAS_NUM_THREADS := 2
 export MKL_NUM_THREADS := 2
@@ -38,7 +37,13 @@ kernels: setup
 report: kernels ## Run the notebooks into reports/ (SYMBOL, TIMEFRAME, PROFILE=smoke|full, SEED)
 	$(BIN)/mlkit report --symbol "$(SYMBOL)" --timeframe "$(TIMEFRAME)" --profile "$(PROFILE)" --seed "$(SEED)"
 
-# Notebooks first: they run longest, and a worker takes whole files in this order.
+# Notebooks first: they run longest, and a worker takes whole files in this order. One thread each, as two workers with
+# two threads on two cores wait for one another; no number depends on it.
+test: export OMP_NUM_THREADS := 1
+test: export OPENBLAS_NUM_THREADS := 1
+test: export MKL_NUM_THREADS := 1
+test: export NUMBA_NUM_THREADS := 1
+test: export MLKIT_N_THREADS := 1
 test: lint kernels ## Style, types, layers, unit tests and notebooks
 	$(BIN)/pytest notebooks tests --nbval --nbval-current-env -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 

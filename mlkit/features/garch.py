@@ -8,6 +8,7 @@ import numpy as np
 from mlkit.errors import BarsError, DependencyError
 from mlkit.features.engine import DEFAULT_GARCH
 from mlkit.market.bars import validate_bars
+from mlkit.threads import one_blas_thread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,6 +17,7 @@ MIN_BARS = 500
 PERCENT = 100.0  # arch converges best on returns in percent
 
 
+@one_blas_thread
 def fit_garch(bars: "pd.DataFrame") -> tuple[float, float, float]:
     """Maximum-likelihood GARCH(1,1) of the log returns, zero mean, normal errors (Bollerslev 1986).
 
@@ -26,8 +28,8 @@ def fit_garch(bars: "pd.DataFrame") -> tuple[float, float, float]:
 
     Returns
     -------
-    (omega, alpha, beta) in squared log returns; `DEFAULT_GARCH` when the fit does not converge to a stationary
-    model, which flat or near-integrated series do.
+    (omega, alpha, beta) in squared log returns, the same bits for any number of threads; `DEFAULT_GARCH`
+    when the fit does not converge to a stationary model, which flat or near-integrated series do.
 
     Raises
     ------

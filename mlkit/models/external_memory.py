@@ -32,12 +32,14 @@ from mlkit.models.learners import Parts, Rows
 from mlkit.models.price_predictor import PricePredictor
 from mlkit.models.spread import HorizonSpread, spread_scale
 from mlkit.models.training_split import TrainingSplit, fit_spreads, split_rows
+from mlkit.threads import one_blas_thread
 
 SPREAD_ROWS = 200_000
 _PARTS = ("fit", "valid", "early", "calibration")
 BATCH = 65_536  # rows in memory at once: 52 MB of 197 features
 
 
+@one_blas_thread
 def fit_larger_than_memory(
     X: Float32Matrix,
     Y: FloatMatrix,

@@ -37,6 +37,7 @@ from mlkit.models.experts import HorizonExperts, adapted_ends, calibrate, plain_
 from mlkit.models.learners import LEARNERS, Learner
 from mlkit.models.spread import HorizonSpread, spread_scale
 from mlkit.models.training_split import fit_spreads, split_rows, usable_rows
+from mlkit.threads import one_blas_thread
 
 __all__ = ["EnsembleSettings", "PricePredictor"]
 
@@ -64,6 +65,7 @@ class PricePredictor:
         return f"PricePredictor(horizons={self.horizons}, features={self.n_features}, {used})"
 
     @classmethod
+    @one_blas_thread
     def fit(
         cls,
         X: Float32Matrix,

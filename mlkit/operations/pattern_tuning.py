@@ -30,12 +30,14 @@ if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
+    from mlkit.operations.tuning_study import Space
+
 PURPOSE = "patterns"  # of the ledger's trials
 TRIALS = {"smoke": 6, "full": 40}
 STARTUP = {"smoke": 3, "full": 10}
 MARKETS = {"smoke": 20, "full": 100}  # simulated markets of the comparison
 HITS = 20  # a pattern that the rules find less often there is left out
-SPACE: dict[str, tuple[float, float, bool]] = {
+SPACE: "Space" = {
     "peak_lr": (2e-3, 1e-1, True),
     "weight_decay": (1e-6, 1e-1, True),
     "ema": (0.9, 0.998, False),
@@ -84,14 +86,10 @@ class PatternTask:
         """The simulated markets of a seed, as the ledger knows them."""
         return Source("pattern_factory", "simulated", str(self.seed), str(self.seed), configuration_hash(self.about))
 
-    def suggest(self, trial: "optuna.Trial") -> dict[str, int | float]:
+    @property
+    def space(self) -> "Space":
         """See `Task`."""
-        return {
-            name: trial.suggest_int(name, low, high, log=log)
-            if isinstance(low, int)
-            else trial.suggest_float(name, low, high, log=log)
-            for name, (low, high, log) in SPACE.items()
-        }
+        return SPACE
 
     def score(self, trial: "optuna.Trial", parameters: Mapping[str, int | float]) -> float:
         """1 minus the best macro-F1 on the validation markets; every epoch is reported."""

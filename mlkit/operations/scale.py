@@ -281,11 +281,8 @@ def _published(outcome: Outcome, settings: Settings) -> Outcome:
 
 def _threads() -> dict[str, int]:
     """Threads of this process's BLAS and OpenMP: a worker gets as many, as sums in other parts have other bits."""
-    try:
-        from threadpoolctl import threadpool_info
-    except ImportError:  # without scikit-learn nothing is trained, and features use neither
-        return {}
     import numpy as np
+    from threadpoolctl import threadpool_info
 
     np.dot(np.ones(2), np.ones(2))
     counts: dict[str, int] = {}
@@ -296,9 +293,6 @@ def _threads() -> dict[str, int]:
 
 @contextmanager
 def _limited(threads: dict[str, int]) -> Iterator[None]:
-    if not threads:
-        yield
-        return
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(limits=threads):

@@ -96,7 +96,7 @@ def tracked(
     elif not wanted(settings):
         yield Run(kind)
     else:
-        with _opened(kind, settings, name, parameters or {}, sources, above) as run:
+        with _ended(_open(kind, settings, name, parameters or {}, sources, above)) as run:
             yield run
 
 
@@ -106,7 +106,7 @@ def alias(settings: Settings, bundle: ModelBundle, name: Alias) -> None:
     if above is not None:
         above.bundle(bundle, name)
     elif settings.tracking is not False:
-        with _opened("register", settings, model_name(bundle), {}, (), None, lazy=True) as run:
+        with _ended(_open("register", settings, model_name(bundle), {}, (), None, lazy=True)) as run:
             run.bundle(bundle, name)
 
 
@@ -289,16 +289,8 @@ class Run:
 
 
 @contextmanager
-def _opened(
-    kind: str,
-    settings: Settings,
-    name: str,
-    parameters: Mapping[str, Any],
-    sources: Sequence[Source],
-    above: Run | None,
-    lazy: bool = False,
-) -> Iterator[Run]:
-    run = _open(kind, settings, name, parameters, sources, above, lazy)
+def _ended(run: Run) -> Iterator[Run]:
+    """The run is the active one in the block, and ends as the block does."""
     token = _ACTIVE.set(run)
     try:
         yield run
@@ -318,7 +310,7 @@ def _open(
     parameters: Mapping[str, Any],
     sources: Sequence[Source],
     above: Run | None,
-    lazy: bool,
+    lazy: bool = False,
 ) -> Run:
     """A run with a journal that has begun; one without where no journal can be written."""
     key = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{kind}-{uuid4().hex[:8]}"

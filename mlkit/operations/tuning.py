@@ -49,14 +49,14 @@ if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
-    from mlkit.operations.tuning_study import Found, Place
+    from mlkit.operations.tuning_study import Found, Place, Space
 
 HELD_BACK = 0.2  # of the bars: the test span that tuning never sees
 FOLDS = {"smoke": 2, "full": 4}
 TRIALS = {"smoke": 8, "full": 40}
 STARTUP = {"smoke": 4, "full": 10}  # random trials before the sampler learns
 # Parameter: lowest, highest, whether on a logarithmic scale. Integers where the bounds are.
-SPACE: dict[str, tuple[float, float, bool]] = {
+SPACE: "Space" = {
     "max_depth": (2, 8, False),
     "min_leaf": (10, 400, True),
     "learning_rate": (0.01, 0.3, True),
@@ -118,14 +118,10 @@ class PriceTask:
         garch = fit_garch(self.bars.iloc[: self.splits[0][0][-1] + 1])
         return prepare(self.bars, self.settings.prediction_horizons, garch, self.features)
 
-    def suggest(self, trial: "optuna.Trial") -> dict[str, int | float]:
+    @property
+    def space(self) -> "Space":
         """See `Task`."""
-        return {
-            name: trial.suggest_int(name, low, high, log=log)
-            if isinstance(low, int)
-            else trial.suggest_float(name, low, high, log=log)
-            for name, (low, high, log) in SPACE.items()
-        }
+        return SPACE
 
     def score(self, trial: "optuna.Trial", parameters: Mapping[str, int | float]) -> float:
         """Mean loss over the inner folds; the running mean is what the pruner sees."""

@@ -39,6 +39,9 @@ DEFAULT = "default"  # marks the trial of the parameters that mlkit has without 
 CONFIGURATION = "configuration"  # hash under which the trial ledger knows a trial
 
 
+Space = Mapping[str, tuple[int | float, int | float, bool]]  # parameter -> lowest, highest, on a logarithmic scale
+
+
 class Task(Protocol):
     """What a trial is: parameters in, score out, the lower the better."""
 
@@ -65,13 +68,24 @@ class Task(Protocol):
         """The parameters without tuning: the first trial."""
         ...
 
-    def suggest(self, trial: "optuna.Trial") -> dict[str, int | float]:
-        """Parameters of a trial."""
+    @property
+    def space(self) -> Space:
+        """What is searched."""
         ...
 
     def score(self, trial: "optuna.Trial", parameters: Mapping[str, int | float]) -> float:
         """Score them; reports on the way and raises TrialPruned where the study says so."""
         ...
+
+
+def drawn(trial: "optuna.Trial", space: Space) -> dict[str, int | float]:
+    """Parameters of a trial: whole numbers where the bounds are."""
+    return {
+        name: trial.suggest_int(name, low, high, log=log)
+        if isinstance(low, int) and isinstance(high, int)
+        else trial.suggest_float(name, low, high, log=log)
+        for name, (low, high, log) in space.items()
+    }
 
 
 @dataclass(frozen=True)

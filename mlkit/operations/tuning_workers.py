@@ -15,7 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from mlkit.errors import MlkitError
-from mlkit.operations.tuning_study import DEFAULT, Place, Task, abandoned, finished, opened
+from mlkit.operations.tuning_study import DEFAULT, Place, Task, abandoned, drawn, finished, opened
 
 Told = Callable[[int, float | None], None]  # finished trials and the best score so far
 
@@ -75,7 +75,7 @@ def _work(study: "optuna.Study", task: Task, share: int, trials: int, default: b
         trial.set_user_attr("owner", owner)
         if study.sampler.default:
             trial.set_user_attr(DEFAULT, True)
-        parameters = task.suggest(trial)
+        parameters = drawn(trial, task.space)
         try:
             return task.score(trial, parameters)
         except optuna.TrialPruned:

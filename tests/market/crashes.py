@@ -30,6 +30,7 @@ from mlkit.errors import LakeError
 from mlkit.market.bars import validate_bars
 from mlkit.market.simulate import null_market
 from mlkit.market.store import BarStore
+from tests.forks import forked
 
 BARS = null_market(3 * 31 * 24, seed=3, timeframe="1h", symbol="BTC/USDT")  # January to April 2024
 MARKET = ("BTC/USDT", "1h")
@@ -116,21 +117,6 @@ def check_whole(store: BarStore, expected: pd.DataFrame) -> None:
     assert manifest is not None
     folder = Path(store.location) / "symbol=BTC%2FUSDT" / "timeframe=1h"
     assert {path.name for path in folder.iterdir()} == {"_manifest.json", *(part.name for part in manifest.files)}
-
-
-def forked(work: Callable[[], object]) -> int:
-    """Run ``work`` in a child; returns the signal that ended it, 0 for none."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-            os._exit(0)
-        except BaseException as error:  # the child of a fork must not return
-            print(f"child: {error!r}", file=sys.stderr)
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the child failed"
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from mlkit.models.publishing import history, publish, sweep
 from mlkit.operations import bundling, training
 from mlkit.operations.champions import only_one, record
 from mlkit.operations.retraining import Retraining, retrain
+from tests.forks import forked
 
 BARS = null_market(1600, seed=4, timeframe="1h", symbol="CALM")
 FEW = EnsembleSettings.smoke(n_estimators=8, forest_trees=4, n_threads=1)
@@ -103,24 +104,6 @@ def killed_at(limit: int, log: Path) -> None:
     os.write = halves
     for name in CALLS:
         wrap(name)
-
-
-def forked(run: Callable[[], object], seconds: float | None = None) -> bool:
-    """Run in a child, killed after some seconds if given; whether it was killed."""
-    child = os.fork()
-    if child == 0:
-        try:
-            run()
-            os._exit(0)
-        except BaseException as error:  # the child of a fork must not return
-            print(f"child: {error!r}", file=sys.stderr)
-            os._exit(1)
-    if seconds is not None:
-        time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
-    status = os.waitpid(child, 0)[1]
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the child failed"
-    return os.WIFSIGNALED(status)
 
 
 def check(folder: Path, champion: str, counts: Counter[str]) -> None:

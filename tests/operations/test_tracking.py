@@ -260,7 +260,8 @@ def test_a_fit_is_counted_once_and_known_to_the_ledger_and_to_the_run(home: Path
     starts = [entry for entry in ledger.entries() if entry["event"] == "start"]
     assert [entry.get("tracked") for entry in starts] == [{"key": run.key, "id": run.id}] * 5 + [None]
     history = there.ask(lambda client: client.get_metric_history(run.id, "trials"))
-    assert sorted(point.value for point in history) in ([1.0, 2.0], [1.0, 1.0, 1.0, 2.0])
+    values = sorted(point.value for point in history)  # told after every fit; a store keeps one of a millisecond
+    assert set(values) == {1.0, 2.0} and values.count(2.0) == 1 and len(values) <= 4
     found = there.runs()[0].data.metrics
     assert found["trials"] == 2.0 and found["trials publish"] == 1.0
 

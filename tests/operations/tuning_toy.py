@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 
-from mlkit.operations.tuning_study import Place
+from mlkit.operations.tuning_study import Place, Space
 from mlkit.operations.tuning_workers import run_trials
 
 
@@ -36,8 +36,9 @@ class Toy:
     def default(self) -> dict[str, int | float]:
         return {"x": 0.9, "k": 3}
 
-    def suggest(self, trial: optuna.Trial) -> dict[str, int | float]:
-        return {"x": trial.suggest_float("x", 0.0, 1.0), "k": trial.suggest_int("k", 1, 9)}
+    @property
+    def space(self) -> Space:
+        return {"x": (0.0, 1.0, False), "k": (1, 9, False)}
 
     def score(self, trial: optuna.Trial, parameters: Mapping[str, int | float]) -> float:
         if trial.number == self.shoot and self._first("shot"):

@@ -1,0 +1,28 @@
+"""Sums that have one order, however many threads the linear algebra library may use."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def one_blas_thread(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a fit, so that it gives the same bits for any number of threads.
+
+    BLAS splits a long sum among its threads, and sums in parts have other last digits. While the function runs the
+    whole process has one BLAS thread; OpenMP's, which the libraries of trees use, stay as they are.
+    """
+
+    @wraps(function)
+    def limited(*args: P.args, **kwargs: P.kwargs) -> T:
+        from threadpoolctl import threadpool_limits
+
+        with suppress(ImportError):
+            import scipy.linalg  # noqa: F401  it brings a BLAS of its own, and one loaded later escapes the limit
+        with threadpool_limits(1, user_api="blas"):
+            return function(*args, **kwargs)
+
+    return limited
