@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -39,6 +40,40 @@ def nasdaq() -> pd.DataFrame:
     import mlkit
 
     return mlkit.load_bars("NASDAQ", "1d")
+
+
+@pytest.fixture(scope="session")
+def tuned_on() -> Callable[..., Any]:
+    """``tuned_on(seen, settings, **parameters)``: as if a study of two trials had chosen these on the bars ``seen``."""
+    from mlkit import FeatureSet
+    from mlkit.market.bars import fingerprint
+    from mlkit.operations.trials import feature_digest
+    from mlkit.operations.tuned import Saw, Tuned, save_tuned
+
+    def tune(seen: pd.DataFrame, settings: Any, **parameters: float) -> Tuned:
+        first, last = seen.index[0].isoformat(), seen.index[-1].isoformat()
+        tuned = Tuned(
+            symbol=seen.attrs["symbol"],
+            timeframe=seen.attrs["timeframe"],
+            profile=settings.profile,
+            horizons=settings.prediction_horizons,
+            features=feature_digest(FeatureSet()),
+            seed=7,
+            parameters=parameters,
+            study="study",
+            storage="sqlite://",
+            saw=Saw(start=first, end=last, bars=len(seen), sha256=fingerprint(seen)),
+            folds=2,
+            score=1.0,
+            default_score=None,
+            trials={"complete": 2, "pruned": 0, "failed": 0},
+            configurations=("0" * 64, "1" * 64),
+            created="2026-01-01T00:00:00+00:00",
+        )
+        save_tuned(tuned, settings)
+        return tuned
+
+    return tune
 
 
 @pytest.fixture(scope="session")

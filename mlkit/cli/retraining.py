@@ -37,6 +37,7 @@ def _retrain_arguments(parser: argparse.ArgumentParser) -> None:
         help="go on: a round every so often (s, m, h, d), until stopped",
     )
     parser.add_argument("--keep", type=_keep_value, help="published models that stay; 3 if left out, 2 at least")
+    parser.add_argument("--tuned", action="store_true", help="with the parameters that mlkit tune chose for the market")
     parser.add_argument("--dry-run", action="store_true", help="say what is due and what would be done")
     parser.add_argument(
         "--fetch", nargs="?", const="binance", metavar="EXCHANGE",
@@ -92,6 +93,7 @@ def _one_round(arguments: Arguments, settings: Any) -> Any:
             settings,
             force=arguments.force,
             dry_run=arguments.dry_run,
+            tuned=arguments.tuned,
             progress=steps,
         )
 

@@ -18,8 +18,9 @@ that keep overlapping labels together. ``better`` where the whole interval is be
 
 Execution timing and look-ahead
 -------------------------------
-A row is scored where its bar opened after the last training bar of **both**. The labels of training end at that bar
-or before, so none of them overlaps a scored one. Which rows and horizons are scored follows from the times of the
+A row is scored where its bar opened after the last training bar of **both**, and after the last bar that tuning saw
+where parameters of one were tuned. The labels of training end at that bar or before, so none of them overlaps a scored
+one. Which rows and horizons are scored follows from the times of the
 bars alone, never from what was forecast.
 
 References
@@ -116,6 +117,7 @@ def compare(
     settings: Settings | None = None,
     *,
     features: FeatureSet | None = None,
+    after: pd.Timestamp | None = None,
     level: float = 0.95,
     reps: int = 1000,
 ) -> Comparison:
@@ -127,6 +129,7 @@ def compare(
     bars : DataFrame (n_bars, 5)
         A history that reaches beyond both trainings. Each bundle forecasts it as it would have been served.
     features : own features, where the bundles were trained with some
+    after : last bar that parameters of one of them were chosen on, such as ``Tuned.saw_until``: only later ones count
     level, reps : nominal coverage of the interval, and bootstrap resamples
 
     A horizon that only one of them has, or with too few later bars (`comparable`), is left out.
@@ -134,7 +137,7 @@ def compare(
     Raises BarsError where no horizon is left, ConfigError for a bundle without price models.
     """
     settings, bars = settings or Settings(), validate_bars(bars)
-    seen = max(seen_until(champion), seen_until(challenger))
+    seen = max(filter(None, (seen_until(champion), seen_until(challenger), after)))
     later = np.flatnonzero(bars.index > seen)
     shared = tuple(h for h in champion.manifest.horizons if h in challenger.manifest.horizons)
     horizons = comparable(shared, len(later))

@@ -12,6 +12,8 @@ A round of `retrain`
 
 What is published is the very bundle that was compared, not another one trained on more bars.
 
+With tuned parameters the challenger's own verdict and the comparison count only bars later than those that tuning saw.
+
 Where a market has no bundle of its own and a pool's answers, that one is the champion: what is better becomes the
 market's own.
 
@@ -31,9 +33,9 @@ from mlkit.config import Settings
 from mlkit.errors import BundleError, ConfigError, NotTrainedError, RetrainingError
 from mlkit.evaluation.ledger import Ledger, Source
 from mlkit.features.feature_set import FeatureSet
-from mlkit.inference.roots import market_root
+from mlkit.inference.roots import current_stamp, market_root, pool_root
 from mlkit.market.bars import fingerprint, validate_bars
-from mlkit.market.sources import load_bars
+from mlkit.market.sources import available, load_bars
 from mlkit.models import publishing
 from mlkit.models.base import EnsembleSettings, Progress
 from mlkit.models.bundle import ModelBundle
@@ -44,6 +46,7 @@ from mlkit.operations.decision import Decision, Drift, least_rows
 from mlkit.operations.decision import decide as decide
 from mlkit.operations.drift import DriftReport, check_drift, save_drift
 from mlkit.operations.tracking import Run, tracked
+from mlkit.operations.tuned import Tuned, load_tuned
 
 Outcome = Literal["published", "promoted", "kept", "not due", "dry run"]
 _KEPT: Outcome = "kept"
@@ -61,10 +64,12 @@ class Retraining:
     challenger: str | None = None  # id of the bundle that was trained
     comparison: Comparison | None = None
     removed: tuple[str, ...] = ()  # bundles and leftovers that were deleted
+    tuned: str | None = None  # where the challenger's parameters come from, if not from the profile
 
     def __str__(self) -> str:
         lines = [f"{self.market}: {self.outcome}, {self.why}"]
         lines += [f"  {'due:' if check.due else 'not due:'} {check}" for check in self.decision.checks]
+        lines += [f"  tuned: {self.tuned}"] if self.tuned else []
         lines += [f"  compared: {self.comparison}"] if self.comparison else []
         lines += [f"  current: {self.champion or 'none'}"]
         lines += [f"  challenger: {self.challenger}"] if self.challenger not in (None, self.champion) else []
@@ -83,6 +88,7 @@ class Retraining:
             "challenger": self.challenger,
             "comparison": None if self.comparison is None else self.comparison.to_dict(),
             "removed": list(self.removed),
+            "tuned": self.tuned,
         }
 
 
@@ -96,6 +102,7 @@ def retrain(
     drift: Drift | None = None,
     features: FeatureSet | None = None,
     ensemble: EnsembleSettings | None = None,
+    tuned: bool = False,
     progress: Progress | None = None,
 ) -> Retraining:
     """One round: decide, train a challenger, compare, publish it or keep the champion, tidy up.
@@ -108,27 +115,47 @@ def retrain(
     dry_run : decide, and say what would be done
     drift : see `decide`; looked for by default
     features, ensemble : as in `train`
+    tuned : instead of ``ensemble``, the parameters that `mlkit tune` left for the market. Only bars later than
+        ``Tuned.saw_until`` judge the challenger, by itself and against the champion.
     progress : callable(stage, done, total)
 
     Where bars later than the champion's training are too few to compare on, nothing is trained and it is said how
     many are missing; a champion that is stale, damaged or absent is then replaced by a model of all bars. So is a stale
     one where the whole history is so short that its successor, trained without the bars to compare on, would be stale.
+    Where those later than what tuning saw are too few for the challenger's own verdict, nothing is trained either.
 
     Raises RetrainingError while another round or rollback of the market runs; BarsError for too few bars to train;
-    what `load_bars` and `train` raise. Whatever is raised, the champion stays.
+    ConfigError for the name of a pool, and with ``tuned`` where nothing was tuned for this market, profile, features
+    and horizons; what `load_bars` and `train` raise. Whatever is raised, the champion stays.
     """
     settings = settings or Settings()
     if isinstance(source, str):
         if timeframe is None:
             raise ConfigError(f"retrain {source}: say which timeframe, such as 1d")
+        _demand_market(source, timeframe, settings)
         source = load_bars(source, timeframe, settings=settings)
     bars = validate_bars(source)
+    if tuned and ensemble is not None:
+        raise ConfigError("retrain: parameters are tuned, or given as an ensemble, not both")
+    chosen = load_tuned(settings, bars.attrs["symbol"], bars.attrs["timeframe"]) if tuned else None
+    if chosen is not None:
+        chosen.demand(settings, bars, features)
     root = market_root(bars.attrs["symbol"], bars.attrs["timeframe"], settings)
     options = {"features": features, "ensemble": ensemble, "progress": progress}
     if dry_run:
-        return _Round(root, bars, settings, force, drift, options).rehearse()
+        return _Round(root, bars, settings, force, drift, chosen, options).rehearse()
     with only_one(root):
-        return _Round(root, bars, settings, force, drift, options).run()
+        return _Round(root, bars, settings, force, drift, chosen, options).run()
+
+
+def _demand_market(symbol: str, timeframe: str, settings: Settings) -> None:
+    """ConfigError for the name of a pool, unless a market has it too."""
+    pool = pool_root(symbol, timeframe, settings)
+    if current_stamp(pool) is not None and (symbol, timeframe) not in available(settings):
+        raise ConfigError(
+            f"retrain {symbol} {timeframe}: that is a pool ({pool}), and a round is about one market; name one of its "
+            f"symbols, or train the pool again with mlkit train --symbols ... --name {symbol}"
+        )
 
 
 class _Round:
@@ -141,8 +168,10 @@ class _Round:
         settings: Settings,
         force: bool,
         drift: Drift | None,
+        tuned: Tuned | None,
         options: Mapping[str, Any],  # of train
     ) -> None:
+        self._tuned = tuned
         self._root, self._bars, self._settings, self._force, self._options = root, bars, settings, force, options
         self._current = _content(root / CURRENT)  # to see whether somebody else publishes meanwhile
         self._champion, self._fault = champion_of(bars.attrs["symbol"], bars.attrs["timeframe"], settings)
@@ -163,7 +192,12 @@ class _Round:
         if isinstance(planned, Retraining):
             return planned
         cut, why = planned
-        facts = {"trained_bars": cut, "later_bars": len(self._bars) - cut, "due": "; ".join(self._decision.reasons)}
+        facts: dict[str, Any] = {
+            "trained_bars": cut,
+            "later_bars": len(self._bars) - cut,
+            "due": "; ".join(self._decision.reasons),
+        }
+        facts |= {} if self._tuned is None else {"tuned": self._tuned.provenance()}
         sources = [Source.of(self._bars)]
         with tracked("retrain", self._settings, name=self._root.name, parameters=facts, sources=sources) as run:
             if self._champion is not None and self._own:
@@ -209,23 +243,45 @@ class _Round:
             return self._told("not due", "no rule asks for a new model")
         if champion is None or not decision.usable:
             return len(bars), decision.checks[0].text
-        later = int((bars.index > seen_until(champion)).sum())
+        later = min(int((bars.index > seen_until(champion)).sum()), self._untuned(len(bars)))
         least = least_rows(champion.manifest.horizons, self._settings)
         if later < least:
-            short = f"a comparison takes {least:,} bars later than its training, {least - later:,} are missing"
-            return (len(bars), f"stale; {short}") if decision.stale else self._told("kept", short)
+            saw = " and than what tuning saw" if self._tuned else ""
+            short = f"a comparison takes {least:,} bars later than its training{saw}, {least - later:,} are missing"
+            return self._judged(len(bars), f"stale; {short}") if decision.stale else self._told("kept", short)
         held = max(least, min(later // 2, round(0.5 * self._settings.retrain_new_bars * len(bars))))
         cut = len(bars) - held
         if not self._force and fingerprint(bars.iloc[:cut]) == champion.manifest.data_sha256:
             return self._told("kept", f"{later:,} later bars are just enough to compare on, none is left to learn from")
         if decision.stale and held > self._settings.retrain_age * cut:
-            return len(bars), f"stale; without {held:,} bars to be compared on, its successor would be stale too"
-        return cut, ""
+            short = f"stale; without {held:,} bars to be compared on, its successor would be stale too"
+            return self._judged(len(bars), short)
+        return self._judged(cut, "")
+
+    def _untuned(self, rows: int) -> int:
+        """How many of the first rows are later than what tuning saw."""
+        return rows if self._tuned is None else int((self._bars.index[:rows] > self._tuned.saw_until).sum())
+
+    def _judged(self, cut: int, why: str) -> tuple[int, str] | Retraining:
+        """The plan, if tuned parameters can be judged on bars before the cut that tuning did not see."""
+        from mlkit.operations.training import MIN_TEST
+
+        need, have = MIN_TEST + max(self._settings.prediction_horizons), self._untuned(cut)
+        if self._tuned is None or have >= need:
+            return cut, why
+        short = f"tuned parameters are judged on {need:,} bars later than what tuning saw, {need - have:,} are missing"
+        if self._decision.stale and cut < len(self._bars):
+            return self._judged(len(self._bars), f"stale; {short}")
+        return self._told("kept", short)
 
     def _train(self, cut: int) -> ModelBundle:
         from mlkit.operations.training import train
 
-        return train(self._bars.iloc[:cut], self._settings, publish=False, **self._options)
+        bars, options = self._bars.iloc[:cut], dict(self._options)
+        if self._tuned is not None:
+            options["ensemble"] = self._tuned.ensemble(self._settings, bars, options["features"])
+            options["after"] = self._tuned.saw_until
+        return train(bars, self._settings, publish=False, **options)
 
     def _rolled_back(self, challenger: ModelBundle) -> str:
         """Why a bundle that a person did not want is not published again; nothing for any other."""
@@ -240,7 +296,9 @@ class _Round:
         assert champion is not None
         if challenger.id == champion.id:
             return "kept", "the same bars and settings gave the same bundle again", None
-        found = compare(champion, challenger, self._bars, self._settings, features=self._options["features"])
+        after = None if self._tuned is None else self._tuned.saw_until
+        features = self._options["features"]
+        found = compare(champion, challenger, self._bars, self._settings, features=features, after=after)
         if found.answer == "better":
             return "promoted", "the challenger is better with its whole interval", found
         if found.answer == "worse":
@@ -279,6 +337,7 @@ class _Round:
         market = f"{self._bars.attrs['symbol']} {self._bars.attrs['timeframe']}"
         new = challenger is not None and outcome in ("published", "promoted")
         current = challenger if new else self._champion
+        study = self._tuned
         return Retraining(
             market=market,
             outcome=outcome,
@@ -288,6 +347,7 @@ class _Round:
             challenger=None if challenger is None else challenger.id,
             comparison=comparison,
             removed=removed,
+            tuned=None if study is None else f"study {study.study}, which saw bars to {study.saw_until:%Y-%m-%d %H:%M}",
         )
 
 

@@ -11,7 +11,7 @@ from mlkit.config import Settings, write_atomic
 from mlkit.errors import ConfigError
 from mlkit.evaluation.ledger import Ledger, Source
 from mlkit.features.feature_set import FeatureSet
-from mlkit.market.symbols import symbol_folder
+from mlkit.inference.roots import market_root
 from mlkit.models.base import EnsembleSettings
 from mlkit.operations.training_set import ensemble_settings
 from mlkit.operations.trials import feature_digest
@@ -90,8 +90,15 @@ class Tuned(Record):
     ) -> EnsembleSettings:
         """The ensemble's settings with these parameters; the trial ledger is told of the whole study.
 
-        ConfigError where they were tuned for another market, profile, feature set or other horizons.
+        Raises as `demand`.
         """
+        self.demand(settings, bars, features)
+        saw = Source(self.symbol, self.timeframe, self.saw.start, self.saw.end, self.saw.sha256)
+        Ledger.of(settings).recall([saw, Source.of(bars)], self.configurations)
+        return replace(ensemble_settings(settings), **self.parameters)  # type: ignore[arg-type]
+
+    def demand(self, settings: Settings, bars: "pd.DataFrame", features: FeatureSet | None = None) -> None:
+        """ConfigError where they were tuned for another market, profile, feature set or other horizons."""
         ours = {
             "symbol": bars.attrs["symbol"],
             "timeframe": bars.attrs["timeframe"],
@@ -105,9 +112,6 @@ class Tuned(Record):
                     f"{FILE} of {self.symbol} {self.timeframe}: tuned for {name} {getattr(self, name)}, this is "
                     f"{value}; run mlkit tune again, or train without it"
                 )
-        saw = Source(self.symbol, self.timeframe, self.saw.start, self.saw.end, self.saw.sha256)
-        Ledger.of(settings).recall([saw, Source.of(bars)], self.configurations)
-        return replace(ensemble_settings(settings), **self.parameters)  # type: ignore[arg-type]
 
     def provenance(self) -> dict[str, Any]:
         """Where the parameters come from, for a manifest: plain JSON values."""
@@ -116,7 +120,7 @@ class Tuned(Record):
 
 def tuned_path(settings: Settings, symbol: str, timeframe: str) -> Path:
     """The file of a market, beside its bundles."""
-    return settings.models / f"{symbol_folder(symbol)}-{timeframe}" / FILE
+    return market_root(symbol, timeframe, settings) / FILE
 
 
 def save_tuned(tuned: Tuned, settings: Settings) -> Path:

@@ -46,11 +46,11 @@ def test_the_options_reach_the_round(rounds: list[Any], capsys: pytest.CaptureFi
     assert main(["retrain", *MARKET, "--force", "--keep", "5", "--seed", "3", "--profile", "full", "--json"]) == 0
     (symbol, timeframe, settings), options = rounds[0]
     assert (symbol, timeframe, settings.retrain_keep, settings.seed, settings.profile) == ("SP500", "1d", 5, 3, "full")
-    assert options["force"] and not options["dry_run"]
+    assert options["force"] and not options["dry_run"] and not options["tuned"]
     told = json.loads(capsys.readouterr().out)
     assert (told["outcome"], told["why"], told["champion"]) == ("kept", "no difference", "a" * 16)
     assert told["checks"] == [{"rule": "age", "due": True, "text": "9 days"}]
-    assert main(["retrain", *MARKET, "--dry-run"]) == 0 and rounds[1][1]["dry_run"]
+    assert main(["retrain", *MARKET, "--dry-run", "--tuned"]) == 0 and rounds[1][1]["dry_run"] and rounds[1][1]["tuned"]
     assert capsys.readouterr().out.startswith("SP500 1d: kept, no difference\n  due: age: 9 days\n")
 
 
@@ -65,6 +65,8 @@ def test_the_options_reach_the_round(rounds: list[Any], capsys: pytest.CaptureFi
         (["--keep", "x"], "'x' is not a whole number"),
         (["--every", "6h", "--dry-run"], "--dry-run looks once"),
         (["--fetch", "nowhere"], "SP500"),  # a built-in market cannot be fetched
+        (["--tuned"], "nothing was tuned for SP500 1d; run mlkit tune --symbol SP500 --timeframe 1d"),
+        (["--tuned", "--every", "6h"], "nothing was tuned for SP500 1d"),
     ],
 )
 def test_what_is_refused(options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

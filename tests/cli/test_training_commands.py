@@ -9,23 +9,21 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 import mlkit
 from mlkit.cli import main
-from mlkit.market.bars import fingerprint
 from mlkit.market.simulate import null_market
 from mlkit.models.base import EnsembleSettings
 from mlkit.operations import training
 from mlkit.operations.stages import WORK
-from mlkit.operations.trials import feature_digest
-from mlkit.operations.tuned import Saw, Tuned, save_tuned
 
 TRAIN = ["train", "--timeframe", "1h"]
 
@@ -148,7 +146,7 @@ def test_the_figures_of_a_run_are_drawn(home: Path) -> None:
 
 
 def test_tuned_parameters_are_judged_on_bars_that_tuning_did_not_see(
-    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tuned_on: Callable[..., Any]
 ) -> None:
     assert main([*TRAIN, "--symbol", "AAA", "--tuned"]) == 2
     assert "nothing was tuned for AAA 1h" in capsys.readouterr().err
@@ -156,27 +154,7 @@ def test_tuned_parameters_are_judged_on_bars_that_tuning_did_not_see(
     assert "tuned for one market" in capsys.readouterr().err
     settings, bars = mlkit.Settings(), mlkit.load_bars("AAA", "1h")
     seen = bars.iloc[:1000]
-    tuned = Tuned(
-        symbol="AAA",
-        timeframe="1h",
-        profile="smoke",
-        horizons=(1,),
-        features=feature_digest(mlkit.FeatureSet()),
-        seed=7,
-        parameters={"max_depth": 2},
-        study="study",
-        storage="sqlite://",
-        saw=Saw(
-            start=seen.index[0].isoformat(), end=seen.index[-1].isoformat(), bars=len(seen), sha256=fingerprint(seen)
-        ),
-        folds=2,
-        score=1.0,
-        default_score=None,
-        trials={"complete": 2, "pruned": 0, "failed": 0},
-        configurations=("0" * 64, "1" * 64),
-        created="2026-01-01T00:00:00+00:00",
-    )
-    save_tuned(tuned, settings)
+    tuned_on(seen, settings, max_depth=2)
     made: list[pd.DataFrame] = []
     honest = training.walk_forward
     monkeypatch.setattr(training, "walk_forward", lambda *a, **k: made.append(honest(*a, **k)) or made[-1])
