@@ -39,7 +39,7 @@ class NotTrainedError(MlkitError):
 
 
 class RetrainingError(MlkitError):
-    """A retraining that another one, or a rollback, keeps from beginning."""
+    """A training, retraining or rollback that another one of the same market keeps from beginning."""
 
 
 class ReportError(MlkitError):

@@ -60,6 +60,8 @@ def _train(arguments: Arguments) -> None:
         raise ConfigError("--out goes with --only patterns; the models of a market are published with their bundles")
     symbols = _symbols(arguments)
     from mlkit.market.sources import load_bars
+    from mlkit.operations.bundling import root_of
+    from mlkit.operations.champions import only_one
     from mlkit.operations.stages import kept_stages
     from mlkit.operations.tracking import for_command, tracked
     from mlkit.operations.training import train, walk_forward
@@ -68,7 +70,8 @@ def _train(arguments: Arguments) -> None:
     bars = [load_bars(symbol, arguments.timeframe, settings=settings) for symbol in symbols]
     name = arguments.name or (Path(arguments.universe).stem if arguments.universe else None)
     title = f"{name or '+'.join(symbols)[:60]}-{arguments.timeframe}"
-    with Steps() as steps, tracked("train", settings, name=title) as run:
+    root = root_of(symbols, arguments.timeframe, settings, name)
+    with only_one(root), Steps() as steps, tracked("train", settings, name=title) as run:
         ensemble, after = _tuned(symbols, bars, settings, run) if arguments.tuned else (None, None)
         with kept_stages(bars, settings, ensemble=ensemble, fresh=arguments.fresh) as stages:
             kept: dict[str, Any] = {"ensemble": ensemble, "stages": stages, "progress": steps}

@@ -6,18 +6,24 @@
 A market's own bundle comes first. Without one, the pools of its timeframe whose current bundle names it: the one whose
 training ended last, of several the first by name. A market that no pool names has no price model, even where the pool
 could forecast it: nobody has measured what that is worth there. `Predictor` may be given any bundle.
+
+A pool whose manifest is damaged is passed over with one warning, since it may be about other markets. Where no other
+bundle answers, it may be about this one: that is an error.
 """
 
-from functools import lru_cache
+import logging
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
 from mlkit.config import Settings
+from mlkit.errors import BundleError
 from mlkit.market.symbols import symbol_folder
 from mlkit.models.manifest import CURRENT, read_current, read_manifest
 
 POOLS = "pools"
 Stamp: TypeAlias = tuple[int, int, int]
+_log = logging.getLogger("mlkit")
 
 
 def market_root(symbol: str, timeframe: str, settings: Settings) -> Path:
@@ -33,17 +39,25 @@ def pool_root(name: str, timeframe: str, settings: Settings) -> Path:
 def answering_root(symbol: str, timeframe: str, settings: Settings) -> Path | None:
     """The folder whose current bundle answers for a market; None where nothing was trained.
 
-    Reads the manifests of the pools where the market has no bundle of its own; BundleError for a damaged one.
+    Reads the manifests of the pools where the market has no bundle of its own. A damaged one is left out with a
+    warning, once for each fault; BundleError for it where no other pool names the market.
     """
     own = market_root(symbol, timeframe, settings)
     if current_stamp(own) is not None:
         return own
-    found = []
+    found, faults = [], []
     for root in sorted((settings.models / POOLS).glob(f"*-{timeframe}")):
         stamp = current_stamp(root)
-        symbols, end = (frozenset[str](), "") if stamp is None else _pooled(root, stamp)
+        try:
+            symbols, end = (frozenset[str](), "") if stamp is None else _pooled(root, stamp)
+        except BundleError as error:
+            faults.append(error)
+            _warn_once(root, str(error))
+            continue
         if symbol in symbols:
             found.append((end, root))
+    if not found and faults:
+        raise faults[0]
     return max(found, key=lambda one: one[0])[1] if found else None  # the first of equals
 
 
@@ -61,3 +75,8 @@ def _pooled(root: Path, stamp: Stamp) -> tuple[frozenset[str], str]:
     """Symbols of a pool's current bundle, and where its training ended; read once for each publishing."""
     manifest = read_manifest(root / read_current(root)[0])
     return frozenset(manifest.pool), manifest.training_span.end
+
+
+@cache
+def _warn_once(root: Path, fault: str) -> None:
+    _log.warning("pool %s answers for no market: %s", root, fault)

@@ -1,9 +1,10 @@
 """A trained model and all that is known about it, written as a bundle."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlkit.config import Settings
@@ -54,16 +55,22 @@ def write_trained(
         "settings": _chosen(settings, ensemble),
         "metrics": _by_horizon(score(forecasts, settings)),
     }
+    symbols = [one.attrs["symbol"] for one in markets]
+    root = root_of(symbols, timeframe, settings, name)
     if len(markets) == 1:
-        root = market_root(markets[0].attrs["symbol"], timeframe, settings)
         fields |= _one_market(markets[0], settings, garch)
     else:
-        name = name or pool_name([one.attrs["symbol"] for one in markets])
-        root = pool_root(name, timeframe, settings)
-        fields |= _pool(name, markets, garch, score_symbols(forecasts, settings))
+        fields |= _pool(name or pool_name(symbols), markets, garch, score_symbols(forecasts, settings))
     cnn = weights_file(standards.pop(), settings.pattern_weights) if len(standards) == 1 else None
     reference = DriftReference.of(data, model, forecasts)
     return write_bundle(root, fields, price=model, cnn_file=cnn, extra={DRIFT_FILE: reference.to_bytes()})
+
+
+def root_of(symbols: Sequence[str], timeframe: str, settings: Settings, name: str | None = None) -> Path:
+    """Where the bundles of a training go: the folder of its market, or of the pool of that name."""
+    if len(symbols) == 1:
+        return market_root(symbols[0], timeframe, settings)
+    return pool_root(name or pool_name(symbols), timeframe, settings)
 
 
 def _one_market(bars: "pd.DataFrame", settings: Settings, garch: Mapping[str, Garch]) -> dict[str, Any]:

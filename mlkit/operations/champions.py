@@ -34,7 +34,7 @@ def only_one(root: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise RetrainingError(
-            f"{root.name}: another retraining or rollback is running ({root / LOCK}); wait for it or stop it"
+            f"{root.name}: another training, retraining or rollback is running ({root / LOCK}); wait for it or stop it"
         ) from None
     try:
         yield

@@ -124,9 +124,9 @@ def retrain(
     one where the whole history is so short that its successor, trained without the bars to compare on, would be stale.
     Where those later than what tuning saw are too few for the challenger's own verdict, nothing is trained either.
 
-    Raises RetrainingError while another round or rollback of the market runs; BarsError for too few bars to train;
-    ConfigError for the name of a pool, and with ``tuned`` where nothing was tuned for this market, profile, features
-    and horizons; what `load_bars` and `train` raise. Whatever is raised, the champion stays.
+    Raises RetrainingError while another round, rollback or `mlkit train` of the market runs; BarsError for too few bars
+    to train; ConfigError for the name of a pool, and with ``tuned`` where nothing was tuned for this market, profile,
+    features and horizons; what `load_bars` and `train` raise. Whatever is raised, the champion stays.
     """
     settings = settings or Settings()
     if isinstance(source, str):

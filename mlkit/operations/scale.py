@@ -261,6 +261,7 @@ def _published(outcome: Outcome, settings: Settings) -> Outcome:
 
     from mlkit.models.bundle import ModelBundle
     from mlkit.models.publishing import publish
+    from mlkit.operations.champions import only_one
     from mlkit.operations.tracking import alias, wanted
 
     if not Path(outcome.place).is_dir():
@@ -271,7 +272,8 @@ def _published(outcome: Outcome, settings: Settings) -> Outcome:
         )
     try:
         bundle = ModelBundle.open(outcome.place)
-        publish(bundle)
+        with only_one(bundle.path.parent):
+            publish(bundle)
         if wanted(settings):
             alias(settings, bundle, "champion")
     except (MlkitError, OSError) as error:

@@ -112,6 +112,42 @@ def test_what_cannot_be_trained_is_one_line(home: Path, capsys: pytest.CaptureFi
         assert message in err and len(err.splitlines()) == 1 and not out
 
 
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from mlkit.operations.champions import only_one
+with only_one(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "folder"),
+    [(["--symbol", "AAA"], "AAA-1h"), (["--symbols", "AAA,BBB", "--name", "TWO"], "pools/TWO-1h")],
+)
+def test_a_second_training_of_a_market_is_refused_and_a_killed_one_is_not_in_the_way(
+    options: list[str], folder: str, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[object] = []
+
+    def walk_forward(*args: object, **named: object) -> None:
+        began.append(args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "walk_forward", walk_forward)
+    command = [sys.executable, "-c", HOLDER, str(home / "data/models" / folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        assert main([*TRAIN, *options]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"mlkit: error: {folder.split('/')[-1]}: another training, retraining or rollback is")
+        assert said.count("\n") == 1 and not began
+        assert main([*TRAIN, "--symbol", "BBB"]) == 130 and len(began) == 1  # another market does not wait
+        other.kill()  # SIGKILL
+    assert main([*TRAIN, *options]) == 130 and len(began) == 2
+
+
 STEPS = """
 from mlkit.cli.steps import Steps
 with Steps() as steps:

@@ -327,7 +327,7 @@ def test_only_one_round_at_a_time(
         for command in ("retrain", "rollback"):
             assert main([command, "--symbol", "CALM", "--timeframe", "1h"]) == 2
             said = capsys.readouterr().err
-            assert said.startswith("mlkit: error: CALM-1h: another retraining or rollback is running")
+            assert said.startswith("mlkit: error: CALM-1h: another training, retraining or rollback is running")
             assert said.count("\n") == 1
         assert main(["retrain", "--symbol", "CALM", "--timeframe", "1h", "--dry-run"]) == 0  # looking is free
         assert "dry run, would train on 2,000 bars to 2024-03-24, then publish" in capsys.readouterr().out
