@@ -119,16 +119,16 @@ def check_drift(
     ----------
     bundle : ModelBundle
     bars : DataFrame (n_bars, 5)
-        A history of the bundle's timeframe that reaches beyond its training span, and back by the features' warm-up
-        and the intervals' memory. What is said is known at the close of its last bar.
+        A history of the bundle's market, or of one of its pool, and timeframe, that reaches beyond its training span,
+        and back by the features' warm-up and the intervals' memory. What is said is known at the close of its last bar.
     settings : Settings
         ``drift_level``: probability of a false alarm at one check, all tests together.
     features : FeatureSet
         What the bundle was trained with, where that held own features.
     now : time with a zone at which the age of the bars is told; no clock is read without.
 
-    Raises ConfigError for bars of another timeframe or a bundle without price models; BarsError for bars that break the
-    contract; BundleError for a damaged bundle.
+    Raises ConfigError for bars of another market or timeframe or a bundle without price models; BarsError for bars that
+    break the contract; BundleError for a damaged bundle.
     """
     settings, bars = settings or Settings(), validate_bars(bars)
     model = _demand_model(bundle, bars)
@@ -179,6 +179,13 @@ def _demand_model(bundle: "ModelBundle", bars: "pd.DataFrame") -> "PricePredicto
         raise ConfigError(f"bundle {bundle.path}: holds no price models, so nothing can drift; run mlkit train")
     if bars.attrs["timeframe"] != timeframe:
         raise ConfigError(f"bars are {bars.attrs['timeframe']}, bundle {bundle.id} was trained on {timeframe}")
+    symbol, known = bars.attrs["symbol"], bundle.manifest.symbols
+    if symbol not in known:
+        named = ", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "")
+        raise ConfigError(
+            f"bars are of {symbol}, bundle {bundle.id} was trained on {named}: it remembers nothing of {symbol} that "
+            "could have drifted; train on it too"
+        )
     return model
 
 
