@@ -44,6 +44,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeframe", type=timeframe_value, help="such as 1d or 1m")
     run_options(parser)
     parser.add_argument("--tuned", action="store_true", help="with the parameters that mlkit tune chose for the market")
+    parser.add_argument(
+        "--in-files", action="store_true", help="features in files instead of memory, for what is larger than it"
+    )
     parser.add_argument("--fresh", action="store_true", help="do not go on with a run of this training that was killed")
     parser.add_argument("--only", choices=("patterns",), help="patterns: the pattern CNN, from simulated bars alone")
     parser.add_argument(
@@ -73,8 +76,10 @@ def _train(arguments: Arguments) -> None:
     root = root_of(symbols, arguments.timeframe, settings, name)
     with only_one(root), Steps() as steps, tracked("train", settings, name=title) as run:
         ensemble, after = _tuned(symbols, bars, settings, run) if arguments.tuned else (None, None)
-        with kept_stages(bars, settings, ensemble=ensemble, fresh=arguments.fresh) as stages:
+        how: dict[str, Any] = {"in_files": arguments.in_files, "fresh": arguments.fresh}
+        with kept_stages(bars, settings, ensemble=ensemble, **how) as stages:
             kept: dict[str, Any] = {"ensemble": ensemble, "stages": stages, "progress": steps}
+            kept["folder"] = stages.folder if arguments.in_files else None
             forecasts = walk_forward(bars, settings, after=after, **kept)
             bundle = train(bars, settings, forecasts=forecasts, name=name, **kept)
         if run.key is not None:
@@ -151,6 +156,8 @@ def _figures(forecasts: "pd.DataFrame") -> "list[tuple[str, Any]]":
 
 
 def _train_patterns(arguments: Arguments, settings: Any) -> None:
+    if arguments.in_files:
+        raise ConfigError("--in-files is about the bars of markets; leave it out with --only patterns")
     if arguments.symbol or arguments.timeframe:
         raise ConfigError("--only patterns learns from simulated bars; leave --symbol and --timeframe out")
     from tqdm import tqdm

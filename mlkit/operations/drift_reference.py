@@ -55,8 +55,7 @@ class DriftReference:
         horizons = model.horizons
         usable = np.flatnonzero(usable_rows(data.X, data.scale) & (data.end >= 0).all(axis=1))
         held_out = usable[-int(model.training["rows"]["calibration"]) :]
-        terms = data.terms[held_out] if model.spreads else None
-        said = prediction_values(model.predict(data.X[held_out], data.scale[held_out], terms))
+        said = _said(data, model, held_out)
         past = [_past_errors(rows) for _, rows in forecasts.groupby("horizon", sort=True)]
         errors, excess = (np.column_stack(columns) for columns in zip(*past, strict=True))
         first = forecasts[forecasts["horizon"] == horizons[0]]
@@ -98,6 +97,18 @@ class DriftReference:
             raise BundleError(f"bundle {bundle.path}: {DRIFT_FILE}: {error}; train again") from error
         pairs = vectors["excess"].reshape(-1, 2).tolist()
         return cls(**panels, excess={h: (a, b) for h, (a, b) in zip(manifest.horizons, pairs, strict=True)})
+
+
+def _said(data: TrainingSet, model: "PricePredictor", rows: npt.NDArray[np.int64]) -> FloatMatrix:
+    """The watched columns of some rows, a batch in memory at a time: the set may lie in files."""
+    from mlkit.models.external_memory import BATCH
+
+    parts = []
+    for first in range(0, len(rows), BATCH):
+        some = rows[first : first + BATCH]
+        terms = data.terms[some] if model.spreads else None
+        parts.append(prediction_values(model.predict(data.X[some], data.scale[some], terms)))
+    return np.concatenate(parts)
 
 
 def prediction_names(horizons: tuple[int, ...]) -> list[str]:

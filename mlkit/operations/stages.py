@@ -24,7 +24,7 @@ from mlkit.features.feature_set import FeatureSet
 from mlkit.models.base import EnsembleSettings
 from mlkit.operations.pool import markets_of
 from mlkit.operations.provenance import package_versions
-from mlkit.operations.training_set import ensemble_settings
+from mlkit.operations.training_set import SET, ensemble_settings
 from mlkit.operations.trials import configuration, feature_digest
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def kept_stages(
     *,
     ensemble: EnsembleSettings | None = None,
     features: FeatureSet | None = None,
+    in_files: bool = False,
     fresh: bool = False,
 ) -> Iterator[Stages]:
     """The kept stages of one training, for `walk_forward` and `train`; removed when the block ends without an error.
@@ -98,6 +99,7 @@ def kept_stages(
     Parameters
     ----------
     bars, settings, ensemble, features : of the training
+    in_files : whether it is given a folder, such as the one of these stages; what a killed one left there goes first
     fresh : forget what an earlier run left
 
     ConfigError while another process does the same training.
@@ -112,6 +114,7 @@ def kept_stages(
             "configuration": tried,
             "threads": (ensemble or settings).n_threads,
             "profile": settings.profile,
+            "in files": in_files,
             "versions": package_versions(),
             "code": _code(),
         }
@@ -126,8 +129,8 @@ def kept_stages(
             f"the same training runs already ({lock.lock_file} is taken); wait for it or stop it"
         ) from None
     try:
-        if fresh:
-            shutil.rmtree(folder, ignore_errors=True)
+        for left in [folder] if fresh else folder.glob(f"{SET}*"):
+            shutil.rmtree(left, ignore_errors=True)
         yield Stages(folder)
         shutil.rmtree(folder, ignore_errors=True)
         Path(lock.lock_file).unlink(missing_ok=True)

@@ -35,7 +35,7 @@ from mlkit.operations.stages import Stages
 from mlkit.operations.tracking import tracked
 from mlkit.operations.training_set import TrainingSet as TrainingSet
 from mlkit.operations.training_set import ensemble_settings as ensemble_settings
-from mlkit.operations.training_set import label_ends
+from mlkit.operations.training_set import in_files, label_ends
 from mlkit.operations.training_set import prepare as prepare
 from mlkit.operations.trials import configuration, feature_digest, recorded
 
@@ -165,6 +165,7 @@ def walk_forward(
     features: FeatureSet | None = None,
     ensemble: EnsembleSettings | None = None,
     after: "pd.Timestamp | None" = None,
+    folder: Path | None = None,
     stages: Stages | None = None,
     progress: Progress | None = None,
 ) -> "pd.DataFrame":
@@ -172,8 +173,8 @@ def walk_forward(
 
     Every fold fits anew what is fitted: GARCH, trees, shrinkage and calibration, on bars whose labels end before
     the fold's first test bar. ``ensemble`` is `ensemble_settings` of the settings by default; where it was chosen on
-    some of the bars, ``after`` is the last of them, and only later ones are forecast. ``stages``, of `kept_stages`
-    with the same arguments, keep finished folds for a run that takes over after a kill.
+    some of the bars, ``after`` is the last of them, and only later ones are forecast. ``folder`` is as in `train`.
+    ``stages``, of `kept_stages` with the same arguments, keep finished folds for a run that takes over after a kill.
 
     Returns
     -------
@@ -187,13 +188,14 @@ def walk_forward(
 
     settings, markets = settings or Settings(), markets_of(bars)
     splits = folds(markets, settings, n_splits=n_splits, features=features, ensemble=ensemble, after=after)
-    design = {} if n_splits is None else {"n_splits": n_splits}
+    design = ({} if n_splits is None else {"n_splits": n_splits}) | _batched(markets, folder)
     sources, digest = tuple(Source.of(one) for one in markets), feature_digest(features or FeatureSet())
     tried = configuration(settings, ensemble or ensemble_settings(settings), digest, design)
     about = {"ensemble": asdict(ensemble or ensemble_settings(settings)), "folds": len(splits), "after": after}
     with tracked("evaluate", settings, name=_title(markets), parameters=about, sources=sources) as run:
         suffix = "" if after is None else f"-after-{after:%Y%m%dT%H%M%S}"
-        parts = _forecast_folds(markets, settings, splits, design, tried, features, ensemble, stages, progress, suffix)
+        how = (features, ensemble, folder, stages, progress)
+        parts = _forecast_folds(markets, settings, splits, design, tried, suffix, *how)
         forecasts = pd.concat(parts, ignore_index=True)
         hashed = configuration_hash(tried)
         forecasts.attrs = {"sources": [asdict(source) for source in sources], "configuration": hashed}
@@ -215,11 +217,12 @@ def _forecast_folds(
     splits: "list[tuple[IntVector, IntVector]]",
     design: Mapping[str, Any],
     tried: Mapping[str, Any],
+    suffix: str,
     features: FeatureSet | None,
     ensemble: EnsembleSettings | None,
+    folder: Path | None,
     stages: Stages | None,
     progress: Progress | None,
-    suffix: str,
 ) -> "list[pd.DataFrame]":
     """The forecasts of each fold, those of a run that was killed included."""
     layout, parts, sources = lay_out(markets), [], tuple(Source.of(one) for one in markets)
@@ -230,9 +233,10 @@ def _forecast_folds(
         if part is None:
             told("features", 0, 1)
             garch = fitted_garch(markets, layout, int(layout.position[train_rows[-1]]))
-            data = prepare(markets, settings.prediction_horizons, garch, features)
-            model = fit_price(data, train_rows, settings, ensemble=ensemble, design=design, progress=told)
-            part = scored_rows(data, model, train_rows, test_rows, fold)
+            with in_files(folder) as place:
+                data = prepare(markets, settings.prediction_horizons, garch, features, folder=place)
+                model = fit_price(data, train_rows, settings, ensemble=ensemble, design=design, progress=told)
+                part = scored_rows(data, model, train_rows, test_rows, fold)
             if stages is not None:
                 stages.keep_frame(stage, part)
         else:  # a trial of this run too, whoever did the work
@@ -240,6 +244,14 @@ def _forecast_folds(
                 told("kept from an earlier run", 1, 1)
         parts.append(part)
     return parts
+
+
+def _batched(markets: "tuple[pd.DataFrame, ...]", folder: Path | None) -> dict[str, Any]:
+    """What was chosen for a fit by asking for files: nothing up to one batch, where the bits are those of memory."""
+    from mlkit.models import external_memory
+
+    more = folder is not None and sum(map(len, markets)) > external_memory.BATCH
+    return {"batch": external_memory.BATCH} if more else {}
 
 
 def fitted_garch(markets: "tuple[pd.DataFrame, ...]", layout: Layout, last: int) -> dict[str, Garch]:
@@ -274,6 +286,7 @@ def train(
     forecasts: "pd.DataFrame | None" = None,
     name: str | None = None,
     publish: bool = True,
+    folder: Path | None = None,
     stages: Stages | None = None,
     progress: Progress | None = None,
 ) -> "ModelBundle":
@@ -298,6 +311,10 @@ def train(
         Of a pool's folder, written as a symbol is; by default made of its symbols.
     publish : bool
         False writes the bundle beside the current one and leaves that current: a challenger.
+    folder : Path
+        Where features and labels lie in files while they are needed, for histories that are together larger than
+        memory: about twice the size of the matrix, 197 float32 a bar. In memory without; up to
+        `mlkit.models.external_memory.BATCH` rows both give the same bundle.
     stages : Stages
         Of `kept_stages` with the same arguments: finished folds and the final model, for a run after a kill.
     progress : callable(stage, done, total)
@@ -317,9 +334,10 @@ def train(
     sources = [Source.of(one) for one in markets]
     with tracked("train", settings, name=_title(markets, name), parameters=about, sources=sources) as run:
         if forecasts is None:
-            chosen: dict[str, Any] = {"ensemble": ensemble, "after": after, "stages": stages}
+            chosen: dict[str, Any] = {"ensemble": ensemble, "after": after, "folder": folder, "stages": stages}
             forecasts = walk_forward(markets, settings, features=features, progress=progress, **chosen)
-        bundle = _final(markets, settings, features, ensemble, forecasts, name, stages, progress)
+        with in_files(folder) as place:
+            bundle = _final(markets, settings, features, ensemble, forecasts, name, place, stages, progress)
         if publish:
             make_current(bundle)
         if run.key is not None:
@@ -336,6 +354,7 @@ def _final(
     ensemble: EnsembleSettings | None,
     forecasts: "pd.DataFrame",
     name: str | None,
+    folder: Path | None,
     stages: Stages | None,
     progress: Progress | None,
 ) -> "ModelBundle":
@@ -346,7 +365,7 @@ def _final(
     kept = None if stages is None else stages.files("final")
     told("features", 0, 1)
     garch = fitted_garch(markets, layout, len(layout.times) - 1)
-    data = prepare(markets, settings.prediction_horizons, garch, features)
+    data = prepare(markets, settings.prediction_horizons, garch, features, folder=folder)
     if kept is None:
         rows = np.flatnonzero((data.end >= 0).all(axis=1))
         # Judged above: no trial of its own.

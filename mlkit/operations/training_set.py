@@ -1,6 +1,8 @@
 """What a model is trained on and judged by: features and labels of one history, or of several, as arrays."""
 
+import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mlkit.operations.pool import Bars
+
+
+SET = ".training-set-"  # of folders that hold one; a killed process leaves its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +105,17 @@ def prepare(
         sources=tuple(Source.of(one) for one in markets),
         features=feature_digest(features),
     )
+
+
+@contextmanager
+def in_files(folder: Path | None) -> Iterator[Path | None]:
+    """A new folder in ``folder`` for the arrays of one training set, gone when the block ends; None for memory."""
+    if folder is None:
+        yield None
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=SET) as place:
+        yield Path(place)
 
 
 def label_ends(labels: "pd.DataFrame", places: IntVector) -> IntMatrix:

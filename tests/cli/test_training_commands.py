@@ -112,6 +112,23 @@ def test_what_cannot_be_trained_is_one_line(home: Path, capsys: pytest.CaptureFi
         assert message in err and len(err.splitlines()) == 1 and not out
 
 
+def test_in_files_is_the_same_training_and_leaves_no_file(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders: list[Any] = []
+    honest = training.prepare
+    monkeypatch.setattr(training, "prepare", lambda *a, folder, **k: folders.append(folder) or honest(*a, **k))
+    assert main([*TRAIN, "--symbols", "AAA,BBB"]) == 0
+    work = home / "data/models" / WORK
+    assert folders == [None] * 4 and list(work.iterdir()) == []
+    assert main([*TRAIN, "--symbols", "AAA,BBB", "--in-files"]) == 0
+    assert len(set(folders[4:])) == 4 and all(path.parent.parent == work for path in folders[4:])
+    assert list(work.iterdir()) == []
+    capsys.readouterr()
+    assert main(["train", "--only", "patterns", "--in-files"]) == 2
+    assert "leave it out with --only patterns" in capsys.readouterr().err
+
+
 HOLDER = """
 import os, sys, time
 from pathlib import Path

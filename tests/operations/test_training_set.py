@@ -2,15 +2,21 @@
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import mlkit
+from mlkit.evaluation.ledger import Ledger, Source
 from mlkit.features.engine import DEFAULT_GARCH
 from mlkit.market.simulate import planted_edge
 from mlkit.models import external_memory
-from mlkit.operations.training import fit_price, prepare
+from mlkit.models.base import EnsembleSettings
+from mlkit.operations import training
+from mlkit.operations.stages import kept_stages
+from mlkit.operations.training import fit_price, prepare, walk_forward
 
 
 @pytest.mark.parametrize("symbols", [("AAA",), ("AAA", "BBB")])
@@ -33,3 +39,88 @@ def test_a_set_in_files_is_that_in_memory_and_fits_alike(
     model = fit_price(outside, rows, settings)
     assert model.training["batch"] == 1000
     assert model.learners["xgboost"].to_bytes() == reference.learners["xgboost"].to_bytes()
+
+
+FEW = EnsembleSettings.smoke(n_estimators=8, forest_trees=4, n_threads=1)
+
+
+@pytest.fixture(scope="module")
+def pool() -> dict[str, pd.DataFrame]:
+    return {name: planted_edge(1400, seed=k, symbol=name, timeframe="1h") for k, name in enumerate(("AAA", "BBB"))}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> mlkit.Settings:
+    return mlkit.Settings(
+        prediction_horizons=(1, 5),
+        model_storage_path=tmp_path / "models",
+        ledger_path=tmp_path / "ledger.jsonl",
+        n_threads=1,
+    )
+
+
+@pytest.fixture
+def sets(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What every training set's features were: an array in memory or a file, and which folder it lay in."""
+    made: list[Any] = []
+
+    def watched(*arguments: Any, **options: Any) -> training.TrainingSet:
+        data = prepare(*arguments, **options)
+        made.append(Path(data.X.filename).parent if isinstance(data.X, np.memmap) else None)
+        assert made[-1] is None or made[-1].is_dir()
+        return data
+
+    monkeypatch.setattr(training, "prepare", watched)
+    return made
+
+
+def test_a_training_in_files_makes_the_same_bundle_and_leaves_nothing(
+    pool: dict[str, pd.DataFrame], settings: mlkit.Settings, sets: list[Any], tmp_path: Path
+) -> None:
+    files = tmp_path / "files"
+    elsewhere = settings.model_copy(update={"ledger_path": tmp_path / "other.jsonl"})
+    inside = mlkit.train(pool, elsewhere, ensemble=FEW, publish=False)
+    assert set(sets) == {None}
+    sets.clear()
+    outside = mlkit.train(pool, settings, ensemble=FEW, folder=files, publish=False)
+    assert outside.id == inside.id
+    assert len(sets) == len(set(sets)) == 4 and {path.parent for path in sets} == {
+        files
+    }  # three folds and the last fit
+    assert list(files.iterdir()) == []
+
+
+def test_a_training_larger_than_a_batch_is_a_trial_of_its_own(
+    pool: dict[str, pd.DataFrame], settings: mlkit.Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = [Source.of(bars) for bars in pool.values()]
+    reference = walk_forward(pool, settings, n_splits=1, ensemble=FEW)
+    walk_forward(pool, settings, n_splits=1, ensemble=FEW, folder=tmp_path)
+    assert Ledger.of(settings).trials(sources) == 1  # up to a batch nothing differs
+    monkeypatch.setattr(external_memory, "BATCH", 1000)
+    forecasts = walk_forward(pool, settings, n_splits=1, ensemble=FEW, folder=tmp_path)
+    assert Ledger.of(settings).trials(sources) == 2
+    keys = ["timestamp", "symbol", "bar", "horizon", "outcome", "xgboost"]
+    pd.testing.assert_frame_equal(forecasts[keys], reference[keys], check_exact=True)
+    bundle = mlkit.train(pool, settings, ensemble=FEW, forecasts=forecasts, folder=tmp_path, publish=False)
+    assert bundle.price is not None and bundle.price.training["batch"] == 1000
+    assert mlkit.Predictor(bundle, settings).insight(pool["AAA"]).price_predictions
+    assert not list(tmp_path.glob(".training-set-*"))
+
+
+def test_what_a_killed_training_left_in_files_goes_first(
+    pool: dict[str, pd.DataFrame], settings: mlkit.Settings
+) -> None:
+    folders = []
+    for in_files in (False, True):
+        with pytest.raises(KeyboardInterrupt), kept_stages(pool, settings, in_files=in_files) as stages:
+            left = stages.folder / ".training-set-killed"
+            left.mkdir()
+            (left / "X").write_bytes(b"much")
+            stages.keep("one", {"a": b"1"})
+            raise KeyboardInterrupt
+        assert left.is_dir()
+        with kept_stages(pool, settings, in_files=in_files) as stages:
+            assert not left.exists() and stages.files("one") == {"a": b"1"}
+            folders.append(stages.folder)
+    assert len(set(folders)) == 2  # beyond a batch these are different fits
