@@ -227,6 +227,13 @@ def realised_returns(
     return out
 
 
+def calendar_blocks(times: npt.NDArray[np.int64], timeframe: str) -> npt.NDArray[np.int64]:
+    """Block of the calendar in which each bar lies, from its open time, (n,): where intervals start anew."""
+    from mlkit.models.conformal import block_numbers
+
+    return block_numbers(times, timeframe_ns(timeframe))
+
+
 def prices_of(ohlcv: Float64Array) -> tuple[Float64Array, Float64Array, Float64Array, Float64Array]:
     """Open, high, low and close of rows of bars, (n,) each."""
     return ohlcv[:, 0], ohlcv[:, 1], ohlcv[:, 2], ohlcv[:, 3]

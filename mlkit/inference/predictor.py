@@ -12,7 +12,7 @@ from mlkit.errors import BundleError, ConfigError, DependencyError, NotTrainedEr
 from mlkit.features.rules import PATTERNS, Standard, pattern_flags
 from mlkit.inference.freshness import at_time
 from mlkit.inference.insight import NOT_TRAINED, Insight, ModelStatus, PatternReading, PricePrediction, Signal
-from mlkit.inference.live import BarLike, Live, LiveBars, prices_of, realised_returns
+from mlkit.inference.live import BarLike, Live, LiveBars, calendar_blocks, prices_of, realised_returns
 from mlkit.inference.models import Models
 from mlkit.inference.reading import (
     FORECAST_COLUMNS,
@@ -195,7 +195,8 @@ class Predictor:
         if model is None:
             why = self._models.why_no_prices(_market(bars))
             raise (NotTrainedError if reason == NOT_TRAINED else DependencyError)(why)
-        forecast = model.predict(*self._inputs(bars), self._outcomes(bars))
+        blocks = calendar_blocks(open_times(bars), bars.attrs["timeframe"])
+        forecast = model.adapted(model.predict(*self._inputs(bars)), self._outcomes(bars), blocks)
         horizons = np.array(forecast.horizons, dtype=np.int64)
         columns = {name: getattr(forecast, name).ravel() for name in FORECAST_COLUMNS}
         times = {"timestamp": bars.index.repeat(len(horizons)), "horizon": np.tile(horizons, len(bars))}
@@ -261,7 +262,8 @@ class Predictor:
         if model is None:
             return None
         recent, outcomes = self._recent(model, bars), self._outcomes(bars)
-        return model.adapted(recent, outcomes[-len(recent) :], rows=1)
+        blocks = calendar_blocks(open_times(bars)[-len(recent) :], bars.attrs["timeframe"])
+        return model.adapted(recent, outcomes[-len(recent) :], blocks, rows=1)
 
     def _recent(self, model: "PricePredictor", bars: pd.DataFrame) -> "Forecast":
         """Unadapted forecasts of the last bar and of those that its intervals remember."""
@@ -289,7 +291,8 @@ class Predictor:
         times, close = bars.times.rows[-rows:], bars.ohlcv.rows[-rows:, 3]
         outcomes = realised_returns(times, close, model.horizons, bars.timeframe, bars.hours.never_closes)
         recent = live.recent(rows)
-        return model.adapted(recent, outcomes[-len(recent) :], rows=1)
+        blocks = calendar_blocks(times[-len(recent) :], bars.timeframe)
+        return model.adapted(recent, outcomes[-len(recent) :], blocks, rows=1)
 
     def _inputs(self, bars: pd.DataFrame) -> Inputs:
         """What the price model takes of every bar: see `_select`."""

@@ -132,7 +132,7 @@ def fit_calibration(
         log_scale=0.0 if log_scale is None else float(np.mean(log_scale)),
         log_scale_std=0.0 if log_scale is None else float(np.std(log_scale)),
         memory=MEMORY,
-        rate=adaptation_rate(horizon),
+        rate=adaptation_rate(horizon, len(history) if history_times is None else len(np.unique(history_times))),
         lean=lean_rate(horizon),
     )
 

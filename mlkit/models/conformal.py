@@ -13,8 +13,9 @@ that each has summed up, in training and since. The mixture costs hardly more th
 that is, and often less than any. No expert falls further behind than ``MOST``, so one that was poor for years is back
 within bars when the market changes, after an outage for instance.
 
-Row t starts from the bundle ``memory`` outcomes before the newest known one and goes through them: what it gives
-depends on the bundle and on rows ``t - horizon - memory + 1 .. t - horizon`` only, in a batch and live alike.
+The calendar is cut into blocks of ``BLOCK`` bars. In each the ends start anew from the bundle, ``memory`` outcomes
+before the newest one known at its first row, and go through all since: what a row gives depends on the bundle and on a
+bounded number of rows before it, the same ones in a batch and live.
 
 References
 ----------
@@ -29,24 +30,27 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from mlkit.models.base import FloatMatrix, FloatVector
+from mlkit.models.base import FloatMatrix, FloatVector, IntVector
 
 LEVELS = (0.05, 0.1, 0.9, 0.95)  # of the score: the ends low90, low80, high80, high90
 OUTER = np.array([1.5, 1.0, 1.0, 1.5])  # the 90 % ends take longer steps: few scores come near them
 REACH = 1.5  # standard deviations of the log scale beyond which it counts no more
 PLAIN = 2  # experts with the first scale; the next one's is constant
-MEMORY = 4000  # outcomes that a row's intervals may depend on
+MEMORY = 4000  # outcomes that the first row's intervals of a block depend on; the last one's on BLOCK - 1 more
+BLOCK = 500  # bars: short enough to forget soon, long enough to go through the memory once for many rows
 NORMAL_LOSS = np.array([0.1031, 0.1755, 0.1755, 0.1031])  # quantile loss of a standard normal at LEVELS, the unit
+KNOWN = 8000  # bars of training from which on the ends follow no slower
 MOST = 6.0  # no expert's weight falls below exp(-MOST) of the best one's
 
 
-def adaptation_rate(horizon: int) -> float:
+def adaptation_rate(horizon: int, bars: int = KNOWN) -> float:
     """Step of an end at one score, in units of the scale.
 
-    It falls with the horizon, as overlapping outcomes repeat an error for ``horizon`` bars. A longer step covers
-    better and scores worse; this one was chosen on bars before those that the study scores.
+    It falls with the horizon, as overlapping outcomes repeat an error for ``horizon`` bars, and with the root of the
+    bars of training: where the quantiles to start from are known less, more is left to follow. A longer step covers
+    better and, after a long training, scores worse. Chosen on bars before those that the study scores.
     """
-    return float(0.005 * horizon**-0.3)
+    return float(0.005 * horizon**-0.3 * min(max(math.sqrt(KNOWN / bars), 1.0), 3.0))
 
 
 def lean_rate(horizon: int) -> float:
@@ -55,8 +59,13 @@ def lean_rate(horizon: int) -> float:
 
 
 def learning_rate(horizon: int) -> float:
-    """Weight of an expert's loss at one outcome; smaller where outcomes overlap and say the same again."""
-    return float(0.1 / math.sqrt(horizon))
+    """Weight of an expert's loss at one outcome: outcomes that overlap say the same ``horizon`` times."""
+    return 0.1 / horizon
+
+
+def block_numbers(times: IntVector, bar: int) -> IntVector:
+    """Block of the calendar that each bar lies in, (n,), from its open time and a bar's length in the same unit."""
+    return times // (BLOCK * bar)
 
 
 def follow_ends(
@@ -67,6 +76,7 @@ def follow_ends(
     losses: FloatMatrix,
     horizon: int,
     *,
+    block: IntVector,
     memory: int,
     rate: FloatVector,
     lean: FloatVector,
@@ -87,8 +97,11 @@ def follow_ends(
     start, losses
         Ends of every expert before any outcome is known, in units of its scale, (E, 4), in the order of ``LEVELS``, and
         the loss it starts with.
+    block
+        Of every row, (n,), not falling: where it rises the ends start anew.
     memory, rate, lean, learning
-        Outcomes read, step of every expert's ends (E,), step of their slopes on ``log_scale`` (E,), weight of a loss.
+        Outcomes read at the first row of a block, step of every expert's ends (E,), step of their slopes on
+        ``log_scale`` (E,), weight of a loss.
 
     Returns
     -------
@@ -104,7 +117,9 @@ def follow_ends(
     lean_at = np.nan_to_num(log_scale, nan=0.0)
     levels, price = np.array(LEVELS), learning / NORMAL_LOSS
     steps = np.outer(rate, OUTER), np.outer(lean, OUTER)
-    _follow(score, worth, scales, lean_at, start, levels, *steps, price, learning * losses, horizon, memory, first, out)
+    starts = np.append(np.flatnonzero(np.diff(block, prepend=np.iinfo(np.int64).min)), len(block))
+    costs = learning * losses
+    _follow(score, worth, scales, lean_at, start, levels, *steps, price, costs, horizon, memory, starts, first, out)
     out.sort(axis=1)
     return out
 
@@ -123,35 +138,43 @@ def _follow(
     losses: Any,
     horizon: Any,
     memory: Any,
+    starts: Any,
     first: Any,
     out: Any,
 ) -> None:
     """The ends of all experts side by side: each is a chain of dependent steps, and many fill the processor."""
     experts = start.shape[0]
     issued = np.empty((horizon, experts, 4))  # as they stood at the last forecasts
-    a, b, cost = np.empty((experts, 4)), np.empty((experts, 4)), np.empty((experts, 4))
-    for t in range(first, score.shape[0]):
+    a, b, cost, ends = np.empty((experts, 4)), np.empty((experts, 4)), np.empty((experts, 4)), np.empty((experts, 4))
+    for turn in range(starts.shape[0] - 1):
+        begin, end = starts[turn], starts[turn + 1]
+        if end <= first:
+            continue
         a[:], b[:], cost[:], issued[:], at = start, 0.0, losses, start, 0
-        for s in range(max(0, t - horizon - memory + 1), t - horizon + 1):
-            if not math.isnan(score[s, 0]):
+        s = max(0, begin - horizon - memory + 1)
+        for t in range(begin, end):
+            while s <= t - horizon:
+                if not math.isnan(score[s, 0]):
+                    for e in range(experts):
+                        for k in range(4):
+                            apart = score[s, e] - issued[at, e, k]
+                            missed = levels[k] - (1.0 if apart <= 0.0 else 0.0)
+                            cost[e, k] += price[k] * worth[s, e] * missed * apart
+                            a[e, k] += rate[e, k] * missed
+                            b[e, k] += lean[e, k] * u[s] * missed
+                    _catch_up(cost)
                 for e in range(experts):
                     for k in range(4):
-                        apart = score[s, e] - issued[at, e, k]
-                        missed = levels[k] - (1.0 if apart <= 0.0 else 0.0)
-                        cost[e, k] += price[k] * worth[s, e] * missed * apart
-                        a[e, k] += rate[e, k] * missed
-                        b[e, k] += lean[e, k] * u[s] * missed
-                _catch_up(cost)
-            for e in range(experts):
-                for k in range(4):
-                    issued[at, e, k] = a[e, k] + b[e, k] * u[s + horizon]
-            at += 1
-            if at == horizon:
-                at = 0
-        for e in range(experts):
-            for k in range(4):
-                a[e, k] = scales[t, e] * (a[e, k] + b[e, k] * u[t])
-        _mix(a, cost, out[t - first])
+                        issued[at, e, k] = a[e, k] + b[e, k] * u[s + horizon]
+                at += 1
+                if at == horizon:
+                    at = 0
+                s += 1
+            if t >= first:
+                for e in range(experts):
+                    for k in range(4):
+                        ends[e, k] = scales[t, e] * (a[e, k] + b[e, k] * u[t])
+                _mix(ends, cost, out[t - first])
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from numba import njit
 
 from mlkit.errors import BundleError
-from mlkit.models.base import FloatMatrix, FloatVector, Forecast
+from mlkit.models.base import FloatMatrix, FloatVector, Forecast, IntVector
 from mlkit.models.calibration import HorizonCalibration, conformal_quantiles, fit_calibration
 from mlkit.models.conformal import LEVELS, MOST, NORMAL_LOSS, PLAIN, REACH, follow_ends, learning_rate
 from mlkit.models.training_split import TrainingSplit
@@ -174,6 +174,7 @@ def adapted_ends(
     outcome: FloatMatrix,
     calibrations: tuple[HorizonCalibration, ...],
     experts: tuple[HorizonExperts, ...],
+    block: IntVector,
     first: int,
 ) -> FloatMatrix:
     """Ends of the adapted intervals at rows ``first`` and later, log returns, (n - first, H, 4)."""
@@ -189,6 +190,7 @@ def adapted_ends(
             np.array([*[c.ends] * PLAIN, *panel.ends]),
             np.array(panel.losses),
             c.horizon,
+            block=block,
             memory=c.memory,
             rate=c.rate * paces,
             lean=c.lean * np.where(np.arange(len(paces)) < PLAIN, paces, 0.0),

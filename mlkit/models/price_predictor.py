@@ -33,6 +33,7 @@ from mlkit.models.base import (
     Progress,
 )
 from mlkit.models.calibration import HorizonCalibration
+from mlkit.models.conformal import BLOCK
 from mlkit.models.experts import HorizonExperts, adapted_ends, calibrate, plain_scales
 from mlkit.models.learners import LEARNERS, Learner
 from mlkit.models.spread import HorizonSpread, spread_scale
@@ -134,16 +135,15 @@ class PricePredictor:
     @property
     def memory(self) -> int:
         """Earlier bars that an adaptive forecast may depend on: the scores read, and the longest horizon."""
-        return max(c.memory + c.horizon for c in self.calibrations)
+        return BLOCK - 1 + max(c.memory + c.horizon for c in self.calibrations)
 
     def predict(
         self,
         X: Float32Matrix,
         scale: FloatMatrix,
         terms: FloatMatrix | None = None,
-        outcome: FloatMatrix | None = None,
     ) -> Forecast:
-        """Forecast every row; see :class:`Forecast` for what comes back.
+        """Forecast every row, intervals as fixed by the bundle; see :class:`Forecast` for what comes back.
 
         Parameters
         ----------
@@ -154,9 +154,6 @@ class PricePredictor:
             positive are NaN in every output.
         terms
             (n, K), as in training; ConfigError when one of the two had them and the other has not.
-        outcome
-            Realised log return of every row and horizon, (n, H), NaN where there is none; the rows are then consecutive
-            bars, and intervals follow the outcomes: see :meth:`adapted`. Without it they are those of the bundle.
         """
         _check_features(X, scale, self.n_features, len(self.horizons))
         plain = plain_scales(scale, terms, self.horizons)
@@ -183,15 +180,14 @@ class PricePredictor:
         placed[:, usable] = values
         names = ("log_return", "raw", "p_up", "scale", "std", *ENDS)
         plain[~usable] = np.nan
-        forecast = Forecast(
+        return Forecast(
             horizons=self.horizons,
             plain=plain,
             members=dict(zip(scores, placed[len(names) :], strict=True)),
             **dict(zip(names, placed, strict=False)),
         )
-        return forecast if outcome is None else self.adapted(forecast, outcome)
 
-    def adapted(self, forecast: Forecast, outcome: FloatMatrix, rows: int | None = None) -> Forecast:
+    def adapted(self, forecast: Forecast, outcome: FloatMatrix, block: IntVector, rows: int | None = None) -> Forecast:
         """The last ``rows`` rows of a forecast, their intervals and ``std`` following the outcomes known at each.
 
         Parameters
@@ -199,16 +195,20 @@ class PricePredictor:
         forecast
             Of consecutive bars. With at least ``memory`` bars before it a row has the same bits in every call.
         outcome
-            Realised log return, (n, H); row t reads that of row s only where ``s + horizon <= t``.
+            Realised log return, (n, H), NaN where there is none; row t reads that of row s only where
+            ``s + horizon <= t``.
+        block
+            Block of the calendar that each bar lies in, (n,): ``block_numbers`` of the open times.
         rows
             All rows by default.
         """
         first = 0 if rows is None else len(forecast) - rows
-        if outcome.shape != forecast.log_return.shape or not 0 <= first <= len(forecast):
+        shape = forecast.log_return.shape
+        if outcome.shape != shape or block.shape != shape[:1] or not 0 <= first <= len(forecast):
             raise ConfigError(
-                f"adapted: outcomes {outcome.shape} for forecasts {forecast.log_return.shape}, rows {rows}"
+                f"adapted: outcomes {outcome.shape} and blocks {block.shape} for forecasts {shape}, rows {rows}"
             )
-        ends = adapted_ends(forecast, outcome, self.calibrations, self.experts, first)
+        ends = adapted_ends(forecast, outcome, self.calibrations, self.experts, block, first)
         out = {name: values[first:] for name, values in forecast.columns().items()}
         out |= {name: ends[:, :, k] for k, name in enumerate(ENDS)}
         width = (self._ends[:, 2] - self._ends[:, 1]) * out["scale"]

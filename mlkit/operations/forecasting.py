@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlkit.inference.live import calendar_blocks
 from mlkit.models.base import FloatMatrix, IntVector
 from mlkit.models.calibration import MIN_ROWS
 from mlkit.operations.training_set import TrainingSet
@@ -34,7 +35,8 @@ def forecast_rows(data: TrainingSet, model: "PricePredictor", rows: IntVector) -
         span = _slice(own[max(first - model.memory, 0) : last + 1])
         terms = data.terms[span] if model.spreads else None
         forecast = model.predict(data.X[span], data.scale[span], terms)
-        parts.append((picked, model.adapted(forecast, data.Y[span], last + 1 - first).rows(bars - first)))
+        blocks = calendar_blocks(data.index[span].as_unit("ns").asi8, data.sources[0].timeframe)
+        parts.append((picked, model.adapted(forecast, data.Y[span], blocks, last + 1 - first).rows(bars - first)))
     return parts[0][1] if len(parts) == 1 else _joined(parts)
 
 

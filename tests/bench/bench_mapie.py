@@ -23,7 +23,7 @@ from sklearn.dummy import DummyRegressor
 import mlkit
 from mlkit.evaluation.metrics import coverage, interval_score
 from mlkit.models.calibration import conformal_quantiles
-from mlkit.models.conformal import MEMORY, adaptation_rate, follow_ends, learning_rate
+from mlkit.models.conformal import MEMORY, adaptation_rate, block_numbers, follow_ends, learning_rate
 from mlkit.models.experts import PACES, PLAIN
 
 CALIBRATION = 2000
@@ -51,6 +51,7 @@ def ours(y: np.ndarray, horizon: int) -> Ends:
         start,
         np.zeros((PLAIN, 4)),
         horizon,
+        block=block_numbers(np.arange(len(y)), 1),
         memory=MEMORY,
         rate=adaptation_rate(horizon) * np.array(PACES[:PLAIN]),
         lean=np.zeros(PLAIN),
@@ -96,6 +97,7 @@ def broken(rows: int) -> None:
 def cells(path: Path, rows: int, cap: int) -> None:
     """The first rows of a file's first test fold: MAPIE's intervals around the same centre, in the same units."""
     from mlkit.features.garch import fit_garch
+    from mlkit.inference.live import calendar_blocks
     from mlkit.market.sources import read_bars
     from mlkit.operations.training import fit_price, folds, prepare
 
@@ -111,7 +113,8 @@ def cells(path: Path, rows: int, cap: int) -> None:
     test = test[:rows]
     span = slice(max(int(test[0]) - model.memory, 0), int(test[-1]) + 1)
     forecast = model.predict(data.X[span], data.scale[span], data.terms[span])
-    adapted = model.adapted(forecast, data.Y[span], len(test))
+    blocks = calendar_blocks(data.index[span].as_unit("ns").asi8, timeframe)
+    adapted = model.adapted(forecast, data.Y[span], blocks, len(test))
     if int(test[0]) - span.start < CALIBRATION + max(model.horizons):
         print(f"{path.stem:>26} too short: MAPIE is calibrated on {CALIBRATION} scores here")
         return

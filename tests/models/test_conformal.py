@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mlkit.models.conformal import (
+    BLOCK,
     LEVELS,
     MEMORY,
     MOST,
@@ -26,9 +27,11 @@ def follow(outcome: np.ndarray, horizon: int = 1, first: int = 0, **options: obj
     scales = np.asarray(rules.pop("scales", np.ones((len(outcome), 1))))
     experts = scales.shape[1]
     losses = rules.pop("losses", np.zeros((experts, 4)))
+    rules.setdefault("block", np.arange(len(outcome)))
+    start = np.tile(rules.pop("start", START), (experts, 1))
     for name in ("rate", "lean"):
         rules[name] = np.broadcast_to(np.asarray(rules[name], dtype=float), experts)
-    return follow_ends(outcome, scales, lean_at, np.tile(START, (experts, 1)), losses, horizon, first=first, **rules)
+    return follow_ends(outcome, scales, lean_at, start, losses, horizon, first=first, **rules)
 
 
 def overlapping(rng: np.random.Generator, n: int, horizon: int) -> np.ndarray:
@@ -112,6 +115,21 @@ def test_live_is_batch_to_the_bit() -> None:
         assert np.array_equal(live[0], whole[t])
 
 
+def test_a_block_starts_anew_and_its_rows_go_on_from_one_another() -> None:
+    """The first row of a block is as if every row were one; the last has read the block's outcomes besides."""
+    outcome, scales, u = panel(700, seed=1)
+    rules = {"horizon": 5, "lean": 0.01, "at": u, "scales": scales}
+    block = np.arange(700) // 50
+    whole = follow(outcome, memory=200, block=block, **rules)
+    alone = [follow(outcome, memory=200 + k, **rules) for k in (0, 20, 49)]
+    for k, rows in zip((0, 20, 49), alone, strict=True):
+        assert np.array_equal(whole[k::50], rows[k::50])
+    for t in (300, 349, 699):  # live: with as many rows before it as a block and the memory reach
+        window = slice(t - 253, t + 1)
+        of = {**rules, "at": u[window], "scales": scales[window], "block": block[window]}
+        assert np.array_equal(follow(outcome[window], first=253, memory=200, **of)[0], whole[t])
+
+
 def test_without_scores_the_ends_stay() -> None:
     assert np.array_equal(follow(np.full(50, np.nan)), np.tile(START, (50, 1)))
     assert follow(np.empty(0), scales=np.empty((0, 1))).shape == (0, 4)
@@ -124,7 +142,8 @@ def test_coverage_holds_when_the_spread_doubles(horizon: int, noise: float) -> N
     score = overlapping(rng, 16_000, horizon)
     score[6000:] *= 2.0
     steps, both = adaptation_rate(horizon) * np.array(PACES[:2]), np.ones((16_000, 2))
-    ends = follow(score, horizon, memory=MEMORY, rate=steps, scales=both, learning=learning_rate(horizon), first=10_000)
+    rules = {"memory": MEMORY, "block": np.arange(16_000) // BLOCK, "learning": learning_rate(horizon)}
+    ends = follow(score, horizon, rate=steps, scales=both, first=10_000, **rules)
     late = score[10_000:]
     for low, high, level in ((0, 3, 0.9), (1, 2, 0.8)):
         held = np.mean((ends[:, low] <= late) & (late <= ends[:, high]))
@@ -139,7 +158,7 @@ def test_the_slope_evens_out_calm_and_wild_bars() -> None:
     score = rng.normal(size=12_000) * np.exp(0.4 * u)  # the scale understates the wild bars
     gaps = {}
     for lean in (0.0, lean_rate(1)):
-        ends = follow(score, 1, memory=MEMORY, lean=lean, at=u, first=6000)
+        ends = follow(score, 1, memory=MEMORY, lean=lean, at=u, first=6000, block=np.arange(12_000) // BLOCK)
         inside = (ends[:, 1] <= score[6000:]) & (score[6000:] <= ends[:, 2])
         gaps[lean] = abs(inside[u[6000:] > 0.5].mean() - inside[u[6000:] < -0.5].mean())
     assert gaps[0.0] > 0.15
@@ -176,6 +195,25 @@ def test_an_expert_left_behind_for_long_is_back_within_bars() -> None:
     width = ends[:, 3] - ends[:, 0]
     assert width[2000] > 100
     assert (width[2100:] < 4.5).all()
+
+
+def test_a_short_training_leaves_more_to_follow() -> None:
+    """The quantiles of few rows are off by luck, and longer steps mend that sooner: less loss and nearer coverage."""
+    gaps, losses = {}, {}
+    for bars in (800, 8000):
+        rows = []
+        for seed in range(20):
+            rng = np.random.default_rng(seed)
+            start = np.quantile(rng.normal(size=80), LEVELS)  # 800 rows of a horizon of 10 hold about as many
+            outcome = rng.normal(size=3000)
+            rate = np.full(1, adaptation_rate(1, bars))
+            ends = follow(outcome, memory=MEMORY, rate=rate, start=start, block=np.arange(3000) // BLOCK)
+            rows.append((abs(np.mean((ends[:, 0] <= outcome) & (outcome <= ends[:, 3])) - 0.9), loss(outcome, ends)))
+        gaps[bars], losses[bars] = np.mean(rows, axis=0)
+    assert adaptation_rate(1, 800) == pytest.approx(3 * adaptation_rate(1), rel=0.06)
+    assert adaptation_rate(1, 10**6) == adaptation_rate(1)
+    assert gaps[800] < 0.8 * gaps[8000]
+    assert losses[800] < losses[8000]
 
 
 def test_ends_never_cross() -> None:

@@ -13,6 +13,7 @@ import pytest
 from mlkit.errors import BundleError, ConfigError, DependencyError
 from mlkit.evaluation.metrics import coverage, r2_no_change, rank_ic
 from mlkit.models.base import EnsembleSettings
+from mlkit.models.conformal import block_numbers
 from mlkit.models.price_predictor import PricePredictor
 
 HORIZONS = (1, 5)
@@ -287,11 +288,12 @@ def test_adapted_rows_read_only_what_was_known(planted: Market, fitted: PricePre
     """The planted fault: outcomes that end after a row are replaced, and nothing of that row may change."""
     late, row = planted[3010:3600], 300
     forecast = fitted.predict(late.X, late.scale)
-    honest = fitted.predict(late.X, late.scale, None, late.Y)
+    block = block_numbers(np.arange(len(late.X)), 1)
+    honest = fitted.adapted(forecast, late.Y, block)
     poisoned = late.Y.copy()
     for j, h in enumerate(HORIZONS):
         poisoned[row - h + 1 :, j] = 9.0
-    told = fitted.adapted(forecast, poisoned)
+    told = fitted.adapted(forecast, poisoned, block)
     for name, values in honest.columns().items():
         assert np.array_equal(getattr(told, name)[: row + 1], values[: row + 1]), name
     assert not np.array_equal(told.hi90[row + 1 :], honest.hi90[row + 1 :])
@@ -300,18 +302,19 @@ def test_adapted_rows_read_only_what_was_known(planted: Market, fitted: PricePre
 
 
 def test_the_last_row_alone_is_the_row_of_the_batch(planted: Market, fitted: PricePredictor) -> None:
-    assert fitted.memory == 4005
+    assert fitted.memory == 4504
     fitted = replace(fitted, calibrations=tuple(replace(c, memory=2000) for c in fitted.calibrations))
-    whole = fitted.predict(planted.X, planted.scale, None, planted.Y)
+    block = block_numbers(np.arange(len(planted.X)), 1)
+    whole = fitted.adapted(fitted.predict(planted.X, planted.scale), planted.Y, block)
     window = slice(3500 - fitted.memory, 3501)
     part = planted[window]
     forecast = fitted.predict(part.X, part.scale)
-    live = fitted.adapted(forecast, part.Y, rows=1)
+    live = fitted.adapted(forecast, part.Y, block[window], rows=1)
     assert len(live) == 1
     for name, values in whole.columns().items():
         assert np.array_equal(getattr(live, name)[0], values[3500]), name
     with pytest.raises(ConfigError, match="adapted: outcomes"):
-        fitted.adapted(forecast, part.Y[:-1])
+        fitted.adapted(forecast, part.Y[:-1], block[window])
 
 
 def test_attributions_sum_to_the_score(planted: Market, fitted: PricePredictor) -> None:

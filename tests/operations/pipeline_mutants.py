@@ -298,8 +298,8 @@ def fill_inside_the_signals_bar(patch: pytest.MonkeyPatch, world: World) -> None
 def intervals_adapt_to_outcomes_to_come(patch: pytest.MonkeyPatch, world: World) -> None:
     honest = price_predictor.PricePredictor.adapted
 
-    def leaky(self: Any, forecast: Any, outcome: np.ndarray, rows: int | None = None) -> Any:
-        return honest(self, forecast, np.roll(outcome, -5, axis=0), rows)
+    def leaky(self: Any, forecast: Any, outcome: np.ndarray, *args: Any) -> Any:
+        return honest(self, forecast, np.roll(outcome, -5, axis=0), *args)
 
     patch.setattr(price_predictor.PricePredictor, "adapted", leaky)
 

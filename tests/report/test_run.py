@@ -312,6 +312,7 @@ def test_what_a_killed_run_left_is_swept(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_callers_environment_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("MLKIT_N_THREADS", "3")
     monkeypatch.setenv("MPLBACKEND", "Agg")
     monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
     write_notebook(tmp_path / "nb/00_first.ipynb")
@@ -326,7 +327,7 @@ def test_the_callers_environment_comes_back(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(ReportError, match=r"00_first\.ipynb: RuntimeError: enough"):
         run_report(notebooks=tmp_path / "nb", reports=tmp_path / "reports", progress=False)
     assert dict(os.environ) == before
-    assert (seen["OMP_NUM_THREADS"], seen["NUMBA_NUM_THREADS"], seen["PYTHONHASHSEED"]) == ("1", "2", "0")
+    assert (seen["OMP_NUM_THREADS"], seen["NUMBA_NUM_THREADS"], seen["PYTHONHASHSEED"]) == ("1", "3", "0")
     assert seen["MPLBACKEND"] != "Agg"  # it would drop every figure
 
 
