@@ -97,7 +97,7 @@ def main() -> None:
             name, seconds, table = job.result()
             parts.append(table)
             found = pd.concat(parts).sort_values(["file", "horizon"])
-            found.to_csv(options.out, index=False, float_format="%.5g")
+            found.to_csv(options.out, index=False, float_format="%.7g")
             print(f"{name}: {seconds:.0f} s", flush=True)
     print(f"{len(paths)} files, {len(found)} cells, {(time.perf_counter() - start) / 60:.1f} minutes, {options.out}")
     with pd.option_context("display.width", 160, "display.max_colwidth", 60):
