@@ -133,6 +133,8 @@ def check_drift(
     settings, bars = settings or Settings(), validate_bars(bars)
     model = _demand_model(bundle, bars)
     reference, manifest = DriftReference.read(bundle), bundle.manifest
+    if reference is not None and manifest.pool:
+        reference = reference.of_market(manifest.symbols.index(bars.attrs["symbol"]))
     data = prepare(bars, manifest.horizons, manifest.garch_of(bars.attrs["symbol"]) or DEFAULT_GARCH, features)
     after = np.flatnonzero(bars.index > _trained_until(bundle))
     after = after[usable_rows(data.X[after], data.scale[after])]

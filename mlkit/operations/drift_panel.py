@@ -42,6 +42,7 @@ class Panel:
     edges: FloatMatrix  # (C, BINS - 1), increasing; what ties leave over is inf
     counts: npt.NDArray[np.uint8]  # (K, C, BINS)
     follows: npt.NDArray[np.bool_]  # (K,) whether a block continues the one before it
+    market: npt.NDArray[np.uint16]  # (K,) run that a block is of
 
     @classmethod
     def fit(cls, names: Sequence[str], values: npt.NDArray[Any], *runs: npt.NDArray[np.int64]) -> Self:
@@ -51,18 +52,26 @@ class Panel:
         ----------
         names : of the C columns
         values : (n, C), finite in the rows that count
-        runs : those rows in time order, one run a market; all of them by default
+        runs : those rows in time order, one run a market, empty where it has none; all of them by default
 
         Of more than ``STRETCHES * LONGEST`` blocks evenly spaced stretches are kept.
         """
-        starts, follows = _stretches(runs or (np.arange(len(values)),))
+        starts, follows, market = _stretches(runs or (np.arange(len(values)),))
         rows = np.array([start[:BLOCK] for start in starts], dtype=np.int64).reshape(-1)
         kept = np.asarray(values[rows], dtype=np.float64)
         edges = np.full((len(names), BINS - 1), np.inf)
         for column in range(len(names) if len(kept) else 0):
             found = _edges(kept[:, column])
             edges[column, : len(found)] = found
-        return cls(tuple(names), edges, _count(kept, edges).astype(np.uint8), np.array(follows, dtype=np.bool_))
+        counts = _count(kept, edges).astype(np.uint8)
+        return cls(tuple(names), edges, counts, np.array(follows, dtype=np.bool_), np.array(market, dtype=np.uint16))
+
+    def of_market(self, run: int) -> "Panel":
+        """The blocks of one run alone, which others do not blur; all of them where its own are too few to judge by."""
+        own = self.market == run
+        if own.sum() < WINDOWS * SHORTEST:
+            return self
+        return Panel(self.names, self.edges, self.counts[own], self.follows[own], self.market[own])
 
     def blocks(self, rows: int) -> int:
         """Blocks of the window that so many new rows allow: 0 where they, or the reference, are too few."""
@@ -147,19 +156,20 @@ def comparison_table(found: Comparison | None) -> "pd.DataFrame":
     return frame.sort_values(["p", "psi"], ascending=[True, False], kind="stable")
 
 
-def _stretches(runs: Sequence[npt.NDArray[np.int64]]) -> tuple[list[npt.NDArray[np.int64]], list[bool]]:
-    """Rows of the blocks that are kept, and whether each continues the one before."""
-    blocks, follows = [], []
-    for rows in runs:
+def _stretches(runs: Sequence[npt.NDArray[np.int64]]) -> tuple[list[npt.NDArray[np.int64]], list[bool], list[int]]:
+    """Rows of the blocks that are kept, whether each continues the one before, and which run it is of."""
+    blocks, follows, market = [], [], []
+    for run, rows in enumerate(runs):
         whole = rows[len(rows) % BLOCK :].reshape(-1, BLOCK)
         blocks += list(whole)
         follows += [k > 0 for k in range(len(whole))]
+        market += [run] * len(whole)
     most = STRETCHES * LONGEST
     if len(blocks) <= most:
-        return blocks, follows
+        return blocks, follows, market
     first = np.linspace(0, len(blocks) - LONGEST, STRETCHES).astype(int)
     kept = [(start + k, follows[start + k] and k > 0) for start in first for k in range(LONGEST)]
-    return [blocks[k] for k, _ in kept], [joined for _, joined in kept]
+    return [blocks[k] for k, _ in kept], [joined for _, joined in kept], [market[k] for k, _ in kept]
 
 
 def _edges(values: FloatVector) -> FloatVector:
@@ -213,7 +223,11 @@ def _adjust(p: FloatMatrix) -> FloatMatrix:
 
 
 def panel_from_vectors(
-    names: Sequence[str], edges: FloatVector, counts: npt.NDArray[np.uint8], follows: npt.NDArray[np.uint8]
+    names: Sequence[str],
+    edges: FloatVector,
+    counts: npt.NDArray[np.uint8],
+    follows: npt.NDArray[np.uint8],
+    market: npt.NDArray[np.uint16] | None = None,
 ) -> Panel:
     """A panel of stored vectors; BundleError unless they fit the names and each other."""
     columns, blocks = len(names), len(follows)
@@ -225,4 +239,7 @@ def panel_from_vectors(
     table = counts.reshape(blocks, columns, BINS)
     if (table.sum(axis=2, dtype=np.int64) != BLOCK).any() or (follows > 1).any():
         raise BundleError(f"every block must count {BLOCK} rows")
-    return Panel(tuple(names), shaped, table, follows.astype(np.bool_))
+    market = np.zeros(blocks, dtype=np.uint16) if market is None else market
+    if market.size != blocks:
+        raise BundleError(f"{market.size} markets do not fit {blocks} blocks")
+    return Panel(tuple(names), shaped, table, follows.astype(np.bool_), market)

@@ -4,7 +4,7 @@ A file ``drift.npz`` of the bundle, covered by its digests: the distribution of 
 the forecasts over its held-out last part, of the walk-forward's errors, and what its probabilities were worth.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 DRIFT_FILE = "drift.npz"
 _PANELS = ("features", "predictions", "errors")
 _PARTS = {"edges": "<f8", "counts": "|u1", "follows": "|u1"}
-_KINDS = {f"{panel}_{part}": kind for panel in _PANELS for part, kind in _PARTS.items()} | {"excess": "<f8"}
+_MARKETS = {"market": "<u2"}  # of a pool
 Mean = tuple[float, float]  # and its standard error
 
 
@@ -41,6 +41,11 @@ class DriftReference:
     predictions: Panel
     errors: Panel
     excess: dict[int, Mean]
+    pooled: bool = False  # of several markets
+
+    def of_market(self, number: int) -> "DriftReference":
+        """What is known of one of several markets, ordered by symbol; its probabilities are judged by those of all."""
+        return replace(self, **{name: getattr(self, name).of_market(number) for name in _PANELS})
 
     @classmethod
     def of(cls, data: TrainingSet, model: "PricePredictor", forecasts: "pd.DataFrame") -> Self:
@@ -52,20 +57,25 @@ class DriftReference:
         model : of the bundle, fitted on all of ``data``
         forecasts : of the walk-forward on the same bars
         """
+        import pandas as pd
+
         horizons = model.horizons
         usable = np.flatnonzero(usable_rows(data.X, data.scale) & (data.end >= 0).all(axis=1))
         held_out = usable[-int(model.training["rows"]["calibration"]) :]
         said = _said(data, model, held_out)
+        numbers = np.arange(len(data.sources))
         past = [_past_errors(rows) for _, rows in forecasts.groupby("horizon", sort=True)]
         errors, excess = (np.column_stack(columns) for columns in zip(*past, strict=True))
         first = forecasts[forecasts["horizon"] == horizons[0]]
-        symbols = first["symbol"].to_numpy() if "symbol" in first else np.zeros(len(first))
-        known = _runs(symbols, np.isfinite(errors).all(axis=1))
+        symbols = [source.symbol for source in data.sources]
+        told = pd.Categorical(first["symbol"], symbols).codes if "symbol" in first else np.zeros(len(first), np.int8)
+        known = _runs(told, numbers, np.isfinite(errors).all(axis=1))
         return cls(
-            features=Panel.fit([f"f{k}" for k in range(data.X.shape[1])], data.X, *_runs(data.market, usable)),
-            predictions=Panel.fit(prediction_names(horizons), said, *_runs(data.market[held_out])),
+            features=Panel.fit([f"f{k}" for k in range(data.X.shape[1])], data.X, *_runs(data.market, numbers, usable)),
+            predictions=Panel.fit(prediction_names(horizons), said, *_runs(data.market[held_out], numbers)),
             errors=Panel.fit(error_names(horizons), errors, *known),
-            excess={h: _mean_of_runs(excess[:, j], _runs(symbols), h) for j, h in enumerate(horizons)},
+            pooled=len(data.sources) > 1,
+            excess={h: _mean_of_runs(excess[:, j], _runs(told, numbers), h) for j, h in enumerate(horizons)},
         )
 
     def to_bytes(self) -> bytes:
@@ -76,6 +86,8 @@ class DriftReference:
             vectors[f"{name}_edges"] = panel.edges.ravel()
             vectors[f"{name}_counts"] = panel.counts.ravel()
             vectors[f"{name}_follows"] = panel.follows.astype(np.uint8)
+            if self.pooled:
+                vectors[f"{name}_market"] = panel.market
         return pack_vectors(vectors | {"excess": np.array(list(self.excess.values()), dtype=np.float64).ravel()})
 
     @classmethod
@@ -86,9 +98,9 @@ class DriftReference:
         manifest, data = bundle.manifest, bundle.read(DRIFT_FILE)
         names = (manifest.feature_names, prediction_names(manifest.horizons), error_names(manifest.horizons))
         try:
-            vectors = unpack_vectors(data, _KINDS, "a drift reference")
+            vectors, parts = _unpacked(data, bool(manifest.pool))
             panels = {
-                panel: panel_from_vectors(columns, *(vectors[f"{panel}_{part}"] for part in _PARTS))
+                panel: panel_from_vectors(columns, *(vectors[f"{panel}_{part}"] for part in parts))
                 for panel, columns in zip(_PANELS, names, strict=True)
             }
             if vectors["excess"].size != 2 * len(manifest.horizons):
@@ -96,7 +108,24 @@ class DriftReference:
         except BundleError as error:
             raise BundleError(f"bundle {bundle.path}: {DRIFT_FILE}: {error}; train again") from error
         pairs = vectors["excess"].reshape(-1, 2).tolist()
-        return cls(**panels, excess={h: (a, b) for h, (a, b) in zip(manifest.horizons, pairs, strict=True)})
+        excess = {h: (a, b) for h, (a, b) in zip(manifest.horizons, pairs, strict=True)}
+        return cls(**panels, excess=excess, pooled=bool(manifest.pool))
+
+
+def _unpacked(data: bytes, pooled: bool) -> tuple[dict[str, Any], list[str]]:
+    """The vectors of a file, and the parts of a panel that it holds.
+
+    A pool's of before its markets were told apart is read too: then each is judged by all of them.
+    """
+    for more in (_MARKETS, {}) if pooled else ({},):
+        parts = _PARTS | more
+        kinds = {f"{panel}_{part}": kind for panel in _PANELS for part, kind in parts.items()} | {"excess": "<f8"}
+        try:
+            return unpack_vectors(data, kinds, "a drift reference"), list(parts)
+        except BundleError:
+            if not more:
+                raise
+    raise AssertionError("the last kind either fits or raises")
 
 
 def _said(data: TrainingSet, model: "PricePredictor", rows: npt.NDArray[np.int64]) -> FloatMatrix:
@@ -147,14 +176,17 @@ def long_run_mean(values: FloatVector, horizon: int) -> Mean:
     return float(x.mean()), float(np.sqrt(max(power, 0.0)) / len(x))
 
 
-def _runs(market: npt.NDArray[Any], rows: npt.NDArray[Any] | None = None) -> list[npt.NDArray[np.int64]]:
-    """Row numbers of each market in time order, of some rows (numbers or a mask) or of all."""
+def _runs(
+    market: npt.NDArray[Any], numbers: npt.NDArray[np.int64], rows: npt.NDArray[Any] | None = None
+) -> list[npt.NDArray[np.int64]]:
+    """Row numbers of each of the markets in time order, of some rows (numbers or a mask) or of all."""
     kept = np.arange(len(market)) if rows is None else np.arange(len(market))[rows]
-    return [kept[market[kept] == one] for one in np.unique(market[kept])] or [kept]
+    return [kept[market[kept] == one] for one in numbers]
 
 
 def _mean_of_runs(values: FloatVector, runs: list[npt.NDArray[np.int64]], horizon: int) -> Mean:
     """Mean over all rows; its error as if the markets moved as one."""
+    runs = [run for run in runs if len(run)] or runs[:1]
     found = np.array([long_run_mean(values[run], horizon) for run in runs])
     weight = np.array([len(run) for run in runs]) / max(sum(map(len, runs)), 1)
     return float(found[:, 0] @ weight), float(found[:, 1] @ weight)

@@ -101,6 +101,7 @@ def test_a_long_history_keeps_stretches_and_markets_are_not_joined() -> None:
     assert len(panel.counts) == STRETCHES * LONGEST and (~panel.follows).sum() == STRETCHES
     rows = np.arange(4000)
     two = Panel.fit("a", values, rows[::2], rows[1::2])  # two markets, row by row in turn
+    assert (panel.market == 0).all() and set(two.market) == {0, 1} and (np.diff(two.market.astype(int)) >= 0).all()
     assert np.flatnonzero(~two.follows).tolist() == [0, 2000 // BLOCK]
 
 
@@ -138,3 +139,20 @@ def test_changes_are_flagged_and_volatility_clusters_are_not() -> None:
             assert found is not None
             alarms[change] += found.farthest and found.adjusted.min() <= LEVEL
     assert alarms["none"] <= 1 and alarms["volatility"] >= 3 and alarms["tick"] == 4
+
+
+def test_a_market_is_judged_by_its_own_blocks_where_they_are_enough() -> None:
+    rng = np.random.default_rng(5)
+    low, high = (autoregressive(rng, 4000, 3) + level for level in (0.0, 3.0))
+    least = SHORTEST * BLOCK * WINDOWS
+    rows = np.arange(8000)
+    panel = Panel.fit("abc", np.concatenate([low, high]), rows[:4000], rows[4000 : 4000 + least - 1])
+    assert panel.of_market(1) is panel  # a bar too few
+    alone = panel.of_market(0)
+    assert len(alone.counts) == 80 and not alone.follows[0] and alone.follows[1:].all()
+    moved = autoregressive(rng, 500, 3) + 3.0  # as the other one always was
+    found, blurred = alone.judge(moved), panel.judge(moved)
+    assert found is not None and blurred is not None
+    assert found.adjusted.min() < 0.001 < blurred.adjusted.min()
+    same = alone.judge(autoregressive(rng, 500, 3))
+    assert same is not None and same.adjusted.min() > 0.05

@@ -11,12 +11,14 @@ import pytest
 
 import mlkit
 from mlkit.cli import main
-from mlkit.errors import ConfigError
+from mlkit.errors import BundleError, ConfigError
 from mlkit.inference.drift import read_drift
+from mlkit.market.regimes import Change, regime_change
 from mlkit.market.simulate import null_market
 from mlkit.models.base import EnsembleSettings
-from mlkit.models.bundle import ModelBundle
+from mlkit.models.bundle import ModelBundle, write_bundle
 from mlkit.operations.drift import DriftReport, check_drift, save_drift
+from mlkit.operations.drift_reference import DRIFT_FILE, DriftReference
 from mlkit.operations.training import fitted_garch, lay_out, prepare, train
 
 AT, LATER = 1600, 400
@@ -36,35 +38,35 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> mlkit.Settings:
     )
 
 
+def history(symbol: str, change: Change) -> pd.DataFrame:
+    """A market that changes its character with the first bar after the training, or not."""
+    seed = 10 + list(VOLATILITY).index(symbol)
+    size = VOLATILITY[symbol]
+    return regime_change(AT + LATER, AT, change, seed=seed, timeframe="1h", symbol=symbol, annual_volatility=size)
+
+
 @pytest.fixture(scope="module")
 def markets() -> dict[str, pd.DataFrame]:
-    """Three markets that never change; the last one's history ends a while before the others' training does."""
-    made = {
-        symbol: null_market(AT + LATER, seed=seed, timeframe="1h", symbol=symbol, annual_volatility=size)
-        for seed, (symbol, size) in enumerate(VOLATILITY.items())
-    }
-    return made
+    """Three markets that never change."""
+    return {symbol: history(symbol, "none") for symbol in VOLATILITY}
+
+
+@pytest.fixture(scope="module")
+def changed() -> dict[str, pd.DataFrame]:
+    """The same, but their volatility doubles."""
+    return {symbol: history(symbol, "volatility") for symbol in VOLATILITY}
 
 
 @pytest.fixture(scope="module")
 def pool(markets: dict[str, pd.DataFrame], settings: mlkit.Settings) -> ModelBundle:
-    past = {symbol: bars.iloc[: AT - 100 * (symbol == "WILD")] for symbol, bars in markets.items()}
+    """Trained on all of them; the history of one ends a little earlier."""
+    past = {symbol: bars.iloc[: AT - 10 * (symbol == "WILD")] for symbol, bars in markets.items()}
     return train(past, settings, ensemble=TINY, name="THREE")
 
 
 @pytest.fixture(scope="module")
 def reports(pool: ModelBundle, markets: dict[str, pd.DataFrame], settings: mlkit.Settings) -> dict[str, DriftReport]:
     return {symbol: check_drift(pool, bars, settings) for symbol, bars in markets.items()}
-
-
-def wilder(bars: pd.DataFrame, times: float = 4.0) -> pd.DataFrame:
-    """The same bars, whose moves are larger after the training."""
-    logs = np.log(bars.drop(columns="volume"))
-    last = logs["close"].iloc[AT - 1]
-    logs.iloc[AT:] = last + times * (logs.iloc[AT:] - last)
-    changed = np.exp(logs).assign(volume=bars["volume"])
-    changed.attrs = bars.attrs
-    return changed
 
 
 @pytest.mark.parametrize("symbol", VOLATILITY)
@@ -91,6 +93,36 @@ def test_a_member_is_judged_with_its_own_garch(
     np.testing.assert_array_equal(known, data.Y[-LATER:, 1])
 
 
+def drifting(pool: ModelBundle, markets: dict[str, pd.DataFrame], settings: mlkit.Settings) -> set[str]:
+    return {symbol for symbol, bars in markets.items() if check_drift(pool, bars, settings).verdict == "drift"}
+
+
+def test_a_member_is_compared_with_its_own_part_of_the_training(
+    pool: ModelBundle, changed: dict[str, pd.DataFrame], settings: mlkit.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert drifting(pool, changed, settings) == {"CALM", "USUAL"}
+    # The planted fault: against all of them, twice as wild is what one of the others always was.
+    monkeypatch.setattr(DriftReference, "of_market", lambda self, number: self)
+    assert "USUAL" not in drifting(pool, changed, settings)
+
+
+def test_a_reference_that_does_not_tell_the_markets_apart_is_read(
+    pool: ModelBundle, markets: dict[str, pd.DataFrame], settings: mlkit.Settings, tmp_path: Path
+) -> None:
+    reference = DriftReference.read(pool)
+    assert reference is not None and reference.pooled and set(reference.features.market) == {0, 1, 2}
+    assert reference.to_bytes() == pool.read(DRIFT_FILE)
+    added = {"schema_version", "manifest_sha256", "bundle_id", "library_versions", "files"}
+    fields = pool.manifest.model_dump(mode="json", exclude=added)
+    before = {DRIFT_FILE: replace(reference, pooled=False).to_bytes()}
+    older = write_bundle(tmp_path, fields, price=pool.price, extra=before)
+    report = check_drift(older, markets["CALM"], settings)
+    assert report.verdict == "no drift" and report.table.loc["features", "rows"] > LATER / 2  # of all three
+    broken = write_bundle(tmp_path / "broken", fields, price=pool.price, extra={DRIFT_FILE: b"not a reference"})
+    with pytest.raises(BundleError, match="not a drift reference"):
+        check_drift(broken, markets["CALM"], settings)
+
+
 def test_a_market_that_is_no_member_is_one_clear_error(pool: ModelBundle, settings: mlkit.Settings) -> None:
     stranger = null_market(AT + LATER, seed=9, timeframe="1h", symbol="OTHER")
     with pytest.raises(ConfigError, match=r"bars are of OTHER, bundle .* was trained on CALM, USUAL, WILD: ") as caught:
@@ -102,7 +134,7 @@ def test_a_market_that_is_no_member_is_one_clear_error(pool: ModelBundle, settin
 
 
 def test_each_member_keeps_its_own_report_for_those_who_answer(
-    pool: ModelBundle, markets: dict[str, pd.DataFrame], reports: dict[str, DriftReport], settings: mlkit.Settings,
+    pool: ModelBundle, markets: dict[str, pd.DataFrame], changed: dict[str, pd.DataFrame], settings: mlkit.Settings,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("MLKIT_MODEL_STORAGE_PATH", str(settings.models))
@@ -110,13 +142,13 @@ def test_each_member_keeps_its_own_report_for_those_who_answer(
     for bars in markets.values():
         mlkit.save_bars(bars, settings)
     root = pool.path.parent
-    changed = check_drift(pool, wilder(markets["USUAL"]), settings)
-    assert save_drift(changed, root).name == "drift-USUAL-1h.json"
+    report = check_drift(pool, changed["USUAL"], settings)
+    assert save_drift(report, root).name == "drift-USUAL-1h.json"
     with caplog.at_level(logging.WARNING):
         assert main(["drift", "--symbol", "CALM", "--timeframe", "1h", "--json"]) == 0
         told = json.loads(capsys.readouterr().out)
         assert (told["symbol"], told["bundle"], told["verdict"]) == ("CALM", pool.id, "no drift")
-        for symbol, verdict in (("CALM", "no drift"), ("USUAL", changed.verdict), ("WILD", None)):
+        for symbol, verdict in (("CALM", "no drift"), ("USUAL", "drift"), ("WILD", None)):
             kept = read_drift(root, symbol, "1h", pool.id)
             assert (None if kept is None else kept.verdict) == verdict
             badge = mlkit.Predictor(pool, settings).insight(markets[symbol]).model_status.drift
