@@ -137,7 +137,8 @@ def study_summary(cells: "pd.DataFrame") -> "pd.DataFrame":
     -------
     DataFrame indexed by the promise: ``kept`` and ``cells``; ``beyond_noise``, misses larger than 1.96 standard
     errors, those of an oracle's coverage or of the difference of two scores (NaN where there is no such floor);
-    ``worst``, the cell that is furthest from it.
+    ``oracle``, how many cells one who knows the true quantiles is expected to keep (NaN for scores; terciles as if
+    independent); ``worst``, the cell that is furthest from it.
     """
     import pandas as pd
 
@@ -146,11 +147,14 @@ def study_summary(cells: "pd.DataFrame") -> "pd.DataFrame":
     }
     for level in LEVELS:
         gap = (cells[f"coverage_{level}"] - level / 100).abs()
-        rows[f"{level} % coverage within 1.5 points"] = _kept(cells, gap - COVERAGE_GAP, gap > cells[f"noise_{level}"])
+        rows[f"{level} % coverage within 1.5 points"] = _kept(
+            cells, gap - COVERAGE_GAP, gap > cells[f"noise_{level}"], _inside(COVERAGE_GAP, cells[f"noise_{level}"])
+        )
         terciles = cells[[f"{name}_{level}" for name in ("low", "middle", "high")]]
         gap = (terciles - level / 100).abs().max(axis=1)
         beyond = gap > cells[f"tercile_noise_{level}"]
-        rows[f"{level} % coverage within 4 points in each tercile"] = _kept(cells, gap - TERCILE_GAP, beyond)
+        oracle = _inside(TERCILE_GAP, cells[f"tercile_noise_{level}"]) ** 3
+        rows[f"{level} % coverage within 4 points in each tercile"] = _kept(cells, gap - TERCILE_GAP, beyond, oracle)
         ratio = cells[f"ratio_{level}"]
         beyond = cells[f"t_{level}"] > CRITICAL
         rows[f"{level} % interval score at most the best rival's"] = _kept(cells, ratio - 1.0, beyond)
@@ -160,12 +164,25 @@ def study_summary(cells: "pd.DataFrame") -> "pd.DataFrame":
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("promise")
 
 
-def _kept(cells: "pd.DataFrame", excess: "pd.Series", beyond: "pd.Series | None" = None) -> dict[str, Any]:
+def _inside(gap: float, noise: "pd.Series") -> FloatVector:
+    """Chance that an oracle's coverage lies within a gap, from 1.96 of its standard errors."""
+    from scipy.special import erf
+
+    return np.asarray(erf(CRITICAL / np.sqrt(2.0) * gap / noise.to_numpy()))
+
+
+def _kept(
+    cells: "pd.DataFrame",
+    excess: "pd.Series",
+    beyond: "pd.Series | None" = None,
+    oracle: FloatVector | None = None,
+) -> dict[str, Any]:
     missed = ~(excess <= 1e-12)
     worst = cells.iloc[int(excess.to_numpy().argmax())]
     return {
         "kept": int((~missed).sum()),
         "cells": len(cells),
         "beyond_noise": float("nan") if beyond is None else int((missed & beyond).sum()),
+        "oracle": float("nan") if oracle is None else round(float(oracle.sum()), 1),
         "worst": f"{worst['file']} at {worst['horizon']}",
     }

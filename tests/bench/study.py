@@ -34,10 +34,11 @@ def tables(found: "pd.DataFrame") -> str:
     """The two tables of STUDY.md."""
     from mlkit.operations.study import WORSE, study_summary
 
-    lines = ["| promise | kept | beyond noise | furthest from it |", "| --- | --- | --- | --- |"]
+    lines = ["| promise | kept | an oracle | beyond noise | furthest from it |", "| --- | --- | --- | --- | --- |"]
     for promise, row in study_summary(found).iterrows():
         beyond = "" if row["beyond_noise"] != row["beyond_noise"] else f"{row['beyond_noise']:.0f}"
-        lines.append(f"| {promise} | {row['kept']} of {row['cells']} | {beyond} | {row['worst']} |")
+        oracle = "" if row["oracle"] != row["oracle"] else f"{row['oracle']:.0f}"
+        lines.append(f"| {promise} | {row['kept']} of {row['cells']} | {oracle} | {beyond} | {row['worst']} |")
     lines += [
         "",
         "| bars ahead | cells | 80 %: ratio, mean | at most 1 | over 1.02 | 90 %: ratio, mean | at most 1 | over 1.02 "

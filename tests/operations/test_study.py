@@ -66,6 +66,9 @@ def test_summary_tells_noise_from_failure() -> None:
     table = study_summary(pd.DataFrame([base, noisy, wrong]))
     row = table.loc["80 % coverage within 1.5 points"]
     assert (row["kept"], row["beyond_noise"], row["worst"]) == (1, 1, "C at 1")
+    # Noise of 0.03 is 1.96 standard errors, and 0.015 half of that: an oracle stays within 67.3 % of the time.
+    assert row["oracle"] == pytest.approx(3 * 0.673, abs=0.06)
+    assert table["oracle"].isna().sum() == 6
     assert table.loc["90 % coverage within 4 points in each tercile", ["kept", "beyond_noise"]].tolist() == [2, 0]
     assert table.loc["90 % interval score at most the best rival's", ["kept", "beyond_noise"]].tolist() == [2, 1]
     assert table.loc["90 % interval score at most 2 % over it", "kept"] == 3
