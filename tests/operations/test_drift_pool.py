@@ -19,7 +19,7 @@ from mlkit.models.base import EnsembleSettings
 from mlkit.models.bundle import ModelBundle, write_bundle
 from mlkit.operations.drift import DriftReport, check_drift, save_drift
 from mlkit.operations.drift_reference import DRIFT_FILE, DriftReference
-from mlkit.operations.training import fitted_garch, lay_out, prepare, train
+from mlkit.operations.training import fitted_garch, lay_out, prepare, train, walk_forward
 
 AT, LATER = 1600, 400
 TINY = EnsembleSettings.smoke(n_estimators=8, forest_trees=4, n_threads=1)
@@ -61,7 +61,8 @@ def changed() -> dict[str, pd.DataFrame]:
 def pool(markets: dict[str, pd.DataFrame], settings: mlkit.Settings) -> ModelBundle:
     """Trained on all of them; the history of one ends a little earlier."""
     past = {symbol: bars.iloc[: AT - 10 * (symbol == "WILD")] for symbol, bars in markets.items()}
-    return train(past, settings, ensemble=TINY, name="THREE")
+    judged = walk_forward(past, settings, n_splits=1, ensemble=TINY)
+    return train(past, settings, ensemble=TINY, forecasts=judged, name="THREE")
 
 
 @pytest.fixture(scope="module")
