@@ -205,7 +205,7 @@ def test_labels_are_exactly_those_that_cross_no_long_gap(steps: list[int], horiz
 
 @pytest.mark.parametrize("max_gap", ["soon", -pd.Timedelta(hours=1), pd.NaT, "-2h"])
 def test_a_tolerance_that_is_refused(max_gap: object) -> None:
-    with pytest.raises(ConfigError, match="max_gap must be 'auto', None or a length of time"):
+    with pytest.raises(ConfigError, match="max_gap must be 'auto', 'memory', None or a length of time"):
         forward_returns(WEEK, (1,), max_gap=max_gap)
 
 

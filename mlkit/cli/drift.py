@@ -15,7 +15,7 @@ def register(command: AddCommand) -> None:
 
 
 def _drift(arguments: Arguments) -> None:
-    from mlkit.inference.predictor import current_bundle
+    from mlkit.inference.roots import current_bundle
     from mlkit.market.sources import load_bars
     from mlkit.operations.drift import check_drift, save_drift
 

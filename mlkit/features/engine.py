@@ -25,7 +25,19 @@ from mlkit.features.many import each_symbol
 from mlkit.features.market import market
 from mlkit.features.pattern import candle, rule
 from mlkit.features.rules import N_FLAGS
-from mlkit.features.state import AT_ONCE, BARS_SEEN, STATE_SIZE, Bar, Seen, Vector, new_state, view_state
+from mlkit.features.state import (
+    AT_ONCE,
+    BARS_SEEN,
+    NEWEST,
+    STATE_SIZE,
+    STEP,
+    Bar,
+    Seen,
+    Vector,
+    new_state,
+    start_anew,
+    view_state,
+)
 from mlkit.features.technical import (
     lag,
     momentum,
@@ -37,10 +49,13 @@ from mlkit.features.technical import (
     volatility,
     volume,
 )
-from mlkit.market.bars import ohlcv_arrays, validate_bars
-from mlkit.market.segments import MaxGap, unbroken_runs
+from mlkit.market.bars import ohlcv_arrays, open_times, validate_bars
+from mlkit.market.segments import MaxGap, forgotten, memory_starts, unbroken_runs
+from mlkit.market.times import time_after, timeframe_ns
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import pandas as pd
 
 Float32Matrix = npt.NDArray[np.float32]
@@ -194,7 +209,7 @@ def build_features(
     *,
     columns: Sequence[str] | None = None,
     garch: tuple[float, float, float] = DEFAULT_GARCH,
-    max_gap: MaxGap = None,
+    max_gap: MaxGap = "memory",
     progress: bool | None = None,
 ) -> "pd.DataFrame | dict[str, pd.DataFrame]":
     """Every feature of every bar, or the features that are asked for.
@@ -207,18 +222,19 @@ def build_features(
         Only these, the same numbers for less time and memory; in the catalogue's order. By default all.
     garch : (omega, alpha, beta)
         GARCH(1,1) parameters in squared log returns, fitted on training bars only.
-    max_gap : length of time, "auto" or None
-        Where more than this is missing between two bars the features start anew, with their warm-up, so that no
-        window reaches over an outage; see `mlkit.segments`. None, the default, goes on: a window counts bars, and a
-        fresh start costs up to 600 of them.
+    max_gap : "memory", "auto", length of time or None
+        Where more than this is missing between two bars the features start anew, with their warm-up of up to 600
+        bars; see `mlkit.segments`. "memory", the default, is 14 days, or 600 bars where that is longer: what every
+        window would have forgotten. Over shorter gaps a window counts bars; "auto" starts anew there too, None
+        nowhere. A model reads features of the default.
     progress : bool
         Of many symbols; by default a bar is shown for more than 4 where standard error is a terminal.
 
     Returns
     -------
     DataFrame float32 (n_bars, n_features), index ``bars.index``. Row t is known at the close of bar t and
-    holds nothing later. The first rows of a column are NaN, as many as its warm-up; nowhere else is NaN, and
-    nothing is inf.
+    holds nothing later. The first rows of a column, and those after it starts anew, are NaN, as many as its
+    warm-up; nowhere else is NaN, and nothing is inf.
     For many symbols: {symbol: such a DataFrame}.
 
     Raises
@@ -261,18 +277,34 @@ class FeatureStream:
     ----------
     garch : (omega, alpha, beta)
         As in `build_features`.
+    timeframe : str
+        Of the bars, where they are pushed with their times. `extend` reads it from its bars.
     """
 
-    def __init__(self, *, garch: tuple[float, float, float] = DEFAULT_GARCH) -> None:
+    def __init__(self, *, garch: tuple[float, float, float] = DEFAULT_GARCH, timeframe: str | None = None) -> None:
         self._vector = new_state(_check_garch(garch))
+        self._newest: int | None = None  # open time of the last bar, where it was told
+        self._step = 0 if timeframe is None else timeframe_ns(timeframe)  # ns
         self._bar = np.empty(5)
         self._parts = tuple(self._bar[k : k + 1] for k in range(5))
         announce_compilation(_steps)
 
-    def push(self, open: float, high: float, low: float, close: float, volume: float) -> Float32Matrix:
+    def push(
+        self,
+        open: float,
+        high: float,
+        low: float,
+        close: float,
+        volume: float,
+        timestamp: "pd.Timestamp | datetime | str | int | None" = None,
+    ) -> Float32Matrix:
         """Take one closed bar; returns its features, float32 (n_features,), NaN in the warm-up.
 
-        Raises BarsError, and keeps the state as it was, when the bar is not a bar.
+        ``timestamp`` is its open time, with a zone or in ns since the epoch: after an outage beyond
+        `mlkit.market.segments.memory_gap` the features start anew. Without one the bar follows the last.
+
+        Raises BarsError, and keeps the state as it was, when the bar is not a bar or not later than the last;
+        ConfigError for a time where the stream was told no timeframe.
         """
         inside = 0.0 < low <= open <= high < np.inf and low <= close <= high
         if not (inside and 0.0 <= volume < np.inf):
@@ -280,6 +312,8 @@ class FeatureStream:
                 f"bar {self.bars_seen}: open {open}, high {high}, low {low}, close {close}, volume {volume}; "
                 "want 0 < low <= open, close <= high and volume >= 0, all finite"
             )
+        if (opened := self._opened(timestamp)) is not None:
+            self._meet(opened)
         self._bar[:] = open, high, low, close, volume
         row = np.empty((1, N_FEATURES), dtype=np.float32)
         _steps(*self._parts, self._vector, _WARM_UPS, _ALL, row)
@@ -289,18 +323,41 @@ class FeatureStream:
     def extend(self, bars: "pd.DataFrame") -> Float32Matrix:
         """Take many closed bars, valid ones, at once; their features, float32 (n_bars, n_features), as of `push`."""
         out = np.empty((len(bars), N_FEATURES), dtype=np.float32)
-        _steps(*ohlcv_arrays(bars), self._vector, _WARM_UPS, _ALL, out)
+        if not len(bars):
+            return out
+        self._step = timeframe_ns(bars.attrs["timeframe"])
+        arrays, times, starts = ohlcv_arrays(bars), open_times(bars), memory_starts(bars).tolist()
+        for first, last in zip(starts, [*starts[1:], len(bars)], strict=True):
+            self._meet(int(times[first]))
+            _steps(*(array[first:last] for array in arrays), self._vector, _WARM_UPS, _ALL, out[first:last])
+            self._newest = int(times[last - 1])
         return out
+
+    def _opened(self, timestamp: "pd.Timestamp | datetime | str | int | None") -> int | None:
+        """Open time of the next bar in ns; None where no bar was told one."""
+        if timestamp is None:
+            return None if self._newest is None else self._newest + self._step
+        if not self._step:
+            raise ConfigError("a bar with a time needs FeatureStream(timeframe=...)")
+        return time_after(timestamp, self._newest, self.bars_seen)
+
+    def _meet(self, opened: int) -> None:
+        """Forget all bars where the next one opens after an outage."""
+        if self._newest is not None and forgotten(self._newest, opened, self._step):
+            start_anew(self._vector)
+        self._newest = opened
 
     @property
     def bars_seen(self) -> int:
-        """Bars pushed so far."""
-        return int(self._vector[0])
+        """Bars that the features remember: those pushed so far, or since the last outage."""
+        return int(self._vector[BARS_SEEN])
 
     @property
     def state(self) -> Vector:
         """A copy of the whole state, float64 (`STATE_SIZE`,); save it with ``np.save``."""
-        return self._vector.copy()
+        state = self._vector.copy()
+        state[NEWEST], state[STEP] = np.nan if self._newest is None else self._newest, self._step
+        return state
 
     @classmethod
     def from_state(cls, state: Vector) -> Self:
@@ -308,7 +365,8 @@ class FeatureStream:
         if state.shape != (STATE_SIZE,) or state.dtype != np.float64:
             raise ConfigError(f"state is {state.dtype} {state.shape}; want float64 ({STATE_SIZE},) of this version")
         stream = cls()
-        stream._vector[:] = state
+        stream._vector[:], stream._step = state, int(state[STEP])
+        stream._newest = None if np.isnan(state[NEWEST]) else int(state[NEWEST])
         return stream
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from mlkit.errors import BarsError, ConfigError
+from mlkit.errors import ConfigError
 from mlkit.features.engine import (
     DEFAULT_GARCH,
     FEATURE_NAMES,
@@ -18,7 +18,9 @@ from mlkit.features.engine import (
     build_features,
 )
 from mlkit.features.own import Feature
-from mlkit.market.bars import make_bars, timeframe_delta, validate_bars
+from mlkit.market.bars import make_bars, open_times, validate_bars
+from mlkit.market.segments import memory_starts
+from mlkit.market.times import time_after, timeframe_ns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,7 +81,7 @@ class FeatureSet:
 
     @property
     def warm_up(self) -> int:
-        """Rows at the start in which at least one column is NaN."""
+        """Rows at the start, and after an outage that features do not remember over, in which a column is NaN."""
         return max([WARM_UP, *(one.lookback for one in self._own)])
 
     def build(self, bars: "pd.DataFrame", *, garch: tuple[float, float, float] = DEFAULT_GARCH) -> "pd.DataFrame":
@@ -93,7 +95,8 @@ class FeatureSet:
         Returns
         -------
         DataFrame float32 (n_bars, n_features), index ``bars.index``, columns `names`. Row t is known at the
-        close of bar t; the first rows of an own column are NaN, as many as its lookback.
+        close of bar t; the first rows of an own column are NaN, as many as its lookback. Own columns start anew where
+        the catalogue's do, after an outage beyond `mlkit.market.segments.memory_gap`.
 
         Raises
         ------
@@ -108,7 +111,7 @@ class FeatureSet:
         catalogue = build_features(bars, garch=garch)
         if not self._own:
             return catalogue
-        own = [pd.DataFrame(_columns(one, bars), index=bars.index, columns=list(one.names)) for one in self._own]
+        own = [pd.DataFrame(_pieces(one, bars), index=bars.index, columns=list(one.names)) for one in self._own]
         frame = pd.concat([catalogue, *own], axis=1)
         frame.attrs.update(bars.attrs)
         return frame
@@ -146,6 +149,18 @@ class FeatureSet:
         )
 
 
+def _pieces(one: Feature, bars: "pd.DataFrame") -> Float32Matrix:
+    """An own feature of a history, computed apart on both sides of an outage that features do not remember over."""
+    starts = memory_starts(bars).tolist()
+    if len(starts) == 1:
+        return _columns(one, bars)
+    out = np.full((len(bars), len(one.names)), np.nan, dtype=np.float32)
+    for first, last in zip(starts, [*starts[1:], len(bars)], strict=True):
+        if last - first > one.lookback:
+            out[first:last] = _columns(one, bars.iloc[first:last])
+    return out
+
+
 def _columns(one: Feature, bars: "pd.DataFrame") -> Float32Matrix:
     """An own feature as float32 (n_bars, n_columns), NaN in its lookback."""
     table = one.table(bars.copy())
@@ -161,6 +176,7 @@ def _columns(one: Feature, bars: "pd.DataFrame") -> Float32Matrix:
     return values
 
 
+_MONDAY = 4 * 86_400_000_000_000  # ns from the epoch, the time of a first bar that is told none
 _CHUNK = 4096  # bars whose features are held at a time while a history passes by
 
 
@@ -175,15 +191,15 @@ class FeatureSetStream:
         self, own: tuple[Feature, ...], *, timeframe: str, symbol: str, garch: tuple[float, float, float]
     ) -> None:
         self._own = own
-        self._symbol, self._timeframe, self._step = symbol, timeframe, timeframe_delta(timeframe)
-        self._catalogue = FeatureStream(garch=garch)
+        self._symbol, self._timeframe, self._step = symbol, timeframe, timeframe_ns(timeframe)
+        self._catalogue = FeatureStream(garch=garch, timeframe=timeframe)
         keep = max((_kept(one) for one in own), default=1)
-        self._times: deque[pd.Timestamp] = deque(maxlen=keep)
+        self._times: deque[int] = deque(maxlen=keep)  # ns
         self._bars: deque[tuple[float, ...]] = deque(maxlen=keep)
 
     @property
     def bars_seen(self) -> int:
-        """Bars pushed so far."""
+        """Bars that the features remember: those pushed so far, or since the last outage."""
         return self._catalogue.bars_seen
 
     def push(
@@ -208,9 +224,8 @@ class FeatureSetStream:
         BarsError, keeping the state as it was, when the bar is not a bar or not later than the last.
         """
         time = self._time(timestamp)
-        catalogue = self._catalogue.push(open, high, low, close, volume)
-        self._times.append(time)
-        self._bars.append((open, high, low, close, volume))
+        catalogue = self._catalogue.push(open, high, low, close, volume, time)
+        self._keep([time], [(open, high, low, close, volume)])
         return np.concatenate([catalogue, *(self._own_row(one) for one in self._own)])
 
     def extend(self, bars: "pd.DataFrame") -> None:
@@ -218,24 +233,21 @@ class FeatureSetStream:
         for start in range(0, len(bars), _CHUNK):
             self._catalogue.extend(bars.iloc[start : start + _CHUNK])
         kept = bars.iloc[-(self._times.maxlen or 1) :]
-        self._times.extend(kept.index)
-        self._bars.extend(kept.itertuples(index=False, name=None))
+        self._keep(open_times(kept).tolist(), kept.itertuples(index=False, name=None))
 
-    def _time(self, timestamp: "pd.Timestamp | datetime | str | None") -> "pd.Timestamp":
-        import pandas as pd
+    def _keep(self, times: Iterable[int], bars: Iterable[tuple[float, ...]]) -> None:
+        """Remember the newest bars, none from before an outage that the features do not remember over."""
+        self._times.extend(times)
+        self._bars.extend(bars)
+        while len(self._times) > self.bars_seen:
+            self._times.popleft()
+            self._bars.popleft()
 
+    def _time(self, timestamp: "pd.Timestamp | datetime | str | None") -> int:
         last = self._times[-1] if self._times else None
-        if timestamp is None:
-            return pd.Timestamp("1970-01-05", tz="UTC") if last is None else last + self._step  # a Monday
-        time = pd.Timestamp(timestamp)
-        if time.tzinfo is None:
-            raise BarsError(
-                f"bar {self.bars_seen}: {time} has no time zone; want UTC, as in pd.Timestamp(..., tz='UTC')"
-            )
-        time = time.tz_convert("UTC")
-        if last is not None and time <= last:
-            raise BarsError(f"bar {self.bars_seen}: {time} is not later than the bar before, {last}")
-        return time
+        if timestamp is not None:
+            return time_after(timestamp, last, self.bars_seen)
+        return _MONDAY if last is None else last + self._step
 
     def _own_row(self, one: Feature) -> Float32Matrix:
         import pandas as pd
@@ -243,7 +255,7 @@ class FeatureSetStream:
         if self.bars_seen <= one.lookback:
             return np.full(len(one.names), np.nan, dtype=np.float32)
         n = _kept(one)
-        index = pd.DatetimeIndex(list(self._times)[-n:])
+        index = pd.DatetimeIndex(list(self._times)[-n:], tz="UTC")
         data = np.array(list(self._bars)[-n:], dtype=np.float64).T
         bars = make_bars(index, data, symbol=self._symbol, timeframe=self._timeframe)
         row: Float32Matrix = _columns(one, bars)[-1]

@@ -8,6 +8,7 @@ import numpy as np
 from mlkit.errors import BarsError, DependencyError
 from mlkit.features.engine import DEFAULT_GARCH
 from mlkit.market.bars import validate_bars
+from mlkit.market.segments import memory_starts
 from mlkit.threads import one_blas_thread
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def fit_garch(bars: "pd.DataFrame") -> tuple[float, float, float]:
     Parameters
     ----------
     bars : DataFrame (n_bars, 5)
-        Training bars only: the fit sees all of them.
+        Training bars only: the fit sees all of them, but no return over an outage beyond
+        `mlkit.market.segments.memory_gap`.
 
     Returns
     -------
@@ -42,7 +44,8 @@ def fit_garch(bars: "pd.DataFrame") -> tuple[float, float, float]:
     bars = validate_bars(bars)
     if len(bars) < MIN_BARS:
         raise BarsError(f"fit_garch: need {MIN_BARS} bars, have {len(bars)}; train on a longer span")
-    returns = np.diff(np.log(bars["close"].to_numpy())) * PERCENT
+    across = memory_starts(bars)[1:] - 1  # no return over an outage that the filter does not remember over
+    returns = np.delete(np.diff(np.log(bars["close"].to_numpy())) * PERCENT, across)
     if np.count_nonzero(returns) < MIN_BARS // 2:
         return DEFAULT_GARCH
     with warnings.catch_warnings():

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from mlkit.errors import BarsError, ConfigError, MlkitError
 from mlkit.market.bars import validate_bars
+from mlkit.market.segments import memory_ages
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +114,8 @@ def check_feature(
     bars : DataFrame (n_bars, 5)
         Real bars; at least `bars_needed`, 2 x the warm-up + 300.
     warm_up : int or {column: int}
-        Rows at the start that need not be settled yet.
+        Rows at the start that need not be settled yet; after an outage beyond `mlkit.market.segments.memory_gap`
+        they need not be finite either.
     tolerance : float
         Largest difference the restart law allows, in standard deviations of the column clipped at its 1 % and
         99 % quantiles, so that a few wild bars do not hide the rest.
@@ -139,7 +141,7 @@ def check_feature(
     breaches += _prefix(function, bars, whole)
     breaches += _scramble(function, bars, whole, np.random.default_rng(seed))
     breaches += _restart(function, bars, whole, warm, tolerance)
-    breaches += _finite(whole, warm)
+    breaches += _finite(whole, warm, memory_ages(bars))
     first: dict[tuple[str, str], Breach] = {}
     for breach in breaches:
         first.setdefault((breach.law, breach.column), breach)
@@ -283,12 +285,12 @@ def _restart(
     return found
 
 
-def _finite(whole: "pd.DataFrame", warm: dict[str, int]) -> list[Breach]:
+def _finite(whole: "pd.DataFrame", warm: dict[str, int], ages: npt.NDArray[np.int64]) -> list[Breach]:
     values, found = whole.to_numpy(), list[Breach]()
     for j, name in enumerate(whole.columns):
-        odd = ~np.isfinite(values[warm[name] :, j])
+        odd = ~np.isfinite(values[:, j]) & (ages >= warm[name])
         if odd.any():
-            t = warm[name] + int(np.argmax(odd))
+            t = int(np.argmax(odd))
             value, cause = float(values[t, j]), f"after its warm-up of {warm[name]} bars"
             found.append(Breach("finite", name, str(whole.index[t]), value, value, cause))
     return found

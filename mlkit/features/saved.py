@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RECEIPT = "_features.json"
-SCHEMA = 1
+SCHEMA = 2  # 1: features went on over any outage
 
 
 def save_features(

@@ -86,7 +86,9 @@ SIZE_QUANTITIES, SIZE_ROWS, SIZE_TOTALS = QUANTITIES * WIDTH, ROW * WIDTH, (7 * 
 SIZE_CHANGES, SIZE_AVERAGES, SIZE_OTHERS = 16 * WIDTH, 26 * WIDTH, 27 * WIDTH
 SIZE_LEVELS = 24 * WIDTH
 
-BARS_SEEN, RUN_LENGTH, GARCH_VARIANCE, MACD_STATE, ADX_STATE = range(5)  # columns of the clock
+# Columns of the clock. The last two are of a saved stream, no kernel reads them: open time of the newest bar (NaN: not
+# told) and length of a bar (0: not told), in ns, exact for whole minutes.
+BARS_SEEN, RUN_LENGTH, GARCH_VARIANCE, MACD_STATE, ADX_STATE, NEWEST, STEP = range(7)
 OMEGA, ALPHA, BETA = range(3)  # GARCH(1,1); a negative omega means "target the 200-bar variance"
 HALF_CORWIN = 0.5 / (3.0 - 2.0 * math.sqrt(2.0))
 
@@ -94,7 +96,7 @@ HALF_CORWIN = 0.5 / (3.0 - 2.0 * math.sqrt(2.0))
 class Parts(NamedTuple, Generic[Part]):
     """The parts of the state vector, by what they hold; as views `State`, as shapes `SHAPES`."""
 
-    clock: Part  # [5]: bars seen, signed run of candles, GARCH variance of the next bar, MACD signal, ADX
+    clock: Part  # [7]: bars seen, signed run of candles, GARCH variance of the next bar, MACD signal, ADX, times
     garch: Part  # [3]: omega, alpha, beta
     past: Part  # [N_FIELDS * LENGTH]: each field of the recent bars in time order
     average: Part  # [24]
@@ -116,7 +118,7 @@ class Parts(NamedTuple, Generic[Part]):
 
 State = Parts[Vector]
 SHAPES: Parts[tuple[int, ...]] = Parts._make(
-    [(5,), (3,), (N_FIELDS * LENGTH,), *[(len(EMA_WEIGHTS),)] * 2]
+    [(7,), (3,), (N_FIELDS * LENGTH,), *[(len(EMA_WEIGHTS),)] * 2]
     + [(w + 2, width) for w, width in zip(WINDOWS, WIDTHS, strict=True)]
     + [(w + 2, 2) for w in EXTREMES]
     + [(w + 3, 3) for w in TRENDS]
@@ -166,6 +168,7 @@ def new_state(garch: tuple[float, float, float]) -> Vector:
     start = -memory.ctypes.data // 8 % _LINE
     vector = memory[start : start + STATE_SIZE]
     vector[AT.garch : AT.garch + 3] = garch
+    vector[AT.clock + NEWEST] = np.nan
     for at, shape in (
         (AT.extreme14, SHAPES.extreme14),
         (AT.extreme20, SHAPES.extreme20),
@@ -174,6 +177,12 @@ def new_state(garch: tuple[float, float, float]) -> Vector:
         block = vector[at : at + math.prod(shape)].reshape(shape)
         block[:, 0], block[:, 1] = -np.inf, np.inf
     return vector
+
+
+def start_anew(vector: Vector) -> None:
+    """Forget every bar of a state vector, in place; the GARCH parameters stay."""
+    omega, alpha, beta = vector[AT.garch : AT.garch + 3].tolist()
+    vector[:] = new_state((omega, alpha, beta))
 
 
 class Bar(NamedTuple):

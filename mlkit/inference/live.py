@@ -14,7 +14,14 @@ from mlkit.errors import BarsError
 from mlkit.features.rules import Standard, pattern_flags, rule_state
 from mlkit.inference.insight import Insight
 from mlkit.market.bars import COLUMNS, open_times
-from mlkit.market.segments import OUTAGE_NEVER_CLOSED, OUTAGE_SESSIONS, SATURDAY_SHARE, TIMES_SHARE
+from mlkit.market.segments import (
+    OUTAGE_NEVER_CLOSED,
+    OUTAGE_SESSIONS,
+    SATURDAY_SHARE,
+    TIMES_SHARE,
+    forgotten,
+    memory_starts,
+)
 from mlkit.market.times import floor_times, timeframe_ns
 
 if TYPE_CHECKING:
@@ -121,6 +128,35 @@ def _weekday(times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.asarray((times // DAY + 3) % 7)
 
 
+class Memory(NamedTuple):
+    """What the features of a bar remember: all bars of its history, or those since its last long outage."""
+
+    bars: int  # its own included
+    outage: int | None  # open time of the first bar after that outage, ns since the epoch; None without one
+
+    @classmethod
+    def of(cls, bars: pd.DataFrame) -> "Memory":
+        """Of the last bar of a history."""
+        first = int(memory_starts(bars)[-1])
+        return cls(len(bars) - first, int(open_times(bars)[first]) if first else None)
+
+    def after(self, before: int, opened: int, timeframe: str) -> "Memory":
+        """Of the next bar; open times in ns since the epoch."""
+        if forgotten(before, opened, timeframe_ns(timeframe)):
+            return Memory(1, opened)
+        return Memory(self.bars + 1, self.outage)
+
+    def lacks(self, need: int) -> str | None:
+        """Why there is no forecast yet after an outage; None where there is no outage or ``need`` bars since."""
+        if self.outage is None or self.bars >= need:
+            return None
+        ended = pd.Timestamp(self.outage, tz="UTC")
+        return (
+            f"need {need} bars after the outage that ended on {ended:%Y-%m-%d %H:%M} for the price forecast, "
+            f"have {self.bars}"
+        )
+
+
 class Tail(Generic[Number]):
     """The newest rows of a growing table, always in one contiguous stretch.
 
@@ -166,6 +202,7 @@ class LiveBars:
         times, values = open_times(bars), bars[list(COLUMNS)].to_numpy()
         self.times, self.ohlcv = Tail(times, keep), Tail(values, keep)
         self.hours, self.seen = Hours(times, self.timeframe), len(bars)
+        self.memory = Memory.of(bars)
         self._rules = rule_state()
         self.flags = pattern_flags(*prices_of(values), self.hours.standard, self._rules)[-1]
 
@@ -173,7 +210,8 @@ class LiveBars:
         """Check the next closed bar; None where it repeats the last one as it was.
 
         Raises BarsError, changing nothing, for a bar that is none, off the grid, older than the last, or the last
-        with other values. A gap is no fault: the bar counts as the next one, as it does in a history.
+        with other values. A gap is no fault: the bar counts as the next one, as it does in a history, and after a long
+        outage (`mlkit.market.segments.memory_gap`) as the first.
         """
         where = self.market
         found, opened = Bar.of(bar, where), int(self.times.rows[-1])
@@ -197,6 +235,7 @@ class LiveBars:
 
     def push(self, bar: Bar) -> None:
         """Take an accepted bar."""
+        self.memory = self.memory.after(int(self.times.rows[-1]), bar.opened, self.timeframe)
         self.times.push(bar.opened)
         self.ohlcv.push(bar[1:])
         self.hours.push(bar.opened)

@@ -14,8 +14,8 @@ from mlkit.inference.candles import Candle
 from mlkit.inference.freshness import at_time
 from mlkit.inference.insight import Insight
 from mlkit.inference.marks import Mark, marks_of, recent_marks
-from mlkit.inference.predictor import Predictor, current_bundle
-from mlkit.inference.roots import Stamp, answering_root, current_stamp
+from mlkit.inference.predictor import Predictor
+from mlkit.inference.roots import Stamp, answering_root, current_bundle, current_stamp
 from mlkit.market.sources import BUILT_IN, available, load_bars
 from mlkit.market.store import BarStore
 

@@ -12,7 +12,7 @@ from mlkit.errors import BundleError, ConfigError, DependencyError, NotTrainedEr
 from mlkit.features.rules import PATTERNS, Standard, pattern_flags
 from mlkit.inference.freshness import at_time
 from mlkit.inference.insight import NOT_TRAINED, Insight, ModelStatus, PatternReading, PricePrediction, Signal
-from mlkit.inference.live import BarLike, Live, LiveBars, calendar_blocks, prices_of, realised_returns
+from mlkit.inference.live import BarLike, Live, LiveBars, Memory, calendar_blocks, prices_of, realised_returns
 from mlkit.inference.models import Models
 from mlkit.inference.reading import (
     FORECAST_COLUMNS,
@@ -21,7 +21,7 @@ from mlkit.inference.reading import (
     price_predictions,
     read_moment,
 )
-from mlkit.inference.roots import answering_root
+from mlkit.inference.roots import current_bundle
 from mlkit.inference.signals import SignalRules
 from mlkit.labels import never_closes
 from mlkit.market.bars import COLUMNS, open_times, validate_bars
@@ -107,9 +107,10 @@ class Predictor:
         return pattern_reading(self._moment(self._checked(bars), prices=False), self._models)
 
     def price_prediction(self, bars: pd.DataFrame) -> dict[str, PricePrediction]:
-        """Forecast per horizon from the last bar, empty without a price model; errors as `insight`."""
+        """Forecast per horizon from the last bar; empty, and errors, as in `insight`."""
         bars = self._checked(bars)
-        return price_predictions(self._forecast(bars), float(bars["close"].iloc[-1]), self._models.verdict)
+        forecast, _ = self._told(self._forecast(bars), Memory.of(bars))
+        return price_predictions(forecast, float(bars["close"].iloc[-1]), self._models.verdict)
 
     def signals(self, bars: pd.DataFrame) -> list[Signal]:
         """Signals at the last bar, the leading one first; errors as `insight`."""
@@ -140,7 +141,8 @@ class Predictor:
             (open time with a zone), open, high, low, close, volume, or a tuple of these six.
 
         A bar after a gap counts as the next one, as in a history (``freshness.gap_bars`` says how many are
-        missing). The last bar once more, the same, gives the same answer and changes nothing.
+        missing), but after a long outage (`mlkit.market.segments.memory_gap`) as the first: ``reasons`` then say how
+        many bars prices need. The last bar once more, the same, gives the same answer and changes nothing.
 
         Raises BarsError, changing nothing, for a bar that is older than the last one, repeats it with other values,
         lies off the grid or is no bar; ConfigError before `start`.
@@ -186,7 +188,7 @@ class Predictor:
         -------
         DataFrame (n_bars * n_horizons, 9), ordered by time, then horizon: timestamp (bar open, UTC), horizon
         (bars), log_return, p_up, std, lo80, hi80, lo90, hi90 (log returns; p_up a probability). NaN in
-        the warm-up of the features.
+        the warm-up of the features, at the start and after a long outage.
 
         Raises NotTrainedError without a price model; else as `insight`.
         """
@@ -219,13 +221,13 @@ class Predictor:
         standard = market_standard(bars)
         flags = pattern_flags(*prices_of(values), standard)[-1]
         forecast = self._forecast(bars) if prices else None
-        return self._at_close(_market(bars), times, values, standard, flags, forecast)
+        return self._at_close(_market(bars), times, values, standard, flags, forecast, Memory.of(bars))
 
     def _live_moment(self, live: Live) -> Moment:
         """The last bar that was pushed."""
-        bars = live.bars
-        forecast, standard = self._live_forecast(live), bars.hours.standard
-        return self._at_close(bars.market, bars.times.rows, bars.ohlcv.rows, standard, bars.flags, forecast)
+        bars, forecast = live.bars, self._live_forecast(live)
+        seen = bars.times.rows, bars.ohlcv.rows, bars.hours.standard, bars.flags
+        return self._at_close(bars.market, *seen, forecast, bars.memory)
 
     def _at_close(
         self,
@@ -235,6 +237,7 @@ class Predictor:
         standard: Standard,
         flags: npt.NDArray[np.int8],
         forecast: "Forecast | None",
+        memory: Memory,
     ) -> Moment:
         """What both have in common; ``times`` and ``values`` end with the bar."""
         cnn, _ = self._models.cnn(standard)
@@ -244,6 +247,7 @@ class Predictor:
             _require(len(values), need, "the pattern CNN", market)
             probabilities = cnn.probabilities(values[-need:])[-1]
         rising = (values[-2:, 3] >= values[-2:, 0]).tolist()
+        forecast, waiting = self._told(forecast, memory)
         return Moment(
             market=market,
             opened=int(times[-1]),
@@ -254,7 +258,13 @@ class Predictor:
             flags=flags,
             probabilities=probabilities,
             forecast=forecast,
+            waiting=waiting,
         )
+
+    def _told(self, forecast: "Forecast | None", memory: Memory) -> "tuple[Forecast | None, str | None]":
+        """A forecast, or None and why while its features do not remember enough bars after an outage."""
+        waiting = None if forecast is None else memory.lacks(self._feature_set().warm_up + 1)
+        return None if waiting else forecast, waiting
 
     def _forecast(self, bars: pd.DataFrame) -> "Forecast | None":
         """Forecasts up to the last bar of a history, that one's intervals adapted; None without a price model."""
@@ -296,9 +306,9 @@ class Predictor:
 
     def _inputs(self, bars: pd.DataFrame) -> Inputs:
         """What the price model takes of every bar: see `_select`."""
-        features = self._feature_set()
+        features, garch = self._feature_set(), self._garch(bars.attrs["symbol"])
         _require(len(bars), features.warm_up + 1, "the price forecast", _market(bars))
-        return self._select(features.build(bars, garch=(garch := self._garch(bars.attrs["symbol"]))), garch)
+        return self._select(features.build(bars, garch=garch), garch)
 
     def _select(self, frame: pd.DataFrame, garch: tuple[float, float, float]) -> Inputs:
         """Features in the bundle's order, GARCH's scale of every horizon, and the volatility terms, row by row.
@@ -388,16 +398,3 @@ def insights(
     bars = load_bars(symbol, timeframe, settings=settings)
     said = Predictor(current_bundle(symbol, timeframe, settings), settings).insight(bars)
     return at_time(said, now or datetime.now(UTC), never_closes=never_closes(bars))
-
-
-def current_bundle(symbol: str, timeframe: str, settings: Settings) -> "ModelBundle | None":
-    """The published bundle that answers for a market, its own or a pool's (`mlkit.inference.roots`).
-
-    None where nothing was trained; BundleError when damaged.
-    """
-    root = answering_root(symbol, timeframe, settings)
-    if root is None:
-        return None
-    from mlkit.models.bundle import ModelBundle
-
-    return ModelBundle.open(root)

@@ -49,7 +49,8 @@ class Moment:
     standard: Standard
     flags: npt.NDArray[np.int8]  # (15,) direction of each written rule
     probabilities: Float64Array | None  # (15,) of the pattern CNN, None without one
-    forecast: "Forecast | None"  # one row, None without a price model
+    forecast: "Forecast | None"  # one row, None without a price model, or while it waits
+    waiting: str | None = None  # why a price model says nothing of this bar
 
 
 def read_moment(moment: Moment, models: Models, rules: SignalRules) -> Insight:
@@ -63,7 +64,7 @@ def read_moment(moment: Moment, models: Models, rules: SignalRules) -> Insight:
     if not patterns.probabilities:
         reasons["patterns"] = patterns.reason or ""
     if not prices:
-        reasons["price_predictions"] = models.why_no_prices(moment.market)
+        reasons["price_predictions"] = moment.waiting or models.why_no_prices(moment.market)
     if signals[0].confidence is None:
         reasons["confidence"] = CONTRADICTION if signals[0].source == CONTRADICTORY else signals[0].reason
     opened = pd.Timestamp(moment.opened, tz="UTC")
@@ -95,7 +96,7 @@ def read_signals(
 ) -> list[Signal]:
     """Signals of one bar, the leading one first."""
     evidence = pattern_signals(patterns, rules) + price_signals(prices, moment.close, rules)
-    why = models.why_no_prices(moment.market)
+    why = moment.waiting or models.why_no_prices(moment.market)
     return combine_signals(evidence, missing=f"{patterns.reason or 'no pattern detected'}; {why}")
 
 

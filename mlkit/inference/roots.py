@@ -14,12 +14,15 @@ bundle answers, it may be about this one: that is an error.
 import logging
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from mlkit.config import Settings
 from mlkit.errors import BundleError
 from mlkit.market.symbols import symbol_folder
 from mlkit.models.manifest import CURRENT, read_current, read_manifest
+
+if TYPE_CHECKING:
+    from mlkit.models.bundle import ModelBundle
 
 POOLS = "pools"
 Stamp: TypeAlias = tuple[int, int, int]
@@ -80,3 +83,16 @@ def _pooled(root: Path, stamp: Stamp) -> tuple[frozenset[str], str]:
 @cache
 def _warn_once(root: Path, fault: str) -> None:
     _log.warning("pool %s answers for no market: %s", root, fault)
+
+
+def current_bundle(symbol: str, timeframe: str, settings: Settings) -> "ModelBundle | None":
+    """The published bundle that answers for a market, its own or a pool's.
+
+    None where nothing was trained; BundleError when damaged.
+    """
+    root = answering_root(symbol, timeframe, settings)
+    if root is None:
+        return None
+    from mlkit.models.bundle import ModelBundle
+
+    return ModelBundle.open(root)

@@ -11,6 +11,10 @@ OUTAGE_NEVER_CLOSED = pd.Timedelta(hours=1)
 OUTAGE_SESSIONS = pd.Timedelta(days=7)
 SATURDAY_SHARE = 0.05  # of all bars; a market with more of them on Saturdays never closes
 TIMES_SHARE = 0.8  # of the day's times; the same where no Saturday has passed yet
+# Beyond both of these nothing that a window remembers is of any use: no night, holiday or closed exchange is as long.
+MEMORY_BARS = 600  # the longest warm-up of a feature of the catalogue
+MEMORY_DAYS = pd.Timedelta(days=14)
+_MEMORY_NS = int(MEMORY_DAYS.as_unit("ns").value)
 
 MaxGap = pd.Timedelta | str | None
 
@@ -55,8 +59,9 @@ def segments(bars: pd.DataFrame, max_gap: MaxGap = "auto") -> list[pd.DataFrame]
     Parameters
     ----------
     bars: valid bars (n_bars, 5).
-    max_gap: most time that may be missing between two bars of one piece; "auto" is ``gap_tolerance(bars)``, None
-        takes all bars as one piece. The nights and weekends of a session market are no outages.
+    max_gap: most time that may be missing between two bars of one piece; "auto" is ``gap_tolerance(bars)``, "memory"
+        is ``memory_gap`` of their timeframe, None takes all bars as one piece. The nights and weekends of a session
+        market are no outages.
 
     Returns a list of bars. Raises BarsError for bars that break the contract, ConfigError for another max_gap.
     """
@@ -72,10 +77,42 @@ def unbroken_runs(bars: pd.DataFrame, max_gap: MaxGap = "auto") -> Int64Array:
     """
     if max_gap is None:
         return np.zeros(len(bars), dtype=np.int64)
-    tolerance = _tolerance(bars) if isinstance(max_gap, str) and max_gap == "auto" else _length(max_gap)
     step = timeframe_delta(bars.attrs["timeframe"])
+    if isinstance(max_gap, str) and max_gap in ("auto", "memory"):
+        tolerance = _tolerance(bars) if max_gap == "auto" else memory_gap(bars.attrs["timeframe"])
+    else:
+        tolerance = _length(max_gap)
     missing = np.diff(open_times(bars)) > (step + tolerance).as_unit("ns").value
     return np.concatenate([[0], np.cumsum(missing)]).astype(np.int64)
+
+
+def memory_gap(timeframe: str) -> pd.Timedelta:
+    """Most time that may be missing between two bars for features to go on: 14 days, or 600 bars where that is longer.
+
+    What is longer than every window of the catalogue, and than any market closes, leaves nothing to share between the
+    bars before and after it: features, the GARCH filter and averages start anew there, as at the start of a history.
+    Two neighbouring open times alone tell it, so a live bar knows. ConfigError for an unknown timeframe.
+    """
+    return max(MEMORY_DAYS, MEMORY_BARS * timeframe_delta(timeframe))
+
+
+def forgotten(before: int, opened: int, step: int) -> bool:
+    """Whether more than ``memory_gap`` is missing between two neighbours; open times and a bar's length in ns."""
+    return opened - before - step > max(_MEMORY_NS, MEMORY_BARS * step)
+
+
+def memory_starts(bars: pd.DataFrame) -> Int64Array:
+    """Rows at which features start anew, int64, the first of them 0; validated bars are expected."""
+    return np.flatnonzero(np.diff(unbroken_runs(bars, "memory"), prepend=-1))
+
+
+def memory_ages(bars: pd.DataFrame) -> Int64Array:
+    """How many bars before each one its features may remember, int64 (n_bars,); validated bars are expected.
+
+    That is its number in the history, or counted from the last outage beyond ``memory_gap``.
+    """
+    starts = memory_starts(bars)
+    return np.arange(len(bars)) - np.repeat(starts, np.diff(starts, append=len(bars)))
 
 
 def _tolerance(bars: pd.DataFrame) -> pd.Timedelta:
@@ -88,5 +125,5 @@ def _length(max_gap: pd.Timedelta | str) -> pd.Timedelta:
     except ValueError:
         length = pd.Timedelta(-1)
     if not length >= pd.Timedelta(0):  # NaT is not either
-        raise ConfigError(f"max_gap must be 'auto', None or a length of time such as '2h', not {max_gap!r}")
+        raise ConfigError(f"max_gap must be 'auto', 'memory', None or a length of time such as '2h', not {max_gap!r}")
     return length

@@ -1,5 +1,7 @@
 """Timeframes, their grids, and the reading of timestamps without guessing."""
 
+from datetime import datetime
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -45,6 +47,24 @@ def floor_times(times: Int64Array, timeframe: str) -> Int64Array:
     """
     anchor = _MONDAY if timeframe == "1w" else 0
     return np.asarray(times - (times - anchor) % timeframe_ns(timeframe), dtype=np.int64)
+
+
+def time_after(timestamp: pd.Timestamp | datetime | str | int, last: int | None, number: int) -> int:
+    """Open time of bar ``number`` in ns since the epoch, which an int is already.
+
+    Raises BarsError unless it has a zone and is later than ``last``.
+    """
+    if isinstance(timestamp, int):
+        opened = timestamp
+    else:
+        time = pd.Timestamp(timestamp)
+        if time.tzinfo is None:
+            raise BarsError(f"bar {number}: {time} has no time zone; want UTC, as in pd.Timestamp(..., tz='UTC')")
+        opened = int(time.as_unit("ns").value)
+    if last is not None and opened <= last:
+        time, before = (pd.Timestamp(at, tz="UTC") for at in (opened, last))
+        raise BarsError(f"bar {number}: {time} is not later than the bar before, {before}")
+    return opened
 
 
 class RowError(BarsError):

@@ -8,6 +8,7 @@ import numpy as np
 
 from mlkit.errors import BarsError, ConfigError
 from mlkit.market.bars import open_times, validate_bars
+from mlkit.market.segments import memory_ages
 from mlkit.models.base import IntVector
 
 if TYPE_CHECKING:
@@ -71,12 +72,20 @@ class Layout:
     times: IntVector  # (T,) open times that any history has, ns since the epoch: the common axis
     market: IntVector  # (n,) history of each row
     bar: IntVector  # (n,) its bar there
+    age: IntVector  # (n,) bars before it that its features may remember: since the start, or the last long outage
     position: IntVector  # (n,) its place on the common axis
     rows: tuple[IntVector, ...]  # per history, the rows of its bars
 
     def places(self, market: int) -> IntVector:
         """Place of each bar of a history on the common axis."""
         return self.position[self.rows[market]]
+
+    def unknown(self, warm_up: int) -> IntVector:
+        """Places of the common axis at which all features are missing since a long outage, not since the start."""
+        seen = np.zeros((2, len(self.times)), dtype=np.bool_)
+        seen[0, self.position[(self.age < warm_up) & (self.bar >= warm_up)]] = True
+        seen[1, self.position[self.age >= warm_up]] = True
+        return np.flatnonzero(seen[0] & ~seen[1])
 
 
 def lay_out(markets: "Sequence[pd.DataFrame]") -> Layout:
@@ -85,11 +94,12 @@ def lay_out(markets: "Sequence[pd.DataFrame]") -> Layout:
     times = np.unique(np.concatenate(opened)) if len(opened) > 1 else opened[0]
     market = np.repeat(np.arange(len(opened)), [len(one) for one in opened])
     bar = np.concatenate([np.arange(len(one)) for one in opened])
+    age = np.concatenate([memory_ages(bars) for bars in markets])
     position = np.concatenate([np.searchsorted(times, one) for one in opened])
     order = np.lexsort((market, position))
     market = market[order]
     rows = tuple(np.flatnonzero(market == number) for number in range(len(opened)))
-    return Layout(times, market, bar[order], position[order], rows)
+    return Layout(times, market, bar[order], age[order], position[order], rows)
 
 
 def demand_bars(markets: "Sequence[pd.DataFrame]", need: int) -> None:

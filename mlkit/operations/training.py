@@ -106,7 +106,8 @@ def folds(
     """(train rows, test rows) of every walk-forward fold, rows of `prepare`, purged by label end time.
 
     Folds of several histories are common spans of time: what was open anywhere when a test block begins has its label
-    purged, whatever market it is of. A test row has every feature. With ``after`` every test bar opens later than that.
+    purged, whatever market it is of. A test row has every feature; a fold without one is left out. With ``after`` every
+    test bar opens later than that.
 
     Raises BarsError when there are too few bars: "need N, have M".
     """
@@ -120,7 +121,11 @@ def folds(
         labels = forward_returns(one, settings.prediction_horizons)
         end[layout.rows[market]] = label_ends(labels, layout.places(market))
     cut = splitter.split(None, groups=end, positions=layout.position)
-    return [(train, test[layout.bar[test] >= warm_up]) for train, test in cut]
+    warm = ((train, test[layout.age[test] >= warm_up]) for train, test in cut)
+    found = [(train, test) for train, test in warm if len(test)]
+    if not found:
+        raise BarsError(f"no bar after the first {first} has every feature: too many outages; load a longer history")
+    return found
 
 
 def _first_train(
@@ -135,26 +140,30 @@ def _first_train(
 
     At least those up to ``after``: the labelled ones among them are fewer, so no test bar is one of them.
     """
-    longest, times = max(settings.prediction_horizons), len(layout.times)
+    longest = max(settings.prediction_horizons)
+    places = np.setdiff1d(np.arange(len(layout.times)), layout.unknown(warm_up))  # the others teach and test nothing
     name = f"{', '.join(one.attrs['symbol'] for one in markets)} {markets[0].attrs['timeframe']}"
     if len(markets) > 1:
         demand_bars(markets, warm_up + longest + 1)
     learn = int(np.ceil((MIN_ROWS + longest) / least_share))
     least = warm_up + learn + longest
     need = least + MIN_TEST + longest
-    if times < need:
+    if len(places) < need:
+        lost = len(layout.times) - len(places)
+        have = f"{len(places)} and {lost} without features after an outage" if lost else str(len(places))
         raise BarsError(
             f"{name}: need {need} bars to train and evaluate, have "
-            f"{times} ({warm_up} warm-up, {learn} to learn from, {MIN_TEST} to test, the rest for labels of "
+            f"{have} ({warm_up} warm-up, {learn} to learn from, {MIN_TEST} to test, the rest for labels of "
             f"{longest} bars); load a longer history"
         )
     seen = 0 if after is None else int(np.searchsorted(layout.times, after.as_unit("ns").value, side="right"))
-    if times - seen < MIN_TEST + longest:
+    left = int((places >= seen).sum())
+    if left < MIN_TEST + longest:
         raise BarsError(
             f"{name}: need {MIN_TEST + longest} bars after {after} to judge what was chosen on those up to then, "
-            f"have {times - seen}; load newer bars"
+            f"have {left}; load newer bars"
         )
-    return max(times // 2, least, seen)
+    return max(len(layout.times) // 2, int(places[least - 1]) + 1, seen)
 
 
 def walk_forward(

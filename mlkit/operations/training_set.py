@@ -43,13 +43,14 @@ class TrainingSet:
     position: IntVector  # (n,) place of the row's bar on the time axis that all histories share
     market: IntVector  # (n,) which of the sources it belongs to
     bar: IntVector  # (n,) its number there
-    warm_up: int  # bars at the start of a history without every feature
+    age: IntVector  # (n,) bars before it that its features remember: fewer than its number after a long outage
+    warm_up: int  # of them that every feature takes
     sources: tuple[Source, ...]  # which data these are, for the trial ledger; ordered by symbol
     features: str  # digest of the feature definitions
 
     def warm(self, rows: IntVector) -> IntVector:
         """Those of the rows that have every feature."""
-        return rows[self.bar[rows] >= self.warm_up]
+        return rows[self.age[rows] >= self.warm_up]
 
 
 def ensemble_settings(settings: Settings) -> EnsembleSettings:
@@ -101,6 +102,7 @@ def prepare(
         position=layout.position,
         market=layout.market,
         bar=layout.bar,
+        age=layout.age,
         warm_up=features.warm_up,
         sources=tuple(Source.of(one) for one in markets),
         features=feature_digest(features),

@@ -90,6 +90,7 @@ def held_back_losses(
     before = int(((label_end_positions(labels) >= 0).all(axis=1) & (labels.index < first)).sum())
     train_rows, test_rows = next(WalkForward(n_splits=1, min_train=before).split(labels))
     data = prepare(bars, settings.prediction_horizons, fit_garch(bars.iloc[: train_rows[-1] + 1]), features)
+    test_rows = data.warm(test_rows)
     default = ensemble_settings(settings)
     losses: dict[str, dict[str, FloatMatrix]] = {}
     for name, changes in {"default": {}, "tuned": parameters}.items():

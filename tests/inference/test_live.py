@@ -310,3 +310,43 @@ def test_the_age_of_the_bar_is_told_by_the_clock(
 def test_simulated_minutes(small_bundle: Callable[..., ModelBundle]) -> None:
     minutes = null_market(2250, seed=5)
     follow(Predictor(small_bundle(minutes.iloc[:2200])), minutes, 2200, set(range(2200, 2250, 9)))
+
+
+# --- after an outage that features do not remember over ----------------------------------------------------
+
+
+def test_a_long_outage_is_told_and_prices_wait(bundle: ModelBundle, bars: pd.DataFrame) -> None:
+    """Live is the history across it, and until and after the bar at which every feature is known again."""
+    at = FIRST + 20
+    torn = bars.iloc[: at + WARM_UP + 6].copy()
+    torn.index = torn.index + pd.to_timedelta(np.where(np.arange(len(torn)) < at, 0, 3650), unit="D")
+    torn.iloc[at:, :4] *= 5.0
+    predictor = Predictor(bundle)
+    predictor.start(torn.iloc[: at - 2])
+    for t in range(at - 2, at + 4):
+        live = predictor.update(torn.iloc[t])
+        assert same(live, predictor.insight(torn.iloc[: t + 1])), t
+        assert bool(live.price_predictions) == (t < at)
+    reason = (
+        f"need {WARM_UP + 1} bars after the outage that ended on {torn.index[at]:%Y-%m-%d %H:%M} for the price "
+        "forecast, have 4"
+    )
+    assert live.reasons["price_predictions"] == reason
+    assert live.model_status.price_predictor_loaded and reason in str(live) and reason in live.card()
+    assert predictor.price_prediction(torn.iloc[: at + 4]) == {}
+    follow(Predictor(bundle), torn, at + WARM_UP - 2, set(range(at + WARM_UP - 2, len(torn))))
+    said = predictor.insight(torn.iloc[: at + WARM_UP + 1])
+    assert said.price_predictions and "price_predictions" not in said.reasons
+    assert not predictor.insight(torn.iloc[: at + WARM_UP]).price_predictions
+
+
+def test_what_was_before_a_long_outage_changes_no_forecast(bundle: ModelBundle, bars: pd.DataFrame) -> None:
+    at = 300
+    torn = bars.iloc[: at + WARM_UP + 40].copy()
+    torn.index = torn.index + pd.to_timedelta(np.where(np.arange(len(torn)) < at, 0, 3650), unit="D")
+    poisoned = torn.copy()
+    poisoned.iloc[:at, :4] *= np.linspace(1.0, 9.0, at)[:, None]
+    clean, other = (Predictor(bundle).forecasts(found) for found in (torn, poisoned))
+    pd.testing.assert_frame_equal(clean, other)
+    known = clean.dropna()["timestamp"]
+    assert known.min() == torn.index[at + WARM_UP] and len(known) == 40 * 4

@@ -18,7 +18,8 @@ from mlkit.features.engine import DEFAULT_GARCH, FEATURE_NAMES, WARM_UP, build_f
 from mlkit.features.rules import PATTERNS
 from mlkit.features.volatility import volatility_terms
 from mlkit.inference import models as module
-from mlkit.inference.predictor import FORECAST_COLUMNS, Predictor, current_bundle, insights, market_standard
+from mlkit.inference.predictor import FORECAST_COLUMNS, Predictor, insights, market_standard
+from mlkit.inference.roots import current_bundle
 from mlkit.labels import forward_returns, pattern_directions
 from mlkit.market.bars import fingerprint
 from mlkit.models.base import EnsembleSettings

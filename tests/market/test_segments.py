@@ -1,10 +1,12 @@
 """Segments: cut at outages only, nothing lost, nothing reordered."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import mlkit
 from mlkit.errors import ConfigError
+from mlkit.market.segments import forgotten, memory_ages, memory_gap, memory_starts
 from mlkit.market.simulate import null_market
 
 HOURS = null_market(24 * 28, seed=1, timeframe="1h", symbol="A")
@@ -31,3 +33,19 @@ def test_nights_and_weekends_are_no_outages(sp500: pd.DataFrame) -> None:
     assert len(mlkit.segments(sp500)) == 1
     without_summer = pd.concat([sp500.loc[:"2005-05-31"], sp500.loc["2005-09-01":]])
     assert len(mlkit.segments(without_summer)) == 2
+
+
+def test_what_every_window_would_have_forgotten() -> None:
+    assert [memory_gap(name) for name in ("1m", "15m", "1h", "1d")] == [
+        pd.Timedelta(days=days) for days in (14, 14, 25, 600)
+    ]
+    late = HOURS.copy()
+    late.index = late.index + pd.to_timedelta(
+        np.select([np.arange(672) < k for k in (100, 400)], [0, 24 * 25], 24 * 60), "h"
+    )
+    pieces = mlkit.segments(late, "memory")
+    assert [len(piece) for piece in pieces] == [400, 272]  # 25 days missing are not too many, 35 are
+    assert memory_starts(late).tolist() == [0, 400]
+    assert memory_ages(late).tolist() == [*range(400), *range(272)]
+    hour = 3_600_000_000_000
+    assert not forgotten(0, (25 * 24 + 1) * hour, hour) and forgotten(0, (25 * 24 + 2) * hour, hour)
