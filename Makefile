@@ -17,6 +17,8 @@ export OMP_WAIT_POLICY := PASSIVE
 export PYTHONHASHSEED := 0
 export CUBLAS_WORKSPACE_CONFIG := :4096:8
 export JUPYTER_PREFER_ENV_PATH := 1
+# Container images set it; without bytecode hundreds of processes compile the same imports again, and all takes twice as long.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup kernels report test lint format lab notebooks bench study certificates drift soak lock clean
@@ -37,15 +39,17 @@ kernels: setup
 report: kernels ## Run the notebooks into reports/ (SYMBOL, TIMEFRAME, PROFILE=smoke|full, SEED)
 	$(BIN)/mlkit report --symbol "$(SYMBOL)" --timeframe "$(TIMEFRAME)" --profile "$(PROFILE)" --seed "$(SEED)"
 
-# Notebooks first: they run longest, and a worker takes whole files in this order. One thread each, as two workers with
-# two threads on two cores wait for one another; no number depends on it.
+# What runs longest comes first, as a worker takes whole files in this order. One thread each, as two workers with two
+# threads on two cores wait for one another; no number depends on it.
+LONGEST := notebooks tests/test_notebook_net.py tests/test_guides.py tests/browser tests/operations
 test: export OMP_NUM_THREADS := 1
 test: export OPENBLAS_NUM_THREADS := 1
 test: export MKL_NUM_THREADS := 1
 test: export NUMBA_NUM_THREADS := 1
 test: export MLKIT_N_THREADS := 1
-test: lint kernels ## Style, types, layers, unit tests and notebooks
-	$(BIN)/pytest notebooks tests --nbval --nbval-current-env -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+test: setup ## Style, types, layers, unit tests and notebooks
+	@$(MAKE) --no-print-directory -j $(WORKERS) --output-sync=target lint kernels
+	$(BIN)/pytest $(LONGEST) tests --nbval --nbval-current-env -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: setup ## Style, types and layers only
 	$(BIN)/ruff check .
