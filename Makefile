@@ -39,9 +39,8 @@ kernels: setup
 report: kernels ## Run the notebooks into reports/ (SYMBOL, TIMEFRAME, PROFILE=smoke|full, SEED)
 	$(BIN)/mlkit report --symbol "$(SYMBOL)" --timeframe "$(TIMEFRAME)" --profile "$(PROFILE)" --seed "$(SEED)"
 
-# What runs longest comes first, as a worker takes whole files in this order. One thread each, as two workers with two
+# A worker takes whole files, those that run longest first (tests/conftest.py). One thread each, as two workers with two
 # threads on two cores wait for one another; no number depends on it.
-LONGEST := notebooks tests/test_notebook_net.py tests/test_guides.py tests/browser tests/operations
 test: export OMP_NUM_THREADS := 1
 test: export OPENBLAS_NUM_THREADS := 1
 test: export MKL_NUM_THREADS := 1
@@ -49,7 +48,7 @@ test: export NUMBA_NUM_THREADS := 1
 test: export MLKIT_N_THREADS := 1
 test: setup ## Style, types, layers, unit tests and notebooks
 	@$(MAKE) --no-print-directory -j $(WORKERS) --output-sync=target lint kernels
-	$(BIN)/pytest $(LONGEST) tests --nbval --nbval-current-env -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest notebooks tests --nbval --nbval-current-env -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: setup ## Style, types and layers only
 	$(BIN)/ruff check .

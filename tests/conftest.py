@@ -14,6 +14,17 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_threa
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).parents[1] / "../shared/data/ohlcv"
+# Files that take longest, after the notebooks: begun last, one of them would run while the other workers are idle.
+LONGEST = ("test_notebook_net.py", "test_guides.py", "test_panel_lab.py", "test_scale.py", "test_threads.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Notebooks and the longest files first; the others as they were."""
+
+    def rank(item: pytest.Item) -> int:
+        return 0 if item.path.suffix == ".ipynb" else 1 if item.path.name in LONGEST else 2
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session", autouse=True)
