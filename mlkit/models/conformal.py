@@ -152,7 +152,7 @@ def _follow(
             continue
         a[:], b[:], cost[:], issued[:], at = start, 0.0, losses, start, 0
         s = max(0, begin - horizon - memory + 1)
-        for t in range(begin, end):
+        for t in range(max(begin, first), end):
             while s <= t - horizon:
                 if not math.isnan(score[s, 0]):
                     for e in range(experts):
@@ -170,11 +170,10 @@ def _follow(
                 if at == horizon:
                     at = 0
                 s += 1
-            if t >= first:
-                for e in range(experts):
-                    for k in range(4):
-                        ends[e, k] = scales[t, e] * (a[e, k] + b[e, k] * u[t])
-                _mix(ends, cost, out[t - first])
+            for e in range(experts):
+                for k in range(4):
+                    ends[e, k] = scales[t, e] * (a[e, k] + b[e, k] * u[t])
+            _mix(ends, cost, out[t - first])
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
