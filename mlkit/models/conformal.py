@@ -108,26 +108,21 @@ def follow_ends(
     float64 (n - first, 4), in units of the outcome, increasing along a row.
     """
     out = np.empty((len(outcome) - first, len(LEVELS)))
-    score = outcome[:, None] / scales
-    score[~np.isfinite(score).all(axis=1)] = np.nan
     plain = min(PLAIN, scales.shape[1] - 1)
-    # An expert's loss counts in a unit half way between a constant and the first scale: wild bars
-    # count more, as they do in an interval score, but a single one does not decide.
-    worth = scales / np.sqrt(scales[:, :1] * scales[:, plain : plain + 1])
     lean_at = np.nan_to_num(log_scale, nan=0.0)
     levels, price = np.array(LEVELS), learning / NORMAL_LOSS
     steps = np.outer(rate, OUTER), np.outer(lean, OUTER)
     starts = np.append(np.flatnonzero(np.diff(block, prepend=np.iinfo(np.int64).min)), len(block))
     costs = learning * losses
-    _follow(score, worth, scales, lean_at, start, levels, *steps, price, costs, horizon, memory, starts, first, out)
+    _follow(outcome, plain, scales, lean_at, start, levels, *steps, price, costs, horizon, memory, starts, first, out)
     out.sort(axis=1)
     return out
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _follow(
-    score: Any,
-    worth: Any,
+    outcome: Any,
+    plain: Any,
     scales: Any,
     u: Any,
     start: Any,
@@ -142,10 +137,15 @@ def _follow(
     first: Any,
     out: Any,
 ) -> None:
-    """The ends of all experts side by side: each is a chain of dependent steps, and many fill the processor."""
+    """The ends of all experts side by side: each is a chain of dependent steps, and many fill the processor.
+
+    An expert's loss counts in a unit half way between a constant and the first scale: wild bars count more, as they do
+    in an interval score, but a single one does not decide.
+    """
     experts = start.shape[0]
     issued = np.empty((horizon, experts, 4))  # as they stood at the last forecasts
     a, b, cost, ends = np.empty((experts, 4)), np.empty((experts, 4)), np.empty((experts, 4)), np.empty((experts, 4))
+    score = np.empty(experts)
     for turn in range(starts.shape[0] - 1):
         begin, end = starts[turn], starts[turn + 1]
         if end <= first:
@@ -154,12 +154,18 @@ def _follow(
         s = max(0, begin - horizon - memory + 1)
         for t in range(max(begin, first), end):
             while s <= t - horizon:
-                if not math.isnan(score[s, 0]):
+                known = True
+                for e in range(experts):
+                    score[e] = outcome[s] / scales[s, e]
+                    known = known and math.isfinite(score[e])
+                if known:
+                    unit = math.sqrt(scales[s, 0] * scales[s, plain])
                     for e in range(experts):
+                        worth = scales[s, e] / unit
                         for k in range(4):
-                            apart = score[s, e] - issued[at, e, k]
+                            apart = score[e] - issued[at, e, k]
                             missed = levels[k] - (1.0 if apart <= 0.0 else 0.0)
-                            cost[e, k] += price[k] * worth[s, e] * missed * apart
+                            cost[e, k] += price[k] * worth * missed * apart
                             a[e, k] += rate[e, k] * missed
                             b[e, k] += lean[e, k] * u[s] * missed
                     _catch_up(cost)
