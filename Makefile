@@ -34,7 +34,7 @@ kernels: setup
 	@$(BIN)/python -c 'import mlkit; bars = mlkit.load_bars("SP500", "1d"); mlkit.build_features(bars); \
 	    mlkit.pattern_labels(bars); mlkit.FeatureStream().push(1.0, 1.0, 1.0, 1.0, 0.0); \
 	    mlkit.Predictor().pattern_probabilities(bars); \
-	    from mlkit.models.inspection import warm_up; warm_up()'
+	    from mlkit.models.bundle.inspection import warm_up; warm_up()'
 
 report: kernels ## Run the notebooks into reports/ (SYMBOL, TIMEFRAME, PROFILE=smoke|full, SEED)
 	$(BIN)/mlkit report --symbol "$(SYMBOL)" --timeframe "$(TIMEFRAME)" --profile "$(PROFILE)" --seed "$(SEED)"

@@ -58,8 +58,8 @@ def tuned_on() -> Callable[..., Any]:
     """``tuned_on(seen, settings, **parameters)``: as if a study of two trials had chosen these on the bars ``seen``."""
     from mlkit import FeatureSet
     from mlkit.market.bars import fingerprint
-    from mlkit.operations.trials import feature_digest
-    from mlkit.operations.tuned import Saw, Tuned, save_tuned
+    from mlkit.operations.tracking.trials import feature_digest
+    from mlkit.operations.tuning.tuned import Saw, Tuned, save_tuned
 
     def tune(seen: pd.DataFrame, settings: Any, **parameters: float) -> Tuned:
         first, last = seen.index[0].isoformat(), seen.index[-1].isoformat()

@@ -16,8 +16,8 @@ from mlkit.errors import ReportError
 from mlkit.inference.predictor import Predictor
 from mlkit.market.bars import validate_bars
 from mlkit.market.sources import load_bars
-from mlkit.models.pattern_cnn import PatternMeta, PatternModel
-from mlkit.models.pattern_net import PatternCNN, weights_of
+from mlkit.models.patterns.cnn import PatternMeta, PatternModel
+from mlkit.models.patterns.network import PatternCNN, weights_of
 
 MARKET = ["--symbol", "TEST", "--timeframe", "1d"]
 CSV = "timestamp,open,high,low,close,volume\n"
@@ -34,7 +34,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def network(monkeypatch: pytest.MonkeyPatch) -> None:
     """An untrained network in place of the shipped ones."""
     model = PatternModel(weights_of(PatternCNN()), PatternMeta(standard="classic"))
-    monkeypatch.setattr("mlkit.models.pattern_cnn.pretrained", lambda *_: model)
+    monkeypatch.setattr("mlkit.models.patterns.cnn.pretrained", lambda *_: model)
 
 
 def csv(path: Path, rows: int = 30, header: str = CSV) -> Path:
@@ -188,8 +188,8 @@ def test_train_passes_its_options(
         manifest = SimpleNamespace(metrics={"5": {"r2": 0.0, "verdict": "no edge"}, "1": {"r2": None}}, pool={})
         return SimpleNamespace(path=Path("somewhere"), manifest=manifest)
 
-    monkeypatch.setattr("mlkit.operations.training.walk_forward", walk_forward)
-    monkeypatch.setattr("mlkit.operations.training.train", train)
+    monkeypatch.setattr("mlkit.operations.training.training.walk_forward", walk_forward)
+    monkeypatch.setattr("mlkit.operations.training.training.train", train)
     options = ["--symbol", "SP500", "--timeframe", "1d", "--profile", "full", "--seed", "3"]
     assert main(["train", *options]) == 0
     assert seen == {"symbol": "SP500", "seed": 3, "profile": "full"}
@@ -329,8 +329,8 @@ def test_own_pattern_weights_are_trained_resumed_and_used(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
     from mlkit.config import Settings
-    from mlkit.models.pattern_cnn import load_cnn
-    from mlkit.operations import pattern_training
+    from mlkit.models.patterns.cnn import load_cnn
+    from mlkit.operations.patterns import cnn_training as pattern_training
 
     monkeypatch.setitem(pattern_training.PROFILES, "smoke", pattern_training.PROFILES["tiny"])
     command = ["train", "--only", "patterns", "--profile", "smoke", "--seed", "1"]

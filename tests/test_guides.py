@@ -25,8 +25,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from mlkit import cli, load_bars
-from mlkit.market.simulate import null_market
-from mlkit.models.base import EnsembleSettings
+from mlkit.market.simulate.markets import null_market
+from mlkit.models.ensemble.settings import EnsembleSettings
 
 ROOT = Path(__file__).parents[1]
 DOCS = runpy.run_path(str(ROOT / "tests/test_docs.py"))
@@ -44,7 +44,7 @@ until: str | None = None
 """
 CELL = """
 import mlkit
-from mlkit.report import headline
+from mlkit.report import headlines as headline
 bars = mlkit.load_bars(symbol, timeframe, since=since, until=until)
 headline("5 bars", verdict="no edge", close=float(bars["close"].iloc[-1]), seed=seed)
 """
@@ -81,10 +81,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     minutes = null_market(BARS, seed=2, symbol="BTCUSDT")
     minutes.index += pd.Timestamp("2026-01-01", tz="UTC") - minutes.index[0]
     server = EXCHANGE["ExchangeServer"]({"BTCUSDT": minutes, "ETHUSDT": minutes})
-    monkeypatch.setattr("mlkit.market.fetch.connect", lambda name: EXCHANGE["client_for"](server.url, name))
+    monkeypatch.setattr("mlkit.market.collect.fetch.connect", lambda name: EXCHANGE["client_for"](server.url, name))
     web = ARCHIVE["Web"](tmp_path / "web")
     local = ("https://data.binance.vision", web.url)
-    monkeypatch.setattr("mlkit.market.archive_files.urlopen", _to(*local))
+    monkeypatch.setattr("mlkit.market.collect.archive_files.urlopen", _to(*local))
     few = {"n_estimators": 5, "early_stopping_rounds": 2, "forest_trees": 3, "forest_depth": 3}
     smoke = EnsembleSettings.smoke
     monkeypatch.setattr(EnsembleSettings, "smoke", lambda **options: replace(smoke(**options), **few))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlkit.errors import BarsError, ConfigError
 from mlkit.features.rules import RELAXATIONS, WARM_UP, pattern_flags
-from mlkit.labels import (
+from mlkit.labels.returns import (
     PATTERNS,
     base_rates,
     claimed_directions,

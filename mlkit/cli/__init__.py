@@ -11,7 +11,17 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from mlkit.cli import data, drift, fetch, inference, models, report, retraining, scale, track, training, tuning
+from mlkit.cli import bundle_commands as models
+from mlkit.cli import data_commands as data
+from mlkit.cli import drift_command as drift
+from mlkit.cli import fetch_command as fetch
+from mlkit.cli import insight_commands as inference
+from mlkit.cli import report_commands as report
+from mlkit.cli import retrain_commands as retraining
+from mlkit.cli import scale_command as scale
+from mlkit.cli import track_command as track
+from mlkit.cli import train_command as training
+from mlkit.cli import tune_command as tuning
 from mlkit.cli.arguments import Arguments
 from mlkit.errors import ConfigError, MlkitError
 

@@ -31,7 +31,7 @@ def universe_arguments(parser: argparse.ArgumentParser) -> None:
 
 def symbols_of(arguments: Arguments) -> tuple[str, ...]:
     """The symbols of ``--symbols`` or ``--universe``; none where neither was given."""
-    from mlkit.market.universe import read_universe
+    from mlkit.market import read_universe
 
     return arguments.symbols or (read_universe(arguments.universe) if arguments.universe else ())
 
@@ -46,7 +46,7 @@ def run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def symbol_value(text: str) -> str:
-    from mlkit.market.bars import check_symbol
+    from mlkit.market import check_symbol
 
     return check_symbol(text)
 
@@ -59,7 +59,7 @@ def symbols_value(text: str) -> tuple[str, ...]:
 
 
 def timeframe_value(text: str) -> str:
-    from mlkit.market.times import timeframe_delta
+    from mlkit.market import timeframe_delta
 
     timeframe_delta(text)
     return text

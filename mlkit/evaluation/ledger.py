@@ -35,7 +35,7 @@ import pandas as pd
 
 from mlkit.config import Settings, fsync_folder
 from mlkit.errors import ConfigError
-from mlkit.market.bars import fingerprint
+from mlkit.market import fingerprint
 
 RUN = uuid4().hex  # names this process in the ledger
 _log = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from mlkit.errors import BarsError, ConfigError
 from mlkit.features.advance import advance
+from mlkit.features.candles import candle, rule
 from mlkit.features.catalogue import FAMILIES, feature_specs
 from mlkit.features.kernel import (
     LINE,
@@ -22,8 +23,7 @@ from mlkit.features.kernel import (
 )
 from mlkit.features.lanes import WIDTH, Shelf, put, shelf, turn_columns
 from mlkit.features.many import each_symbol
-from mlkit.features.market import market
-from mlkit.features.pattern import candle, rule
+from mlkit.features.microstructure import market
 from mlkit.features.rules import N_FLAGS
 from mlkit.features.state import (
     AT_ONCE,
@@ -49,9 +49,17 @@ from mlkit.features.technical import (
     volatility,
     volume,
 )
-from mlkit.market.bars import ohlcv_arrays, open_times, validate_bars
-from mlkit.market.segments import MaxGap, forgotten, memory_starts, unbroken_runs
-from mlkit.market.times import time_after, timeframe_ns
+from mlkit.market import (
+    MaxGap,
+    forgotten,
+    memory_starts,
+    ohlcv_arrays,
+    open_times,
+    time_after,
+    timeframe_ns,
+    unbroken_runs,
+    validate_bars,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -301,7 +309,7 @@ class FeatureStream:
         """Take one closed bar; returns its features, float32 (n_features,), NaN in the warm-up.
 
         ``timestamp`` is its open time, with a zone or in ns since the epoch: after an outage beyond
-        `mlkit.market.segments.memory_gap` the features start anew. Without one the bar follows the last.
+        `mlkit.market.outages.memory_gap` the features start anew. Without one the bar follows the last.
 
         Raises BarsError, and keeps the state as it was, when the bar is not a bar or not later than the last;
         ConfigError for a time where the stream was told no timeframe.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from mlkit.errors import ConfigError
+from mlkit.features.custom import Feature
 from mlkit.features.engine import (
     DEFAULT_GARCH,
     FEATURE_NAMES,
@@ -17,10 +18,7 @@ from mlkit.features.engine import (
     Float32Matrix,
     build_features,
 )
-from mlkit.features.own import Feature
-from mlkit.market.bars import make_bars, open_times, validate_bars
-from mlkit.market.segments import memory_starts
-from mlkit.market.times import time_after, timeframe_ns
+from mlkit.market import make_bars, memory_starts, open_times, time_after, timeframe_ns, validate_bars
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +94,7 @@ class FeatureSet:
         -------
         DataFrame float32 (n_bars, n_features), index ``bars.index``, columns `names`. Row t is known at the
         close of bar t; the first rows of an own column are NaN, as many as its lookback. Own columns start anew where
-        the catalogue's do, after an outage beyond `mlkit.market.segments.memory_gap`.
+        the catalogue's do, after an outage beyond `mlkit.market.outages.memory_gap`.
 
         Raises
         ------

@@ -7,8 +7,7 @@ import numpy as np
 
 from mlkit.errors import BarsError, DependencyError
 from mlkit.features.engine import DEFAULT_GARCH
-from mlkit.market.bars import validate_bars
-from mlkit.market.segments import memory_starts
+from mlkit.market import memory_starts, validate_bars
 from mlkit.threads import one_blas_thread
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def fit_garch(bars: "pd.DataFrame") -> tuple[float, float, float]:
     ----------
     bars : DataFrame (n_bars, 5)
         Training bars only: the fit sees all of them, but no return over an outage beyond
-        `mlkit.market.segments.memory_gap`.
+        `mlkit.market.outages.memory_gap`.
 
     Returns
     -------

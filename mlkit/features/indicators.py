@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlkit.errors import ConfigError, DependencyError
+from mlkit.features.custom import Feature
 from mlkit.features.laws import TOLERANCE
-from mlkit.features.own import Feature
-from mlkit.market.bars import COLUMNS
+from mlkit.market import COLUMNS
 from mlkit.market.simulate import null_market
 
 if TYPE_CHECKING:

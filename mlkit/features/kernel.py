@@ -27,8 +27,8 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False
 
 #: The modules that hold kernels, or constants that kernels are compiled with.
 SOURCES = (
-    "advance", "catalogue", "engine", "functions", "kernel", "lanes", "market", "pattern", "rolling", "rules", "state",
-    "technical",
+    "advance", "candles", "catalogue", "engine", "functions", "kernel", "lanes", "microstructure", "rolling", "rules",
+    "state", "technical",
 )  # fmt: skip
 
 

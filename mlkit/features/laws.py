@@ -21,8 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlkit.errors import BarsError, ConfigError, MlkitError
-from mlkit.market.bars import validate_bars
-from mlkit.market.segments import memory_ages
+from mlkit.market import memory_ages, validate_bars
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +113,7 @@ def check_feature(
     bars : DataFrame (n_bars, 5)
         Real bars; at least `bars_needed`, 2 x the warm-up + 300.
     warm_up : int or {column: int}
-        Rows at the start that need not be settled yet; after an outage beyond `mlkit.market.segments.memory_gap`
+        Rows at the start that need not be settled yet; after an outage beyond `mlkit.market.outages.memory_gap`
         they need not be finite either.
     tolerance : float
         Largest difference the restart law allows, in standard deviations of the column clipped at its 1 % and

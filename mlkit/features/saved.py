@@ -20,9 +20,8 @@ import numpy as np
 
 from mlkit.errors import LakeError
 from mlkit.features.engine import DEFAULT_GARCH, FEATURE_NAMES, FeatureStream
-from mlkit.market.bars import fingerprint, open_times, validate_bars
-from mlkit.market.folders import Folder, open_folder
-from mlkit.market.symbols import symbol_folder
+from mlkit.market import fingerprint, open_times, symbol_folder, validate_bars
+from mlkit.market.lake import Folder, open_folder
 
 if TYPE_CHECKING:
     import pandas as pd

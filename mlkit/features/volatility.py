@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from mlkit.market.bars import timeframe_delta
+from mlkit.market import timeframe_delta
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 
 from mlkit.inference.insight import Freshness, Insight
-from mlkit.market.bars import timeframe_delta
+from mlkit.market import timeframe_delta
 
 LATE_BARS = 3  # whole bars that may be missing before the newest one is stale
 CLOSED = timedelta(days=4)  # a weekend and a holiday: what a market with sessions may pause

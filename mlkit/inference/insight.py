@@ -242,7 +242,7 @@ class Insight(_Part):
 
     def __str__(self) -> str:
         """A few lines for a terminal."""
-        from mlkit.inference.card import format_price
+        from mlkit.inference.show.card import format_price
 
         price = format_price(self.current_price, plain=True)
         lines = [f"{self.symbol} {self.timeframe}  {self.timestamp:%Y-%m-%d %H:%M} UTC  {price}"]
@@ -259,8 +259,8 @@ class Insight(_Part):
 
     def card(self, bars: "pd.DataFrame | None" = None) -> str:
         """The insight as self-contained HTML without script, with the candles of ``bars``, which end with its bar."""
-        from mlkit.inference.candles import SHOWN, candles_of
-        from mlkit.inference.card import render_card
+        from mlkit.inference.show.card import render_card
+        from mlkit.inference.show.chart_data import SHOWN, candles_of
 
         return render_card(self, [] if bars is None else candles_of(bars, SHOWN))
 
@@ -269,7 +269,7 @@ class Insight(_Part):
 
         Raises DependencyError where anywidget is missing.
         """
-        from mlkit.inference.panel import show_panel
+        from mlkit.inference.show.live_panel import show_panel
 
         return show_panel(self, bars)
 
@@ -279,7 +279,7 @@ class Insight(_Part):
 
 def _horizon_line(horizon: str, price: PricePrediction) -> str:
     """One horizon in words: forecast, change, 90% interval, confidence, verdict."""
-    from mlkit.inference.card import format_prices
+    from mlkit.inference.show.card import format_prices
 
     ahead = f"+{horizon} bar" if horizon == "1" else f"+{horizon} bars"
     if price.prediction is None or price.log_return is None:

@@ -11,22 +11,24 @@ import numpy.typing as npt
 import pandas as pd
 
 from mlkit.errors import BarsError
-from mlkit.features.rules import Standard, pattern_flags, rule_state
+from mlkit.features import Standard, pattern_flags, rule_state
 from mlkit.inference.insight import Insight
-from mlkit.market.bars import COLUMNS, open_times
-from mlkit.market.segments import (
+from mlkit.market import (
+    COLUMNS,
     OUTAGE_NEVER_CLOSED,
     OUTAGE_SESSIONS,
     SATURDAY_SHARE,
     TIMES_SHARE,
+    floor_times,
     forgotten,
     memory_starts,
+    open_times,
+    timeframe_ns,
 )
-from mlkit.market.times import floor_times, timeframe_ns
 
 if TYPE_CHECKING:
-    from mlkit.features.feature_set import FeatureSetStream
-    from mlkit.models.base import Forecast
+    from mlkit.features import FeatureSetStream
+    from mlkit.models.ensemble import Forecast
 
 Float64Array = npt.NDArray[np.float64]
 BarLike = Mapping[str, Any] | Sequence[Any] | pd.Series
@@ -88,7 +90,7 @@ def _parts(bar: BarLike, where: str) -> tuple[Any, Sequence[Any]]:
 
 
 class Hours:
-    """`mlkit.market.segments.never_closes` of a growing history, one bar at a time."""
+    """`mlkit.market.outages.never_closes` of a growing history, one bar at a time."""
 
     def __init__(self, times: npt.NDArray[np.int64], timeframe: str) -> None:
         self._step = timeframe_ns(timeframe)
@@ -211,7 +213,7 @@ class LiveBars:
 
         Raises BarsError, changing nothing, for a bar that is none, off the grid, older than the last, or the last
         with other values. A gap is no fault: the bar counts as the next one, as it does in a history, and after a long
-        outage (`mlkit.market.segments.memory_gap`) as the first.
+        outage (`mlkit.market.outages.memory_gap`) as the first.
         """
         where = self.market
         found, opened = Bar.of(bar, where), int(self.times.rows[-1])
@@ -248,7 +250,7 @@ def realised_returns(
 ) -> Float64Array:
     """Log return of each bar over each horizon, (n, n_horizons), NaN where it is not known yet or crosses an outage.
 
-    The bits of `mlkit.labels.forward_returns` of a history that ends with these bars.
+    The bits of `mlkit.labels.returns.forward_returns` of a history that ends with these bars.
 
     Parameters
     ----------
@@ -268,7 +270,7 @@ def realised_returns(
 
 def calendar_blocks(times: npt.NDArray[np.int64], timeframe: str) -> npt.NDArray[np.int64]:
     """Block of the calendar in which each bar lies, from its open time, (n,): where intervals start anew."""
-    from mlkit.models.conformal import block_numbers
+    from mlkit.models.ensemble import block_numbers
 
     return block_numbers(times, timeframe_ns(timeframe))
 

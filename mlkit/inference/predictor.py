@@ -9,11 +9,12 @@ import pandas as pd
 
 from mlkit.config import Settings
 from mlkit.errors import BundleError, ConfigError, DependencyError, NotTrainedError, TooFewBarsError
-from mlkit.features.rules import PATTERNS, Standard, pattern_flags
+from mlkit.features import PATTERNS, Standard, pattern_flags
+from mlkit.inference.bundle_roots import current_bundle
 from mlkit.inference.freshness import at_time
 from mlkit.inference.insight import NOT_TRAINED, Insight, ModelStatus, PatternReading, PricePrediction, Signal
 from mlkit.inference.live import BarLike, Live, LiveBars, Memory, calendar_blocks, prices_of, realised_returns
-from mlkit.inference.models import Models
+from mlkit.inference.loaded_models import Models
 from mlkit.inference.reading import (
     FORECAST_COLUMNS,
     Moment,
@@ -21,18 +22,15 @@ from mlkit.inference.reading import (
     price_predictions,
     read_moment,
 )
-from mlkit.inference.roots import current_bundle
 from mlkit.inference.signals import SignalRules
 from mlkit.labels import never_closes
-from mlkit.market.bars import COLUMNS, open_times, validate_bars
-from mlkit.market.sources import load_bars
+from mlkit.market import COLUMNS, load_bars, open_times, validate_bars
 
 if TYPE_CHECKING:
-    from mlkit.features.feature_set import FeatureSet, FeatureSetStream
-    from mlkit.models.base import Forecast
+    from mlkit.features import FeatureSet, FeatureSetStream
     from mlkit.models.bundle import ModelBundle
-    from mlkit.models.pattern_cnn import PatternModel
-    from mlkit.models.price_predictor import PricePredictor
+    from mlkit.models.ensemble import Forecast, PricePredictor
+    from mlkit.models.patterns import PatternModel
 
 Float64Array = npt.NDArray[np.float64]
 Inputs = tuple[npt.NDArray[np.float32], Float64Array, Float64Array | None]
@@ -42,7 +40,7 @@ LIVE_BARS = 1000  # newest bars that a live predictor keeps, for the candles bes
 def market_standard(bars: pd.DataFrame) -> Standard:
     """Which definition of the patterns fits a market: "continuous" where it trades without closes.
 
-    That is `mlkit.labels.never_closes`, which reads open times only, never a price.
+    That is `mlkit.labels.returns.never_closes`, which reads open times only, never a price.
     """
     return "continuous" if never_closes(bars) else "classic"
 
@@ -141,7 +139,7 @@ class Predictor:
             (open time with a zone), open, high, low, close, volume, or a tuple of these six.
 
         A bar after a gap counts as the next one, as in a history (``freshness.gap_bars`` says how many are
-        missing), but after a long outage (`mlkit.market.segments.memory_gap`) as the first: ``reasons`` then say how
+        missing), but after a long outage (`mlkit.market.outages.memory_gap`) as the first: ``reasons`` then say how
         many bars prices need. The last bar once more, the same, gives the same answer and changes nothing.
 
         Raises BarsError, changing nothing, for a bar that is older than the last one, repeats it with other values,
@@ -315,8 +313,7 @@ class Predictor:
 
         No terms where the model was trained without.
         """
-        from mlkit.features.engine import volatility_scale
-        from mlkit.features.volatility import volatility_terms
+        from mlkit.features import volatility_scale, volatility_terms
 
         bundle, model = self._models.bundle, self._models.price()[0]
         assert bundle is not None
@@ -343,14 +340,14 @@ class Predictor:
         return self._found[1]
 
     def _feature_set(self) -> "FeatureSet":
-        from mlkit.features.feature_set import FeatureSet
+        from mlkit.features import FeatureSet
 
         if self._features is None:
             self._features = FeatureSet()
         return self._features
 
     def _garch(self, symbol: str) -> tuple[float, float, float]:
-        from mlkit.features.engine import DEFAULT_GARCH
+        from mlkit.features import DEFAULT_GARCH
 
         bundle = self._models.bundle
         return (None if bundle is None else bundle.manifest.garch_of(symbol)) or DEFAULT_GARCH
@@ -385,7 +382,7 @@ def insights(
     """The insight of the latest bar that `load_bars` knows, by the current bundle of its market.
 
     The bundle is the one that ``CURRENT`` names in ``<model_storage_path>/<symbol>-<timeframe>``, with the symbol
-    as `symbol_folder` writes it, or that of a pool which holds the symbol (`mlkit.inference.roots`); without any
+    as `symbol_folder` writes it, or that of a pool which holds the symbol (`mlkit.inference.bundle_roots`); without any
     the shipped pattern CNN answers alone, and the price part says how to train.
 
     Parameters

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from mlkit.features.rules import PATTERNS, Standard
+from mlkit.features import PATTERNS, Standard
 from mlkit.inference.freshness import model_freshness
 from mlkit.inference.insight import (
     NOT_TRAINED,
@@ -18,7 +18,7 @@ from mlkit.inference.insight import (
     Signal,
     Verdict,
 )
-from mlkit.inference.models import Models
+from mlkit.inference.loaded_models import Models
 from mlkit.inference.signals import (
     CONTRADICTION,
     CONTRADICTORY,
@@ -28,10 +28,10 @@ from mlkit.inference.signals import (
     pattern_signals,
     price_signals,
 )
-from mlkit.market.bars import timeframe_delta
+from mlkit.market import timeframe_delta
 
 if TYPE_CHECKING:
-    from mlkit.models.base import Forecast
+    from mlkit.models.ensemble import Forecast
 
 Float64Array = npt.NDArray[np.float64]
 FORECAST_COLUMNS = ("log_return", "p_up", "std", "lo80", "hi80", "lo90", "hi90")

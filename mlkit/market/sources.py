@@ -9,11 +9,11 @@ import pandas as pd
 from mlkit.config import Settings
 from mlkit.errors import BarsError, ConfigError, DependencyError
 from mlkit.market.bars import check_symbol, listing, timeframe_delta, validate_bars
-from mlkit.market.commits import Commit, Conflict
-from mlkit.market.intake import Intake
-from mlkit.market.repair import RepairReport
-from mlkit.market.store import BarStore
-from mlkit.market.tables import KINDS
+from mlkit.market.lake.commits import Commit, Conflict
+from mlkit.market.lake.store import BarStore
+from mlkit.market.reading.repair import RepairReport
+from mlkit.market.reading.rows import Intake
+from mlkit.market.reading.tables import KINDS
 from mlkit.market.times import moment
 
 BUILT_IN = {
@@ -142,7 +142,7 @@ def save_bars(bars: pd.DataFrame, settings: Settings | None = None) -> Commit:
 
     Atomic: a reader sees the old bars or the new ones. Returns what changed, see `Commit`. Raises BarsError for
     bars that are not valid, ConfigError for the name of a built-in series, LakeError for a disk that refuses.
-    To add bars to those that are there, use `mlkit.market.store.BarStore.append`.
+    To add bars to those that are there, use `mlkit.market.lake.store.BarStore.append`.
     """
     bars = validate_bars(bars)
     symbol, timeframe = bars.attrs["symbol"], bars.attrs["timeframe"]

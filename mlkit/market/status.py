@@ -4,7 +4,7 @@ import pandas as pd
 
 from mlkit.config import Settings
 from mlkit.errors import MlkitError
-from mlkit.market.store import BarStore
+from mlkit.market.lake.store import BarStore
 from mlkit.market.times import timeframe_delta
 
 _COLUMNS = ("bars", "first", "last", "age", "of_the_grid", "revised", "source", "dataset", "problem")

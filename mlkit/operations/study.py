@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlkit.config import Settings
-from mlkit.evaluation.metrics import (
+from mlkit.evaluation import (
     brier_skill,
     calibration_noise,
     coverage,
@@ -23,12 +23,13 @@ from mlkit.evaluation.metrics import (
     interval_scores,
     r2_no_change,
     rank_ic,
+    t_under_null,
+    verdict,
 )
-from mlkit.evaluation.significance import t_under_null, verdict
-from mlkit.market.sources import read_bars
-from mlkit.models.base import FloatVector
-from mlkit.operations.training import NAIVE, walk_forward
-from mlkit.operations.trials import count_trials
+from mlkit.market import read_bars
+from mlkit.models.ensemble import FloatVector
+from mlkit.operations.tracking.trials import count_trials
+from mlkit.operations.training.training import NAIVE, walk_forward
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from mlkit.report.headline import shown_value
+from mlkit.report.headlines import shown_value
 from mlkit.report.receipt import read_receipt
 
 _INPUTS = ("symbol", "timeframe", "profile", "seed", "data", "parameters", "git", "versions", "threads", "platform")

@@ -8,9 +8,7 @@ from typing import Any, get_args
 
 from mlkit.config import Settings, project_root
 from mlkit.errors import ConfigError
-from mlkit.market.bars import check_symbol, fingerprint, timeframe_delta
-from mlkit.market.sources import load_bars
-from mlkit.market.symbols import symbol_folder
+from mlkit.market import check_symbol, fingerprint, load_bars, symbol_folder, timeframe_delta
 from mlkit.report.execute import require_papermill
 from mlkit.report.parameters import convert_parameters
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from mlkit.config import project_root, sha256_file
 from mlkit.errors import ReportError
-from mlkit.operations.provenance import git_state, package_versions
-from mlkit.report.headline import collect_headlines, collect_insight, headline_digest, shown_value
+from mlkit.operations.tracking import git_state, package_versions
+from mlkit.report.headlines import collect_headlines, collect_insight, headline_digest, shown_value
 
 RECEIPT = "receipt.json"
 INSIGHT = "insight.json"

@@ -9,8 +9,8 @@ from typing import Any
 
 from mlkit.config import Settings, project_root
 from mlkit.errors import ConfigError, ReportError
-from mlkit.operations.provenance import package_versions
-from mlkit.report.headline import collect_headlines, collect_insight, headline_digest
+from mlkit.operations.tracking import package_versions
+from mlkit.report.headlines import collect_headlines, collect_insight, headline_digest
 from mlkit.report.plan import Plan, make_plan
 from mlkit.report.receipt import (
     INSIGHT,
@@ -53,7 +53,7 @@ def verify_report(
 
 def _check_files(folder: Path, receipt: Mapping[str, Any], sources: Path) -> list[str]:
     """Everything that can be derived from the files alone."""
-    from mlkit.report.page import render_page
+    from mlkit.report.index_page import render_page
 
     found, promised = file_digests(folder), receipt["files"]
     faults = [f"{name} is missing" for name in promised if name not in found]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlkit.config import project_root, sha256_file, write_atomic
-from mlkit.operations.provenance import package_versions
+from mlkit.operations.tracking import package_versions
 from mlkit.report.receipt import THREADS, read_notebook
 
 KEPT = ".kept"  # folder under reports/

@@ -9,7 +9,7 @@ from typing import Any
 from mlkit.config import Settings, fsync_folder, write_atomic
 from mlkit.errors import ReportError
 from mlkit.report.execute import execute, kernel_environment, one_line
-from mlkit.report.headline import collect_insight
+from mlkit.report.headlines import collect_insight
 from mlkit.report.plan import Plan, make_plan
 from mlkit.report.receipt import INSIGHT, PAGE, RECEIPT, build_receipt, file_digests, json_bytes, read_notebooks
 from mlkit.report.reuse import Kept, artifacts
@@ -50,7 +50,7 @@ def run_report(
         run inside their own folder.
     force: compute every notebook again.
     progress: show a bar over the notebooks and one over the cells.
-    tracking: whether it is a run of MLflow (`mlkit.operations.tracking`); None asks the settings.
+    tracking: whether it is a run of MLflow (`mlkit.operations.tracking.tracking`); None asks the settings.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def _write_files(
     plan: Plan, work: Path, notebooks: dict[str, Any], reused: Sequence[str] = (), failure: str | None = None
 ) -> None:
     """Everything but the notebooks, which are already there; the receipt last."""
-    from mlkit.report.page import render_page
+    from mlkit.report.index_page import render_page
 
     receipt = {**build_receipt(plan.inputs, notebooks), "reused": list(reused), "failure": failure}
     insight = collect_insight(notebooks)

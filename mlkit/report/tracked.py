@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mlkit.config import Settings
 from mlkit.errors import ReportError
-from mlkit.evaluation.ledger import Source
+from mlkit.evaluation import Source
 from mlkit.operations.tracking import Run, tracked
 from mlkit.report.plan import Plan
 from mlkit.report.receipt import INSIGHT, PAGE, RECEIPT, read_receipt

@@ -33,7 +33,7 @@ from mlkit.features.lanes import fetch, shelf, store
 from mlkit.features.rules import N_FLAGS, rules_step
 from mlkit.features.state import LENGTH, PAST, SIZE_QUANTITIES, Vector, new_state, view_state
 from mlkit.market.bars import make_bars, ohlcv_arrays
-from mlkit.market.simulate import null_market
+from mlkit.market.simulate.markets import null_market
 
 RIVALS = runpy.run_path(str(Path(__file__).with_name("rivals.py")))
 MILLION = 1_000_000

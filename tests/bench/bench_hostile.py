@@ -24,9 +24,9 @@ import lightgbm
 import numpy as np
 import xgboost
 
-from mlkit.models.base import EnsembleSettings
-from mlkit.models.bundle import write_bundle
-from mlkit.models.price_predictor import PricePredictor
+from mlkit.models.bundle.bundle import write_bundle
+from mlkit.models.ensemble.price_predictor import PricePredictor
+from mlkit.models.ensemble.settings import EnsembleSettings
 
 CASES = runpy.run_path(str(Path(__file__).parents[1] / "models" / "hostile_models.py"))
 N, F, HORIZONS = 700, 5, (1, 3)

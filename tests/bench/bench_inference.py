@@ -32,9 +32,9 @@ from serving import ROOT, Server, load, prepare, refusals, server
 
 import mlkit
 from mlkit.config import Settings
-from mlkit.labels import forward_returns
-from mlkit.market.simulate import null_market
-from mlkit.models.bundle import ModelBundle
+from mlkit.labels.returns import forward_returns
+from mlkit.market.simulate.markets import null_market
+from mlkit.models.bundle.bundle import ModelBundle
 
 URL = "/api/ml/insights/TEST?timeframe=1d"
 HORIZONS = (1, 5, 15, 60)

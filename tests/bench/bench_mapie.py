@@ -22,9 +22,9 @@ from sklearn.dummy import DummyRegressor
 
 import mlkit
 from mlkit.evaluation.metrics import coverage, interval_score
-from mlkit.models.calibration import conformal_quantiles
-from mlkit.models.conformal import MEMORY, adaptation_rate, block_numbers, follow_ends, learning_rate
-from mlkit.models.experts import PACES, PLAIN
+from mlkit.models.ensemble.calibration import conformal_quantiles
+from mlkit.models.ensemble.conformal import MEMORY, adaptation_rate, block_numbers, follow_ends, learning_rate
+from mlkit.models.ensemble.experts import PACES, PLAIN
 
 CALIBRATION = 2000
 LEVEL = 0.9
@@ -99,7 +99,7 @@ def cells(path: Path, rows: int, cap: int) -> None:
     from mlkit.features.garch import fit_garch
     from mlkit.inference.live import calendar_blocks
     from mlkit.market.sources import read_bars
-    from mlkit.operations.training import fit_price, folds, prepare
+    from mlkit.operations.training.training import fit_price, folds, prepare
 
     symbol, timeframe = path.stem.rsplit("-", 1)
     bars = read_bars(path, symbol=symbol, timeframe=timeframe)

@@ -22,8 +22,8 @@ import pyarrow.parquet
 import mlkit
 from mlkit.config import Settings
 from mlkit.market.bars import make_bars
-from mlkit.market.simulate import null_market
-from mlkit.market.store import BarStore
+from mlkit.market.lake.store import BarStore
+from mlkit.market.simulate.markets import null_market
 
 ROUNDS = 9
 

@@ -72,9 +72,9 @@ def load(folder: Path) -> dict[str, np.ndarray]:
 
 def train(folder: Path, way: str) -> tuple[object, float]:
     """The ensemble fitted one way or the other, and the seconds it took."""
-    from mlkit.models.base import EnsembleSettings
-    from mlkit.models.external_memory import fit_larger_than_memory
-    from mlkit.models.price_predictor import PricePredictor
+    from mlkit.models.ensemble.external_memory import fit_larger_than_memory
+    from mlkit.models.ensemble.price_predictor import PricePredictor
+    from mlkit.models.ensemble.settings import EnsembleSettings
 
     options = {"horizons": HORIZONS, "settings": EnsembleSettings.smoke(n_threads=1, n_estimators=40), "seed": 7}
     start = time.perf_counter()

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import mlkit
 from mlkit.features.catalogue import feature_catalogue
-from mlkit.market.simulate import planted_edge
-from mlkit.models.base import EnsembleSettings
-from mlkit.operations.training import train
+from mlkit.market.simulate.markets import planted_edge
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.operations.training.training import train
 
 FEW = EnsembleSettings.smoke(n_estimators=20, forest_trees=8, n_threads=1)
 MIB = 1024

@@ -29,13 +29,13 @@ import numpy as np
 import xgboost
 from sklearn.ensemble import RandomForestRegressor
 
-from mlkit.models.base import EnsembleSettings
-from mlkit.models.bundle import write_bundle
-from mlkit.models.price_predictor import PricePredictor
-from mlkit.models.publishing import publish
-from mlkit.models.random_forest import RandomForest
-from mlkit.models.tree_files import read_lightgbm, read_xgboost
-from mlkit.models.trees import Trees
+from mlkit.models.bundle.bundle import write_bundle
+from mlkit.models.bundle.publishing import publish
+from mlkit.models.ensemble.price_predictor import PricePredictor
+from mlkit.models.ensemble.random_forest import RandomForest
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.models.ensemble.tree_files import read_lightgbm, read_xgboost
+from mlkit.models.ensemble.trees import Trees
 
 HORIZONS = (1, 5, 15, 60)
 F = 197  # features, as many as the catalogue gives a model
@@ -142,7 +142,7 @@ clock = time.process_time
 t = [clock()]
 import numpy, numba, pandas
 t.append(clock())
-from mlkit.models.bundle import ModelBundle
+from mlkit.models.bundle.bundle import ModelBundle
 t.append(clock())
 bundle = ModelBundle.open(sys.argv[1])
 t.append(clock())

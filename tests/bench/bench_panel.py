@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import mlkit
-from mlkit.inference.candles import candles_of
 from mlkit.inference.insight import PricePrediction
-from mlkit.inference.panel import FOLDER, panel_module
+from mlkit.inference.show.chart_data import candles_of
+from mlkit.inference.show.live_panel import FOLDER, panel_module
 
 ADDRESS = "http://127.0.0.1:9/"  # nothing listens there: each request is answered in the browser's process
 CANDLES = 1000

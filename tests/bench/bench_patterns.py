@@ -29,13 +29,13 @@ import torch
 from numpy.typing import NDArray
 
 import mlkit
-from mlkit.evaluation.patterns import agreement
+from mlkit.evaluation.pattern_returns import agreement
 from mlkit.evaluation.significance import bootstrap_interval
 from mlkit.features.rules import PATTERNS, STANDARDS, Standard, pattern_flags
-from mlkit.models.pattern_cnn import PatternModel, load_cnn, logistic, pretrained
-from mlkit.models.pattern_net import folded, net_logits, net_of
-from mlkit.models.pattern_windows import LENGTH, windows
-from mlkit.operations.pattern_samples import half_tick
+from mlkit.models.patterns.cnn import PatternModel, load_cnn, logistic, pretrained
+from mlkit.models.patterns.network import folded, net_logits, net_of
+from mlkit.models.patterns.windows import LENGTH, windows
+from mlkit.operations.patterns.samples import half_tick
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]

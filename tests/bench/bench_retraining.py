@@ -21,10 +21,10 @@ import pandas as pd
 
 import mlkit
 from mlkit.market.bars import validate_bars
-from mlkit.market.simulate import null_market, planted_edge
-from mlkit.models.base import EnsembleSettings
-from mlkit.operations import bundling, training
-from mlkit.operations.comparison import compare
+from mlkit.market.simulate.markets import null_market, planted_edge
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.operations.retraining.comparison import compare
+from mlkit.operations.training import bundling, training
 
 TRAIN, NEW, ROWS = 3000, 1000, 200  # bars that the champion learned from, that only the challenger saw, and scored
 

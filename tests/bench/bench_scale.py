@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 
 import mlkit
-from mlkit.market.simulate import planted_edge
-from mlkit.operations.cluster import connect
-from mlkit.operations.scale import run_universe
+from mlkit.market.simulate.markets import planted_edge
+from mlkit.operations.scale.cluster import connect
+from mlkit.operations.scale.universe_jobs import run_universe
 
 
 def files(folder: Path) -> dict[str, bytes]:

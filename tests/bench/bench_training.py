@@ -17,10 +17,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mlkit.models.base import EnsembleSettings
-from mlkit.models.learners import LEARNERS
-from mlkit.models.price_predictor import PricePredictor
-from mlkit.models.training_split import split_rows
+from mlkit.models.ensemble.learners import LEARNERS
+from mlkit.models.ensemble.price_predictor import PricePredictor
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.models.ensemble.split import split_rows
 
 HORIZONS = (1, 5, 15, 60)
 F, TERMS = 197, 26

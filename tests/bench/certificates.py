@@ -1,7 +1,7 @@
 """Is skill denied where there is none, and found where there is some? (make certificates)
 
 The real pipeline, ``walk_forward`` and ``score`` with the smoke profile, default horizons and costs, on simulated
-markets whose truth is known (``mlkit.market.simulate``):
+markets whose truth is known (``mlkit.market.simulate.markets``):
 
 - **null**: 20 markets, 5 kinds x 4 seeds, in which no direction can be predicted. A market passes if the verdict is
   ``no edge`` at **all** horizons. Certificate: at least 19 pass.
@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 
 import mlkit
-from mlkit.market.simulate import edge_r2, null_market, planted_edge
-from mlkit.operations.training import score, walk_forward
+from mlkit.market.simulate.markets import edge_r2, null_market, planted_edge
+from mlkit.operations.training.training import score, walk_forward
 
 NULL_BARS, PLANTED_BARS, LEAST = 4_000, 6_000, 19
 Maker = Callable[[int], pd.DataFrame]

@@ -21,12 +21,12 @@ import pandas as pd
 from scipy.stats import binom
 
 import mlkit
-from mlkit.market.regimes import Change, regime_change
-from mlkit.models.base import EnsembleSettings
-from mlkit.operations import bundling
-from mlkit.operations.drift import check_drift
-from mlkit.operations.drift_reference import DriftReference
-from mlkit.operations.training import train
+from mlkit.market.simulate.regimes import Change, regime_change
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.operations.drift.checks import check_drift
+from mlkit.operations.drift.reference import DriftReference
+from mlkit.operations.training import bundling
+from mlkit.operations.training.training import train
 
 TINY = EnsembleSettings.smoke(n_estimators=8, forest_trees=4, n_threads=1)
 VOLATILITY = {"CALM": 0.15, "USUAL": 0.4, "WILD": 1.2}

@@ -1,6 +1,6 @@
 """How soon is a change of the market flagged, and how often is there a false alarm? (make drift)
 
-Simulated markets whose truth is known (``mlkit.market.regimes``). Each is trained on, by the library's own functions
+Simulated markets whose truth is known (``mlkit.market.simulate``). Each is trained on, by the library's own functions
 with a tiny ensemble, and then watched as `mlkit drift` would watch it, all five tests at the default level:
 
 - **stationary**: 4 kinds, none of which changes; volatility clusters are no change. Checked every 250 bars until 1,500
@@ -28,12 +28,12 @@ import pandas as pd
 import mlkit
 from mlkit.features.garch import fit_garch
 from mlkit.market.bars import fingerprint
-from mlkit.market.regimes import Change, regime_change
-from mlkit.models.base import EnsembleSettings
-from mlkit.models.bundle import ModelBundle, write_bundle
-from mlkit.operations.drift import check_drift
-from mlkit.operations.drift_reference import DRIFT_FILE, DriftReference
-from mlkit.operations.training import fit_price, prepare, score, walk_forward
+from mlkit.market.simulate.regimes import Change, regime_change
+from mlkit.models.bundle.bundle import ModelBundle, write_bundle
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.operations.drift.checks import check_drift
+from mlkit.operations.drift.reference import DRIFT_FILE, DriftReference
+from mlkit.operations.training.training import fit_price, prepare, score, walk_forward
 
 AFTER = 1_500  # bars watched
 STEP = 250  # bars between two checks of a market that does not change

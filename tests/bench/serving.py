@@ -21,7 +21,7 @@ import numpy as np
 import mlkit
 from mlkit.config import Settings
 from mlkit.market.bars import validate_bars
-from mlkit.models.bundle import ModelBundle
+from mlkit.models.bundle.bundle import ModelBundle
 
 ROOT = Path(mlkit.__file__).parents[1]
 

@@ -31,9 +31,9 @@ def measure(n: int, profile: str) -> dict[str, float]:
     """Seconds of processor time and bytes that one market of n bars takes."""
     import mlkit
     from mlkit.features.saved import save_features
-    from mlkit.market.simulate import null_market
-    from mlkit.market.store import BarStore
-    from mlkit.operations.training import score, train, walk_forward
+    from mlkit.market.lake.store import BarStore
+    from mlkit.market.simulate.markets import null_market
+    from mlkit.operations.training.training import score, train, walk_forward
 
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)

@@ -21,10 +21,10 @@ import pandas as pd
 
 from mlkit.config import Settings
 from mlkit.errors import FetchError
-from mlkit.market import fetch
-from mlkit.market.exchange import Exchange, Patience
-from mlkit.market.simulate import null_market
-from mlkit.market.store import BarStore
+from mlkit.market.collect import fetch
+from mlkit.market.collect.exchange import Exchange, Patience
+from mlkit.market.lake.store import BarStore
+from mlkit.market.simulate.markets import null_market
 
 SERVER = runpy.run_path(str(Path(__file__).parents[1] / "market" / "exchange_server.py"))
 TRUTH = null_market(12_000, seed=11, symbol="BTCUSDT")

@@ -24,8 +24,8 @@ from bench_inference import fuzz
 from serving import Load, Server, load, prepare, server
 
 import mlkit
-from mlkit.models.bundle import ModelBundle
-from mlkit.models.publishing import publish
+from mlkit.models.bundle.bundle import ModelBundle
+from mlkit.models.bundle.publishing import publish
 
 URL = "/api/ml/price-prediction/TEST?timeframe=1d"
 WARM = 3  # swaps until both bundles have been loaded

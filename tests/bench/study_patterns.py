@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 
 import mlkit
-from mlkit.evaluation.patterns import incremental_ic, returns_after, with_discoveries
+from mlkit.evaluation.pattern_returns import incremental_ic, returns_after, with_discoveries
 from mlkit.inference.predictor import market_standard
-from mlkit.labels import HORIZONS, claimed_directions, pattern_directions
-from mlkit.models.pattern_cnn import pretrained
-from mlkit.models.pattern_windows import LENGTH
+from mlkit.labels.returns import HORIZONS, claimed_directions, pattern_directions
+from mlkit.models.patterns.cnn import pretrained
+from mlkit.models.patterns.windows import LENGTH
 
 DATA = Path(__file__).parents[2] / "../shared/data/ohlcv"
 

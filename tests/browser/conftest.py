@@ -74,7 +74,7 @@ def served(sp500: Any, small_bundle: Any, tmp_path_factory: pytest.TempPathFacto
     import mlkit
     from mlkit.config import Settings
     from mlkit.inference.api import create_app
-    from mlkit.models.publishing import publish
+    from mlkit.models.bundle.publishing import publish
 
     root = tmp_path_factory.mktemp("served")
     settings = Settings(model_storage_path=root / "models", training_data_path=root / "bars")

@@ -11,8 +11,8 @@ import pytest
 import mlkit
 from mlkit.errors import ConfigError, FetchError
 from mlkit.inference.insight import Insight
-from mlkit.report.headline import INSIGHT_MIME
-from mlkit.report.page import render_page
+from mlkit.report.headlines import INSIGHT_MIME
+from mlkit.report.index_page import render_page
 
 pytestmark = pytest.mark.browser
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mlkit.report.page import render_page
+from mlkit.report.index_page import render_page
 
 pytestmark = pytest.mark.browser
 

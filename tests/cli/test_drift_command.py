@@ -10,13 +10,13 @@ import mlkit
 from mlkit.cli import main
 from mlkit.features.engine import DEFAULT_GARCH
 from mlkit.features.feature_set import FeatureSet
-from mlkit.inference.drift import read_drift
+from mlkit.inference.drift_note import read_drift
 from mlkit.market.bars import fingerprint
-from mlkit.models.base import EnsembleSettings
-from mlkit.models.bundle import ModelBundle, write_bundle
-from mlkit.models.price_predictor import PricePredictor
-from mlkit.models.publishing import publish
-from mlkit.operations.training import prepare
+from mlkit.models.bundle.bundle import ModelBundle, write_bundle
+from mlkit.models.bundle.publishing import publish
+from mlkit.models.ensemble.price_predictor import PricePredictor
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.operations.training.training import prepare
 
 MARKET = ["--symbol", "TEST", "--timeframe", "1d"]
 

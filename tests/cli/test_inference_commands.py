@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import mlkit
-from mlkit.cli import inference as command
+from mlkit.cli import insight_commands as command
 from mlkit.cli import main
 from mlkit.inference.insight import (
     Freshness,
@@ -23,18 +23,18 @@ from mlkit.inference.insight import (
     PricePrediction,
     Signal,
 )
-from mlkit.inference.terminal import insight_table
+from mlkit.inference.show.terminal import insight_table
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sp500: pd.DataFrame) -> Path:
     """A project with 60 bars of TEST, and a network that nobody trained."""
-    from mlkit.models.pattern_cnn import PatternMeta, PatternModel
-    from mlkit.models.pattern_net import PatternCNN, weights_of
+    from mlkit.models.patterns.cnn import PatternMeta, PatternModel
+    from mlkit.models.patterns.network import PatternCNN, weights_of
 
     monkeypatch.setenv("MLKIT_HOME", str(tmp_path))
     model = PatternModel(weights_of(PatternCNN()), PatternMeta(standard="classic"))
-    monkeypatch.setattr("mlkit.models.pattern_cnn.pretrained", lambda *_: model)
+    monkeypatch.setattr("mlkit.models.patterns.cnn.pretrained", lambda *_: model)
     save(sp500.iloc[:60])
     return tmp_path
 
@@ -137,16 +137,16 @@ def test_watch_follows_the_lake(
         if looks == 1:
             save(sp500.iloc[:61])
         if looks == 2:
-            monkeypatch.setattr("mlkit.inference.markets.Markets.answer", broken)
+            monkeypatch.setattr("mlkit.inference.served_markets.Markets.answer", broken)
         if looks == 3:
-            monkeypatch.setattr("mlkit.inference.markets.Markets.answer", real)
+            monkeypatch.setattr("mlkit.inference.served_markets.Markets.answer", real)
         if looks == 4:
             raise KeyboardInterrupt
 
     def broken(*_: Any) -> Any:
         raise OSError(5, "Input/output error", "bars.parquet")
 
-    from mlkit.inference.markets import Markets
+    from mlkit.inference.served_markets import Markets
 
     real = Markets.answer
     monkeypatch.setattr(command, "_pause", pause)

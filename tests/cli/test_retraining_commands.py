@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 import mlkit
-from mlkit.cli import main, retraining
+from mlkit.cli import main
+from mlkit.cli import retrain_commands as retraining
 from mlkit.errors import FetchError
-from mlkit.market.simulate import null_market
-from mlkit.operations.decision import Check, Decision
-from mlkit.operations.retraining import Retraining
+from mlkit.market.simulate.markets import null_market
+from mlkit.operations.retraining.decision import Check, Decision
+from mlkit.operations.retraining.retraining import Retraining
 
 MARKET = ["--symbol", "SP500", "--timeframe", "1d"]
 TOLD = Retraining("SP500 1d", "kept", "no difference", Decision((Check("age", True, "9 days"),)), "a" * 16)
@@ -38,7 +39,7 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         called.append((arguments, options))
         return TOLD
 
-    monkeypatch.setattr("mlkit.operations.retraining.retrain", retrain)
+    monkeypatch.setattr("mlkit.operations.retraining.retraining.retrain", retrain)
     return called
 
 
@@ -99,7 +100,7 @@ def test_a_round_of_the_loop_that_fails_is_told_and_the_loop_goes_on(
         if len(waited) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("mlkit.market.fetch.fetch_bars", fetch)
+    monkeypatch.setattr("mlkit.market.collect.fetch.fetch_bars", fetch)
     monkeypatch.setattr(retraining.time, "sleep", sleep)
     before = signal.getsignal(signal.SIGTERM)
     assert main(["retrain", *MARKET, "--every", "6h", "--fetch", "--json"]) == 0

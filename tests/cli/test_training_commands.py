@@ -20,10 +20,10 @@ import pytest
 
 import mlkit
 from mlkit.cli import main
-from mlkit.market.simulate import null_market
-from mlkit.models.base import EnsembleSettings
-from mlkit.operations import training
-from mlkit.operations.stages import WORK
+from mlkit.market.simulate.markets import null_market
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.operations.training import training
+from mlkit.operations.training.stages import WORK
 
 TRAIN = ["train", "--timeframe", "1h"]
 
@@ -132,7 +132,7 @@ def test_in_files_is_the_same_training_and_leaves_no_file(
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from mlkit.operations.champions import only_one
+from mlkit.operations.retraining.champions import only_one
 with only_one(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
@@ -189,7 +189,7 @@ def test_a_terminal_shows_one_bar_a_stage() -> None:
 
 
 def test_the_figures_of_a_run_are_drawn(home: Path) -> None:
-    from mlkit.cli.training import _figures
+    from mlkit.cli.train_command import _figures
 
     bars = mlkit.load_bars("AAA", "1h")
     figures = _figures(training.walk_forward(bars, n_splits=1))
@@ -239,7 +239,7 @@ def test_a_run_is_told_folds_scores_figures_and_the_champion(home: Path, monkeyp
         yield run
 
     monkeypatch.setenv("MLKIT_TRACKING", "true")
-    monkeypatch.setattr("mlkit.operations.tracking.tracked", tracked)
+    monkeypatch.setattr("mlkit.operations.tracking.tracking.tracked", tracked)
     monkeypatch.setattr(training, "tracked", tracked)
     assert main([*TRAIN, "--symbol", "AAA"]) == 0
     assert [kind for kind, *_ in opened] == ["train", "evaluate", "train"]  # the library joins the command's run

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlkit.errors import ConfigError
-from mlkit.evaluation.backtest import backtest
+from mlkit.evaluation.backtesting import backtest
 
 OPENS = np.array([100.0, 100.0, 110.0, 99.0, 99.0, 108.9])
 

@@ -13,7 +13,7 @@ import pytest
 import mlkit
 from mlkit.errors import ConfigError
 from mlkit.evaluation.ledger import RUN, Ledger, Source, configuration_hash
-from mlkit.market.simulate import null_market
+from mlkit.market.simulate.markets import null_market
 
 
 def source(start: str = "2024-01-01", end: str = "2024-02-01", symbol: str = "A", sha: str = "x") -> Source:

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
 
 from mlkit.errors import ConfigError
-from mlkit.evaluation.patterns import agreement, incremental_ic, returns_after, with_discoveries
+from mlkit.evaluation.pattern_returns import agreement, incremental_ic, returns_after, with_discoveries
 
 Array = NDArray[np.float64]
 N = 4_000

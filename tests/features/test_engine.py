@@ -12,7 +12,7 @@ import mlkit
 from mlkit.errors import BarsError, ConfigError
 from mlkit.features import engine
 from mlkit.features.catalogue import TECHNICAL
-from mlkit.market.simulate import null_market
+from mlkit.market.simulate.markets import null_market
 
 CATALOGUE = mlkit.feature_catalogue()
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import mlkit
-from mlkit.market.simulate import null_market
+from mlkit.market.simulate.markets import null_market
 
 ORACLES = runpy.run_path(str(Path(__file__).with_name("oracles.py")))
 PRICES = ["open", "high", "low", "close"]

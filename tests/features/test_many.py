@@ -9,7 +9,7 @@ import pytest
 
 import mlkit
 from mlkit.errors import BarsError
-from mlkit.market.simulate import null_market
+from mlkit.market.simulate.markets import null_market
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from scipy import signal
 
 import mlkit
 from mlkit.features.laws import check_feature
-from mlkit.market.simulate import null_market
+from mlkit.market.simulate.markets import null_market
 
 BARS = null_market(900, seed=5, timeframe="15m")  # nine days of 96 bars
 DAY = 96

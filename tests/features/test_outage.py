@@ -12,8 +12,8 @@ from mlkit.features.engine import WARM_UP
 from mlkit.features.garch import fit_garch
 from mlkit.features.laws import check_feature
 from mlkit.features.saved import read_features, save_features
-from mlkit.market.segments import MEMORY_BARS, memory_ages
-from mlkit.market.simulate import null_market
+from mlkit.market.outages import MEMORY_BARS, memory_ages
+from mlkit.market.simulate.markets import null_market
 
 AT, N = 800, 2300  # first bar after the outage
 TEN_YEARS = pd.Timedelta(days=3652)

@@ -10,8 +10,8 @@ import pytest
 import mlkit
 from mlkit.errors import BarsError, ConfigError
 from mlkit.features import LawError, pandas_ta
+from mlkit.features.custom import Feature
 from mlkit.features.engine import FEATURE_NAMES, WARM_UP
-from mlkit.features.own import Feature
 
 
 @mlkit.feature(lookback=20)

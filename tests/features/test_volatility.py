@@ -6,7 +6,7 @@ import pytest
 
 from mlkit.features.engine import WARM_UP, build_features
 from mlkit.features.volatility import DAILY, ESTIMATES, WEEKLY, volatility_terms
-from mlkit.market.simulate import null_market
+from mlkit.market.simulate.markets import null_market
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import pytest
 from mlkit.features.engine import DEFAULT_GARCH
 from mlkit.features.feature_set import FeatureSet
 from mlkit.market.bars import fingerprint
-from mlkit.models.base import EnsembleSettings
-from mlkit.models.bundle import ModelBundle, write_bundle
-from mlkit.models.price_predictor import PricePredictor
-from mlkit.operations.training import prepare
+from mlkit.models.bundle.bundle import ModelBundle, write_bundle
+from mlkit.models.ensemble.price_predictor import PricePredictor
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.operations.training.training import prepare
 
 HORIZONS = (1, 5, 15, 60)
 

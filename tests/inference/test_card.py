@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from mlkit.features.rules import PATTERNS
-from mlkit.inference.candles import Candle, Plot, candles_of
-from mlkit.inference.card import format_price, format_prices, render_card
 from mlkit.inference.insight import NOT_TRAINED, Freshness, Insight, PatternReading, PricePrediction, Signal
+from mlkit.inference.show.card import format_price, format_prices, render_card
+from mlkit.inference.show.chart_data import Candle, Plot, candles_of
 
 EVIL = "<script>alert('&')</script>"
 VOID = {"line", "path", "polygon", "polyline"}

@@ -14,8 +14,8 @@ import pytest
 import mlkit
 from mlkit.config import Settings
 from mlkit.inference.insight import NOT_TRAINED, Insight
-from mlkit.models.bundle import ModelBundle
-from mlkit.models.publishing import publish
+from mlkit.models.bundle.bundle import ModelBundle
+from mlkit.models.bundle.publishing import publish
 
 TRAINERS = ("torch", "xgboost", "lightgbm", "sklearn", "arch")
 PACKAGES = (*TRAINERS, "safetensors")

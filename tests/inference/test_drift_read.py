@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 import mlkit
-from mlkit.inference.drift import LONGEST, read_drift
-from mlkit.inference.terminal import insight_table
-from mlkit.models.bundle import ModelBundle
+from mlkit.inference.drift_note import LONGEST, read_drift
+from mlkit.inference.show.terminal import insight_table
+from mlkit.models.bundle.bundle import ModelBundle
 
 SAID = {
     "bundle": "0123456789abcdef",

@@ -17,10 +17,10 @@ from mlkit.inference.freshness import at_time
 from mlkit.inference.insight import Insight
 from mlkit.inference.live import Hours, Tail, realised_returns
 from mlkit.inference.predictor import Predictor, market_standard
-from mlkit.labels import forward_returns, never_closes
+from mlkit.labels.returns import forward_returns, never_closes
 from mlkit.market.bars import open_times
-from mlkit.market.simulate import null_market
-from mlkit.models.bundle import ModelBundle
+from mlkit.market.simulate.markets import null_market
+from mlkit.models.bundle.bundle import ModelBundle
 
 FIRST = WARM_UP + 5
 
@@ -244,7 +244,7 @@ def test_a_gap_is_the_gap_of_a_history(started: Predictor, bars: pd.DataFrame) -
 def test_a_bar_whose_answer_failed_is_answered_when_it_comes_again(
     started: Predictor, bars: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlkit.models.price_predictor import PricePredictor
+    from mlkit.models.ensemble.price_predictor import PricePredictor
 
     with monkeypatch.context() as patch:
         patch.setattr(PricePredictor, "predict", lambda *_, **__: 1 / 0)
@@ -257,7 +257,7 @@ def test_a_bar_whose_answer_failed_is_answered_when_it_comes_again(
 def test_a_bar_whose_answer_failed_may_be_left_behind(
     started: Predictor, bars: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlkit.models.price_predictor import PricePredictor
+    from mlkit.models.ensemble.price_predictor import PricePredictor
 
     with monkeypatch.context() as patch:
         patch.setattr(PricePredictor, "predict", lambda *_, **__: 1 / 0)

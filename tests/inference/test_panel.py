@@ -10,10 +10,10 @@ import pytest
 import mlkit
 from mlkit.config import Settings
 from mlkit.errors import ConfigError
-from mlkit.inference.candles import candles_of
 from mlkit.inference.insight import NOT_TRAINED
-from mlkit.inference.marks import marks_of
-from mlkit.inference.panel import FOLDER, PARTS, panel_module
+from mlkit.inference.show.chart_data import candles_of
+from mlkit.inference.show.live_panel import FOLDER, PARTS, panel_module
+from mlkit.inference.show.marks import marks_of
 
 LIBRARY = "e21cc5caa0226ef30bd8549c50b9ef926615f2a4ee6b4e486353477a55f598cf"
 # Ways to turn text into markup, styles or code.

@@ -17,17 +17,17 @@ from mlkit.evaluation.splits import label_end_positions
 from mlkit.features.engine import DEFAULT_GARCH, FEATURE_NAMES, WARM_UP, build_features, volatility_scale
 from mlkit.features.rules import PATTERNS
 from mlkit.features.volatility import volatility_terms
-from mlkit.inference import models as module
+from mlkit.inference import loaded_models as module
+from mlkit.inference.bundle_roots import current_bundle
 from mlkit.inference.predictor import FORECAST_COLUMNS, Predictor, insights, market_standard
-from mlkit.inference.roots import current_bundle
-from mlkit.labels import forward_returns, pattern_directions
+from mlkit.labels.returns import forward_returns, pattern_directions
 from mlkit.market.bars import fingerprint
-from mlkit.models.base import EnsembleSettings
-from mlkit.models.bundle import ModelBundle, write_bundle
-from mlkit.models.pattern_cnn import PatternMeta, PatternModel
-from mlkit.models.pattern_net import PatternCNN, weights_of
-from mlkit.models.price_predictor import PricePredictor
-from mlkit.models.publishing import publish
+from mlkit.models.bundle.bundle import ModelBundle, write_bundle
+from mlkit.models.bundle.publishing import publish
+from mlkit.models.ensemble.price_predictor import PricePredictor
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.models.patterns.cnn import PatternMeta, PatternModel
+from mlkit.models.patterns.network import PatternCNN, weights_of
 
 HORIZONS = (1, 5, 15, 60)
 SETTINGS = EnsembleSettings.smoke(n_estimators=8, forest_trees=4, n_threads=1)
@@ -303,10 +303,10 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 def test_without_a_reader_of_weights(
     without: Callable[[str], None], bars: pd.DataFrame, bundle: ModelBundle, caplog: pytest.LogCaptureFixture
 ) -> None:
-    without("mlkit.models.pattern_cnn")
+    without("mlkit.models.patterns.cnn")
     with caplog.at_level(logging.WARNING, logger="mlkit"):
         first, _ = Predictor(bundle).insight(bars), Predictor(bundle).insight(bars)
-    assert first.patterns.reason == "needs mlkit.models.pattern_cnn: pip install 'mlkit[train]'"
+    assert first.patterns.reason == "needs mlkit.models.patterns.cnn: pip install 'mlkit[train]'"
     assert first.message == "Models not trained yet"
     assert first.model_status.reasons == {"pattern_cnn": first.patterns.reason}
     assert first.patterns.detected == {} and first.price_predictions["1"].prediction is not None
@@ -317,7 +317,7 @@ def test_without_a_reader_of_weights(
 
 
 def test_without_anything(without: Callable[[str], None], bars: pd.DataFrame) -> None:
-    without("mlkit.models.pattern_cnn")
+    without("mlkit.models.patterns.cnn")
     insight = Predictor().insight(bars.iloc[-5:])
     assert insight.signals[0].type == "HOLD" and insight.confidence is None
     assert "pip install" in insight.reasons["confidence"]
@@ -382,7 +382,7 @@ def test_insights_uses_the_current_bundle(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mlkit.models.pattern_cnn.pretrained", lambda *_: cnn)
+    monkeypatch.setattr("mlkit.models.patterns.cnn.pretrained", lambda *_: cnn)
     settings = Settings(model_storage_path=tmp_path)
     assert current_bundle("SP500", "1d", settings) is None
     untrained = insights("SP500", "1d", settings)

@@ -28,8 +28,8 @@ import pyarrow.parquet
 
 from mlkit.errors import LakeError
 from mlkit.market.bars import validate_bars
-from mlkit.market.simulate import null_market
-from mlkit.market.store import BarStore
+from mlkit.market.lake.store import BarStore
+from mlkit.market.simulate.markets import null_market
 from tests.forks import forked
 
 BARS = null_market(3 * 31 * 24, seed=3, timeframe="1h", symbol="BTC/USDT")  # January to April 2024

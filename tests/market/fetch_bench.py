@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from mlkit.config import Settings
-from mlkit.market.exchange import Exchange
-from mlkit.market.fetch import fetch_bars
-from mlkit.market.simulate import null_market
-from mlkit.market.store import BarStore
+from mlkit.market.collect.exchange import Exchange
+from mlkit.market.collect.fetch import fetch_bars
+from mlkit.market.lake.store import BarStore
+from mlkit.market.simulate.markets import null_market
 
 SERVER_FILE = Path(__file__).with_name("exchange_server.py")
 SERVER = runpy.run_path(str(SERVER_FILE))

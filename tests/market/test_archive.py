@@ -16,10 +16,10 @@ import pytest
 from mlkit.cli import main
 from mlkit.config import Settings
 from mlkit.errors import ConfigError, FetchError
-from mlkit.market import archive as archive_module
-from mlkit.market.archive import fetch_archive
-from mlkit.market.simulate import null_market
-from mlkit.market.store import BarStore
+from mlkit.market.collect import archive as archive_module
+from mlkit.market.collect.archive import fetch_archive
+from mlkit.market.lake.store import BarStore
+from mlkit.market.simulate.markets import null_market
 
 
 def hours(seed: int) -> pd.DataFrame:

@@ -16,8 +16,8 @@ from mlkit.cli import main
 from mlkit.config import Settings
 from mlkit.errors import MlkitError
 from mlkit.market.bars import validate_bars
-from mlkit.market.intake import Intake
-from mlkit.market.simulate import null_market
+from mlkit.market.reading.rows import Intake
+from mlkit.market.simulate.markets import null_market
 from mlkit.report.plan import make_plan
 
 CLEAN = null_market(60, seed=4, symbol="A")

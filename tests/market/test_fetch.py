@@ -12,11 +12,11 @@ import pytest
 
 from mlkit.cli import main
 from mlkit.errors import ConfigError, DependencyError, FetchError
-from mlkit.market.exchange import Exchange, Pace, connect
-from mlkit.market.fetch import missing_spans
-from mlkit.market.progress import Progress
-from mlkit.market.simulate import null_market
-from mlkit.market.store import BarStore
+from mlkit.market.collect.exchange import Exchange, Pace, connect
+from mlkit.market.collect.fetch import missing_spans
+from mlkit.market.collect.progress_lines import Progress
+from mlkit.market.lake.store import BarStore
+from mlkit.market.simulate.markets import null_market
 from tests.market.fetch_bench import TRUTH, Bench, Clock
 
 # --- what is missing is fetched ---------------------------------------------------------------------------

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 from mlkit.cli import main
-from mlkit.market import fetch as fetch_module
-from mlkit.market.exchange import Exchange, Patience
-from mlkit.market.simulate import null_market
+from mlkit.market.collect import fetch as fetch_module
+from mlkit.market.collect.exchange import Exchange, Patience
+from mlkit.market.simulate.markets import null_market
 from tests.market.fetch_bench import MINUTE, SERVER, SERVER_FILE, Bench
 
 # --- the command, interrupted and killed ----------------------------------------------------------------------
@@ -23,7 +23,7 @@ from tests.market.fetch_bench import MINUTE, SERVER, SERVER_FILE, Bench
 CHILD = """
 import runpy, sys
 from mlkit.cli import main
-from mlkit.market import fetch
+from mlkit.market.collect import fetch
 server = runpy.run_path(sys.argv[1])
 fetch.connect = lambda name: server["client_for"](sys.argv[2], name, timeout=5)
 fetch._COMMIT = 1000

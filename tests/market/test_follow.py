@@ -11,10 +11,10 @@ import pytest
 
 from mlkit.config import Settings
 from mlkit.errors import ConfigError
-from mlkit.market.exchange import Exchange, Patience
-from mlkit.market.follow import follow
-from mlkit.market.simulate import null_market
-from mlkit.market.store import BarStore
+from mlkit.market.collect.exchange import Exchange, Patience
+from mlkit.market.collect.follow import follow
+from mlkit.market.lake.store import BarStore
+from mlkit.market.simulate.markets import null_market
 
 SERVER = runpy.run_path(str(Path(__file__).with_name("exchange_server.py")))
 TRUTH = null_market(300, seed=9, symbol="BTCUSDT")

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 import mlkit
 from mlkit.config import Settings
 from mlkit.errors import BarsError, ConfigError, MlkitError
-from mlkit.market import intake, tables
 from mlkit.market.bars import validate_bars
-from mlkit.market.simulate import null_market
+from mlkit.market.reading import rows as intake
+from mlkit.market.reading import tables
+from mlkit.market.simulate.markets import null_market
 
 BARS = null_market(50, seed=2, timeframe="1h", symbol="A")
 MARKET = {"symbol": "A", "timeframe": "1h"}

@@ -8,8 +8,8 @@ import pytest
 import mlkit
 from mlkit.config import Settings
 from mlkit.errors import BarsError, LakeError
-from mlkit.market.simulate import null_market
-from mlkit.market.store import BarStore
+from mlkit.market.lake.store import BarStore
+from mlkit.market.simulate.markets import null_market
 
 pytest.importorskip("s3fs")
 pytest.importorskip("moto")

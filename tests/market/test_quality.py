@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import mlkit
-from mlkit.market.simulate import null_market
+from mlkit.market.simulate.markets import null_market
 
 CLEAN = null_market(2000, seed=8, symbol="A")
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from mlkit.errors import BarsError, ConfigError
 from mlkit.market.bars import validate_bars
-from mlkit.market.repair import repair_bars
-from mlkit.market.simulate import null_market
+from mlkit.market.reading.repair import repair_bars
+from mlkit.market.simulate.markets import null_market
 
 CLEAN = null_market(30, seed=1, symbol="A")
 

@@ -6,8 +6,8 @@ import pytest
 
 import mlkit
 from mlkit.errors import ConfigError
-from mlkit.market.segments import forgotten, memory_ages, memory_gap, memory_starts
-from mlkit.market.simulate import null_market
+from mlkit.market.outages import forgotten, memory_ages, memory_gap, memory_starts
+from mlkit.market.simulate.markets import null_market
 
 HOURS = null_market(24 * 28, seed=1, timeframe="1h", symbol="A")
 

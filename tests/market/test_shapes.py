@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlkit.market.shapes import SHAPES, Moves, plant_shapes
+from mlkit.market.simulate.shapes import SHAPES, Moves, plant_shapes
 
 
 def flat(n_bars: int = 20_000) -> Moves:
@@ -45,7 +45,7 @@ def test_tweezers_are_level_within_their_tolerance() -> None:
     moves = flat(2)
     moves.gap[:], moves.body[:] = (0.0, -0.5), (1.0, -1.0)
     moves.upper[:] = (3.0, 0.1)  # the second: by how much its high is above the first
-    from mlkit.market.shapes import _level
+    from mlkit.market.simulate.shapes import _level
 
     _level(moves, np.array([0]), top=True)
     highs = np.array([1.0 + 3.0, 1.0 - 0.5 + moves.upper[1]])

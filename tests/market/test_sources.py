@@ -12,7 +12,7 @@ import pytest
 from mlkit.config import Settings
 from mlkit.errors import BarsError, ConfigError, DependencyError, MlkitError
 from mlkit.market.bars import fingerprint
-from mlkit.market.simulate import null_market
+from mlkit.market.simulate.markets import null_market
 from mlkit.market.sources import available, load_bars, read_bars, save_bars
 
 BARS = null_market(50, seed=2, symbol="BTCUSDT")

@@ -9,8 +9,8 @@ import pytest
 import mlkit
 from mlkit.cli import main
 from mlkit.config import Settings
-from mlkit.market.simulate import null_market
-from mlkit.market.store import BarStore
+from mlkit.market.lake.store import BarStore
+from mlkit.market.simulate.markets import null_market
 
 MINUTES = null_market(1000, seed=2, symbol="BTC/USDT")
 NOW = MINUTES.index[-1] + pd.Timedelta(minutes=31)

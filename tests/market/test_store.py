@@ -10,8 +10,8 @@ import pytest
 
 from mlkit.errors import BarsError, ConfigError, LakeError
 from mlkit.market.bars import validate_bars
-from mlkit.market.simulate import null_market
-from mlkit.market.store import BarStore
+from mlkit.market.lake.store import BarStore
+from mlkit.market.simulate.markets import null_market
 
 MONTHS = null_market(3 * 31 * 24, seed=3, timeframe="1h", symbol="BTC/USDT:USDT")  # January to April 2024
 MARKET = ("BTC/USDT:USDT", "1h")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mlkit.models.manifest import render, signed
+from mlkit.models.bundle.manifest import render, signed
 
 Case = tuple[str, Callable[[Path], None], str]
 KINDS = ("xgb_1.ubj", "lgb_3.txt", "rf_1.npz", "calibration.json", "cnn.safetensors")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mlkit.models.tree_files import _UBJSON
+from mlkit.models.ensemble.tree_files import _UBJSON
 
 Case = tuple[str, Callable[[Path], None], str]
 _TOOLS = runpy.run_path(str(Path(__file__).with_name("hostile.py")))

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from mlkit.errors import BundleError, ConfigError, NotTrainedError
-from mlkit.models import bundle as b
-from mlkit.models import publishing
-from mlkit.models.base import EnsembleSettings
-from mlkit.models.manifest import render, signed
-from mlkit.models.price_predictor import PricePredictor
+from mlkit.models.bundle import bundle as b
+from mlkit.models.bundle import publishing
+from mlkit.models.bundle.manifest import render, signed
+from mlkit.models.ensemble.price_predictor import PricePredictor
+from mlkit.models.ensemble.settings import EnsembleSettings
 
 N, F, HORIZONS = 700, 5, (1, 3)
 FIELDS: dict[str, Any] = {

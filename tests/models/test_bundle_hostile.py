@@ -15,11 +15,11 @@ import pytest
 
 from mlkit.cli import main
 from mlkit.errors import BundleError, MlkitError
-from mlkit.models import inspection
-from mlkit.models.base import EnsembleSettings
-from mlkit.models.bundle import ModelBundle, write_bundle
-from mlkit.models.pattern_cnn import PRETRAINED
-from mlkit.models.price_predictor import PricePredictor
+from mlkit.models.bundle import inspection
+from mlkit.models.bundle.bundle import ModelBundle, write_bundle
+from mlkit.models.ensemble.price_predictor import PricePredictor
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.models.patterns.cnn import PRETRAINED
 
 HOSTILE = runpy.run_path(str(Path(__file__).with_name("hostile.py")))
 MODELS = runpy.run_path(str(Path(__file__).with_name("hostile_models.py")))
@@ -64,7 +64,7 @@ CHILD = """
 import json, sys
 from pathlib import Path
 from mlkit.errors import MlkitError
-from mlkit.models import inspection
+from mlkit.models.bundle import inspection
 
 inspection._tell = lambda **line: None
 inspection.warm_up()
@@ -182,7 +182,7 @@ def test_limits_hold_in_the_child(tmp_path: Path) -> None:
     code = f"""
 import json, sys
 from pathlib import Path
-from mlkit.models import inspection
+from mlkit.models.bundle import inspection
 found = {{"memory": "unlimited", "files": "unlimited"}}
 with inspection._limited(60, 200):
     try:

@@ -9,7 +9,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from mlkit.errors import BundleError, ConfigError
 from mlkit.evaluation.metrics import direction, expected_calibration_error, r2_no_change
-from mlkit.models import calibration as c
+from mlkit.models.ensemble import calibration as c
 
 
 def noise_walk(rng: np.random.Generator, n: int, h: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlkit.models.conformal import (
+from mlkit.models.ensemble.conformal import (
     BLOCK,
     LEVELS,
     MEMORY,
@@ -15,7 +15,7 @@ from mlkit.models.conformal import (
     lean_rate,
     learning_rate,
 )
-from mlkit.models.experts import PACES
+from mlkit.models.ensemble.experts import PACES
 
 START = np.array([-1.645, -1.282, 1.282, 1.645])  # of a standard normal score
 

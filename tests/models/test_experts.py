@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mlkit.errors import BundleError
-from mlkit.models.calibration import conformal_quantiles
-from mlkit.models.conformal import LEVELS, MOST, NORMAL_LOSS, learning_rate
-from mlkit.models.experts import EVIDENCE, SHARES, HorizonExperts, fit_experts, plain_scales
+from mlkit.models.ensemble.calibration import conformal_quantiles
+from mlkit.models.ensemble.conformal import LEVELS, MOST, NORMAL_LOSS, learning_rate
+from mlkit.models.ensemble.experts import EVIDENCE, SHARES, HorizonExperts, fit_experts, plain_scales
 
 
 def rows(n: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

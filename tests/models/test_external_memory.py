@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from mlkit.errors import ConfigError
-from mlkit.models.base import EnsembleSettings
-from mlkit.models.external_learners import RUN, block_rows
-from mlkit.models.external_memory import fit_larger_than_memory
-from mlkit.models.price_predictor import PricePredictor
+from mlkit.models.ensemble.external_learners import RUN, block_rows
+from mlkit.models.ensemble.external_memory import fit_larger_than_memory
+from mlkit.models.ensemble.price_predictor import PricePredictor
+from mlkit.models.ensemble.settings import EnsembleSettings
 
 HORIZONS = (1, 5)
 SETTINGS = EnsembleSettings.smoke(n_threads=1, n_estimators=40)

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from mlkit.errors import BundleError, ConfigError
 from mlkit.features.rules import PATTERNS, STANDARDS, Standard, pattern_flags
-from mlkit.models import pattern_cnn
-from mlkit.models.pattern_cnn import PatternMeta, PatternModel, load_cnn, logistic, pretrained, save_cnn
-from mlkit.models.pattern_forward import ROWS, TILE, Forward
-from mlkit.models.pattern_net import (
+from mlkit.models.patterns import cnn as pattern_cnn
+from mlkit.models.patterns.cnn import PatternMeta, PatternModel, load_cnn, logistic, pretrained, save_cnn
+from mlkit.models.patterns.forward import ROWS, TILE, Forward
+from mlkit.models.patterns.network import (
     BATCH,
     BarConv,
     CandleStem,
@@ -29,8 +29,8 @@ from mlkit.models.pattern_net import (
     net_of,
     weights_of,
 )
-from mlkit.models.pattern_windows import LENGTH, windows
-from mlkit.operations.pattern_samples import half_tick
+from mlkit.models.patterns.windows import LENGTH, windows
+from mlkit.operations.patterns.samples import half_tick
 
 Array = NDArray[np.float64]
 
@@ -211,7 +211,7 @@ def test_a_window_has_one_answer_whatever_its_company(ohlcv: Array, model: Patte
 
 def test_answering_needs_no_torch() -> None:
     code = (
-        "import sys; sys.modules['torch'] = None; import mlkit; from mlkit.models.pattern_cnn import pretrained\n"
+        "import sys; sys.modules['torch'] = None; import mlkit; from mlkit.models.patterns.cnn import pretrained\n"
         "print(pretrained().probabilities(mlkit.load_bars('SP500', '1d').to_numpy()[:30]).shape)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -12,9 +12,9 @@ import pytest
 
 from mlkit.errors import BundleError, ConfigError, DependencyError
 from mlkit.evaluation.metrics import coverage, r2_no_change, rank_ic
-from mlkit.models.base import EnsembleSettings
-from mlkit.models.conformal import block_numbers
-from mlkit.models.price_predictor import PricePredictor
+from mlkit.models.ensemble.conformal import block_numbers
+from mlkit.models.ensemble.price_predictor import PricePredictor
+from mlkit.models.ensemble.settings import EnsembleSettings
 
 HORIZONS = (1, 5)
 SETTINGS = EnsembleSettings.smoke(n_threads=1, n_estimators=40, forest_trees=8)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from mlkit.errors import BundleError, ConfigError, NotTrainedError
-from mlkit.models.bundle import ModelBundle, write_bundle
-from mlkit.models.publishing import history, prune, publish, rollback, sweep, withdraw
+from mlkit.models.bundle.bundle import ModelBundle, write_bundle
+from mlkit.models.bundle.publishing import history, prune, publish, rollback, sweep, withdraw
 
 FIELDS: dict[str, Any] = {
     "created": "2026-01-02T03:04:05+00:00",
@@ -121,8 +121,8 @@ def test_sweep_takes_old_leftovers_and_nothing_that_is_named(tmp_path: Path) -> 
 KILLER = """
 import json, os, shutil, signal, sys
 from pathlib import Path
-from mlkit.models.bundle import ModelBundle, write_bundle
-from mlkit.models.publishing import history, prune, publish
+from mlkit.models.bundle.bundle import ModelBundle, write_bundle
+from mlkit.models.bundle.publishing import history, prune, publish
 
 root, template, fields = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 

@@ -9,7 +9,7 @@ import pytest
 from sklearn.ensemble import RandomForestRegressor
 
 from mlkit.errors import BundleError
-from mlkit.models.random_forest import RandomForest
+from mlkit.models.ensemble.random_forest import RandomForest
 
 rng = np.random.default_rng(5)
 X = rng.normal(size=(800, 12)).astype(np.float32)
@@ -145,7 +145,7 @@ def test_sizes_are_checked_before_memory_is_asked_for(forest: RandomForest, monk
     assert claims != npy.getvalue()
     with pytest.raises(BundleError, match="array value must be a vector"):
         RandomForest.from_bytes(zipped(forest, "value.npy", claims))
-    monkeypatch.setattr("mlkit.models.vectors._UNPACKED_LIMIT", 2**20)
+    monkeypatch.setattr("mlkit.models.bundle.vectors._UNPACKED_LIMIT", 2**20)
     assert RandomForest.from_bytes(forest.to_bytes()).n_features == 12
     with pytest.raises(BundleError, match="unpacks to more than 1048576 bytes"):
         RandomForest.from_bytes(zipped(forest, "value.npy", bytes(2**20)))

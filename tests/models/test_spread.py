@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize
 
 from mlkit.errors import BundleError
-from mlkit.models.spread import MEMORY, RIDGE, HorizonSpread, fit_spread, spread_scale
+from mlkit.models.ensemble.spread import MEMORY, RIDGE, HorizonSpread, fit_spread, spread_scale
 
 
 def market(n: int, seed: int = 0, horizon: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,8 +9,8 @@ import pytest
 import xgboost
 
 from mlkit.errors import BundleError
-from mlkit.models.tree_files import read_lightgbm, read_xgboost
-from mlkit.models.trees import DEPTH_LIMIT, LEAF, TreeArrays, Trees, _walk
+from mlkit.models.ensemble.tree_files import read_lightgbm, read_xgboost
+from mlkit.models.ensemble.trees import DEPTH_LIMIT, LEAF, TreeArrays, Trees, _walk
 
 F = 12
 

@@ -18,12 +18,12 @@ import pytest
 import mlkit
 from mlkit.config import Settings
 from mlkit.evaluation.ledger import Source
-from mlkit.market.simulate import null_market
-from mlkit.models.base import EnsembleSettings
-from mlkit.models.bundle import ModelBundle, write_bundle
-from mlkit.operations import bundling, training
-from mlkit.operations.mlflow_store import Store
-from mlkit.operations.tracking import Run, tracked
+from mlkit.market.simulate.markets import null_market
+from mlkit.models.bundle.bundle import ModelBundle, write_bundle
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.operations.tracking.mlflow_store import Store
+from mlkit.operations.tracking.tracking import Run, tracked
+from mlkit.operations.training import bundling, training
 
 FEW = EnsembleSettings.smoke(n_estimators=8, forest_trees=4, n_threads=1)
 

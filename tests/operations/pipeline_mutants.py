@@ -14,12 +14,12 @@ import pytest
 
 from mlkit.evaluation.metrics import r2_no_change
 from mlkit.evaluation.splits import WalkForward
-from mlkit.labels import forward_returns
-from mlkit.models import experts, learners, price_predictor
-from mlkit.models.learners import Parts, RandomForestLearner, Rows, XGBoostLearner
-from mlkit.operations import training, training_set
-from mlkit.operations.pool import lay_out, markets_of
-from mlkit.operations.training import TrainingSet
+from mlkit.labels.returns import forward_returns
+from mlkit.models.ensemble import experts, learners, price_predictor
+from mlkit.models.ensemble.learners import Parts, RandomForestLearner, Rows, XGBoostLearner
+from mlkit.operations.training import training, training_set
+from mlkit.operations.training.panel_layout import lay_out, markets_of
+from mlkit.operations.training.training import TrainingSet
 
 EMBARGO = 20  # bars; the embargo mutant drops it
 

@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import mlkit
-from mlkit.inference.roots import market_root
-from mlkit.market.simulate import null_market
-from mlkit.models.base import EnsembleSettings
-from mlkit.models.bundle import ModelBundle
-from mlkit.models.publishing import history, publish, sweep
-from mlkit.operations import bundling, training
-from mlkit.operations.champions import only_one, record
-from mlkit.operations.retraining import Retraining, retrain
+from mlkit.inference.bundle_roots import market_root
+from mlkit.market.simulate.markets import null_market
+from mlkit.models.bundle.bundle import ModelBundle
+from mlkit.models.bundle.publishing import history, publish, sweep
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.operations.retraining.champions import only_one, record
+from mlkit.operations.retraining.retraining import Retraining, retrain
+from mlkit.operations.training import bundling, training
 from tests.forks import forked
 
 BARS = null_market(1600, seed=4, timeframe="1h", symbol="CALM")

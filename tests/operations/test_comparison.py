@@ -9,10 +9,10 @@ import pytest
 import mlkit
 from mlkit.errors import BarsError, ConfigError
 from mlkit.evaluation.metrics import brier, direction, pinball_loss
-from mlkit.market.simulate import null_market, planted_edge
-from mlkit.models.base import EnsembleSettings
-from mlkit.models.bundle import ModelBundle, write_bundle
-from mlkit.operations.comparison import compare, seen_until
+from mlkit.market.simulate.markets import null_market, planted_edge
+from mlkit.models.bundle.bundle import ModelBundle, write_bundle
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.operations.retraining.comparison import compare, seen_until
 
 Fitted = Callable[..., ModelBundle]
 

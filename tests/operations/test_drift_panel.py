@@ -6,10 +6,19 @@ from scipy.stats import false_discovery_control, ks_2samp
 
 from mlkit.errors import BundleError
 from mlkit.features.garch import fit_garch
-from mlkit.market.regimes import regime_change
-from mlkit.operations.drift_panel import BINS, BLOCK, LONGEST, SHORTEST, STRETCHES, WINDOWS, Panel, panel_from_vectors
-from mlkit.operations.drift_panel import _adjust as adjust
-from mlkit.operations.training import prepare
+from mlkit.market.simulate.regimes import regime_change
+from mlkit.operations.drift.distribution import (
+    BINS,
+    BLOCK,
+    LONGEST,
+    SHORTEST,
+    STRETCHES,
+    WINDOWS,
+    Panel,
+    panel_from_vectors,
+)
+from mlkit.operations.drift.distribution import _adjust as adjust
+from mlkit.operations.training.training import prepare
 
 LEVEL = 0.005
 

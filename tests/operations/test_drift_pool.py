@@ -12,14 +12,14 @@ import pytest
 import mlkit
 from mlkit.cli import main
 from mlkit.errors import BundleError, ConfigError
-from mlkit.inference.drift import read_drift
-from mlkit.market.regimes import Change, regime_change
-from mlkit.market.simulate import null_market
-from mlkit.models.base import EnsembleSettings
-from mlkit.models.bundle import ModelBundle, write_bundle
-from mlkit.operations.drift import DriftReport, check_drift, save_drift
-from mlkit.operations.drift_reference import DRIFT_FILE, DriftReference
-from mlkit.operations.training import fitted_garch, lay_out, prepare, train, walk_forward
+from mlkit.inference.drift_note import read_drift
+from mlkit.market.simulate.markets import null_market
+from mlkit.market.simulate.regimes import Change, regime_change
+from mlkit.models.bundle.bundle import ModelBundle, write_bundle
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.operations.drift.checks import DriftReport, check_drift, save_drift
+from mlkit.operations.drift.reference import DRIFT_FILE, DriftReference
+from mlkit.operations.training.training import fitted_garch, lay_out, prepare, train, walk_forward
 
 AT, LATER = 1600, 400
 TINY = EnsembleSettings.smoke(n_estimators=8, forest_trees=4, n_threads=1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlkit.errors import ConfigError
-from mlkit.operations.drift_stream import KEPT, DriftStream
+from mlkit.operations.drift.stream import KEPT, DriftStream
 
 
 def alarms(stream: DriftStream, outcomes: np.ndarray) -> list[tuple[int, tuple[str, ...]]]:

@@ -11,8 +11,8 @@ from mlkit.errors import ConfigError
 from mlkit.evaluation.ledger import Ledger, Source
 from mlkit.evaluation.overfitting import backtest_overfitting, reality_check
 from mlkit.evaluation.sharpe import deflated_sharpe, sharpe_ratio
-from mlkit.market.simulate import planted_edge
-from mlkit.operations.evidence import backtests, evidence, strategy_returns
+from mlkit.market.simulate.markets import planted_edge
+from mlkit.operations.training.evidence import backtests, evidence, strategy_returns
 
 HORIZONS = (1, 5)
 

@@ -9,10 +9,10 @@ import pytest
 import mlkit
 from mlkit.errors import BarsError
 from mlkit.features.engine import DEFAULT_GARCH
-from mlkit.market.simulate import null_market
-from mlkit.models.base import EnsembleSettings
-from mlkit.operations.drift import check_drift
-from mlkit.operations.training import folds, forecast_rows, naive_intervals, prepare, walk_forward
+from mlkit.market.simulate.markets import null_market
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.operations.drift.checks import check_drift
+from mlkit.operations.training.training import folds, forecast_rows, naive_intervals, prepare, walk_forward
 
 N, WARM_UP = 4000, mlkit.FeatureSet().warm_up
 

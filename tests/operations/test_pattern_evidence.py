@@ -7,9 +7,15 @@ from scipy.stats import norm
 
 from mlkit.features.rules import PATTERNS
 from mlkit.inference.insight import PatternEvidence
-from mlkit.labels import pattern_directions
+from mlkit.labels.returns import pattern_directions
 from mlkit.market.bars import COLUMNS
-from mlkit.operations.pattern_evidence import MIN_CASES, _wilson, measure_patterns, pattern_sides, weigh_patterns
+from mlkit.operations.patterns.evidence_of_patterns import (
+    MIN_CASES,
+    _wilson,
+    measure_patterns,
+    pattern_sides,
+    weigh_patterns,
+)
 
 HAMMER, STAR = PATTERNS.index("hammer"), PATTERNS.index("shooting_star")
 

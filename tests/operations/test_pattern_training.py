@@ -16,13 +16,13 @@ from sklearn.metrics import f1_score
 
 from mlkit.errors import BundleError, ConfigError
 from mlkit.features.rules import PATTERNS, STANDARDS, pattern_flags
-from mlkit.market.simulate import pattern_factory
-from mlkit.models.pattern_cnn import pretrained, save_cnn
-from mlkit.models.pattern_windows import LENGTH
-from mlkit.operations import pattern_training
-from mlkit.operations.pattern_calibration import best_f1, logistic, platt
-from mlkit.operations.pattern_samples import half_tick, mutate, natural_windows, training_windows, window_labels
-from mlkit.operations.pattern_training import Profile, epochs_of, ship_patterns, train_patterns
+from mlkit.market.simulate.markets import pattern_factory
+from mlkit.models.patterns.cnn import pretrained, save_cnn
+from mlkit.models.patterns.windows import LENGTH
+from mlkit.operations.patterns import cnn_training as pattern_training
+from mlkit.operations.patterns.cnn_training import Profile, epochs_of, ship_patterns, train_patterns
+from mlkit.operations.patterns.samples import half_tick, mutate, natural_windows, training_windows, window_labels
+from mlkit.operations.patterns.thresholds import best_f1, logistic, platt
 
 TINY = Profile(epochs=3, windows=1_024, pool=2, valid=2_000, calibration=2_000, batch=64, ema=0.9)
 
@@ -118,7 +118,7 @@ def test_training_learns_and_leaves_the_caller_alone(straight: tuple[bytes, pd.D
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from mlkit.operations.pattern_training import Profile, train_patterns
+from mlkit.operations.patterns.cnn_training import Profile, train_patterns
 def die(row):
     if row["epoch"] == 1:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -9,9 +9,9 @@ import pytest
 import mlkit
 from mlkit import cli
 from mlkit.evaluation.ledger import Ledger
-from mlkit.operations import pattern_tuning
-from mlkit.operations.pattern_training import PROFILES
-from mlkit.operations.pattern_tuning import PatternTask, TunedPatterns
+from mlkit.operations.patterns.cnn_training import PROFILES
+from mlkit.operations.tuning import cnn_tuning as pattern_tuning
+from mlkit.operations.tuning.cnn_tuning import PatternTask, TunedPatterns
 
 
 def test_the_command_tunes_the_network_on_simulated_bars(

@@ -17,9 +17,9 @@ import pandas as pd
 import pytest
 
 import mlkit
-from mlkit.market.simulate import planted_edge
-from mlkit.models.base import EnsembleSettings
-from mlkit.operations import training
+from mlkit.market.simulate.markets import planted_edge
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.operations.training import training
 
 PLANTED = runpy.run_path(str(Path(__file__).with_name("pipeline_mutants.py")))
 EMBARGO, MUTANTS, World, with_embargo = (PLANTED[name] for name in ("EMBARGO", "MUTANTS", "World", "with_embargo"))

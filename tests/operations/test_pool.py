@@ -17,16 +17,16 @@ from mlkit.errors import BarsError, ConfigError
 from mlkit.evaluation.significance import pool_verdict, verdict
 from mlkit.evaluation.splits import WalkForward, inner_split
 from mlkit.features.engine import DEFAULT_GARCH
-from mlkit.inference.roots import answering_root, market_root
-from mlkit.labels import forward_returns
-from mlkit.market.simulate import null_market, planted_edge
-from mlkit.models.base import EnsembleSettings
-from mlkit.models.manifest import POOL_SCHEMA, SCHEMA_VERSION
-from mlkit.models.publishing import publish
-from mlkit.operations import training
-from mlkit.operations.pool import lay_out, markets_of, pool_name
-from mlkit.operations.scoring import score_symbols
-from mlkit.operations.training import score, walk_forward
+from mlkit.inference.bundle_roots import answering_root, market_root
+from mlkit.labels.returns import forward_returns
+from mlkit.market.simulate.markets import null_market, planted_edge
+from mlkit.models.bundle.manifest import POOL_SCHEMA, SCHEMA_VERSION
+from mlkit.models.bundle.publishing import publish
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.operations.training import training
+from mlkit.operations.training.panel_layout import lay_out, markets_of, pool_name
+from mlkit.operations.training.scoring import score_symbols
+from mlkit.operations.training.training import score, walk_forward
 
 HORIZONS = (1, 5)
 TINY = EnsembleSettings.smoke(

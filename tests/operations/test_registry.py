@@ -10,11 +10,11 @@ import pytest
 from mlkit.cli import main
 from mlkit.config import Settings
 from mlkit.errors import BundleError, ConfigError, NotTrainedError, TrackingError
-from mlkit.models.bundle import ModelBundle
-from mlkit.models.publishing import history
-from mlkit.operations import registry
-from mlkit.operations.registry import fetch_bundle
-from mlkit.operations.tracking import tracked
+from mlkit.models.bundle.bundle import ModelBundle
+from mlkit.models.bundle.publishing import history
+from mlkit.operations.tracking import registry
+from mlkit.operations.tracking.registry import fetch_bundle
+from mlkit.operations.tracking.tracking import tracked
 
 pytest.importorskip("mlflow")
 

@@ -16,16 +16,17 @@ import mlkit
 from mlkit.cli import main
 from mlkit.errors import BarsError, NotTrainedError, RetrainingError
 from mlkit.evaluation.ledger import Ledger, Source
-from mlkit.inference.roots import market_root
-from mlkit.market.regimes import regime_change
-from mlkit.market.simulate import null_market
-from mlkit.models.base import EnsembleSettings
-from mlkit.models.bundle import ModelBundle
-from mlkit.models.publishing import history, publish
-from mlkit.operations import retraining, training
-from mlkit.operations.champions import champion_of, only_one, published, record, roll_back
-from mlkit.operations.comparison import Comparison
-from mlkit.operations.retraining import Retraining, decide, retrain
+from mlkit.inference.bundle_roots import market_root
+from mlkit.market.simulate.markets import null_market
+from mlkit.market.simulate.regimes import regime_change
+from mlkit.models.bundle.bundle import ModelBundle
+from mlkit.models.bundle.publishing import history, publish
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.operations.retraining import retraining
+from mlkit.operations.retraining.champions import champion_of, only_one, published, record, roll_back
+from mlkit.operations.retraining.comparison import Comparison
+from mlkit.operations.retraining.retraining import Retraining, decide, retrain
+from mlkit.operations.training import training
 
 Fitted = Callable[..., ModelBundle]
 Round = Callable[..., Retraining]
@@ -203,7 +204,7 @@ def test_drift_is_looked_for_and_kept_for_those_who_answer(
 ) -> None:
     market = regime_change(3200, 2600, "volatility", seed=3, timeframe="1h", symbol="CALM")
     patient = home.model_copy(update={"retrain_age": 10.0, "retrain_new_bars": 1.0})
-    monkeypatch.setattr("mlkit.operations.bundling.measure_patterns", lambda *arguments, **options: {})
+    monkeypatch.setattr("mlkit.operations.training.bundling.measure_patterns", lambda *arguments, **options: {})
     few = EnsembleSettings.smoke(n_estimators=8, forest_trees=4, n_threads=1)
     retrain(market.iloc[:2500], settings=patient, ensemble=few)
     calm = retrain(market.iloc[:2600], settings=patient, ensemble=few)

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 import mlkit
-from mlkit.inference.roots import market_root
-from mlkit.market.simulate import null_market
-from mlkit.models.base import EnsembleSettings
-from mlkit.operations.champions import roll_back
-from mlkit.operations.retraining import retrain
+from mlkit.inference.bundle_roots import market_root
+from mlkit.market.simulate.markets import null_market
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.operations.retraining.champions import roll_back
+from mlkit.operations.retraining.retraining import retrain
 
 SERVING = runpy.run_path(str(Path(__file__).parents[1] / "bench" / "serving.py"))
 URL = "/api/ml/price-prediction/CALM?timeframe=1h"

@@ -9,14 +9,15 @@ import pytest
 import mlkit
 from mlkit.errors import BarsError, ConfigError
 from mlkit.evaluation.ledger import Ledger, Source
-from mlkit.inference.roots import market_root, pool_root
-from mlkit.market.simulate import null_market
-from mlkit.models.base import EnsembleSettings
-from mlkit.models.bundle import ModelBundle
-from mlkit.models.publishing import publish
-from mlkit.operations import retraining, training
-from mlkit.operations.comparison import Comparison, compare
-from mlkit.operations.retraining import Retraining, retrain
+from mlkit.inference.bundle_roots import market_root, pool_root
+from mlkit.market.simulate.markets import null_market
+from mlkit.models.bundle.bundle import ModelBundle
+from mlkit.models.bundle.publishing import publish
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.operations.retraining import retraining
+from mlkit.operations.retraining.comparison import Comparison, compare
+from mlkit.operations.retraining.retraining import Retraining, retrain
+from mlkit.operations.training import training
 
 Fitted = Callable[..., ModelBundle]
 TunedOn = Callable[..., Any]

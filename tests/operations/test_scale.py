@@ -19,12 +19,12 @@ import mlkit
 from mlkit.cli import main
 from mlkit.errors import ConfigError, LakeError, MlkitError, ScaleError
 from mlkit.features.saved import read_features
-from mlkit.market.simulate import planted_edge
-from mlkit.models.publishing import history
-from mlkit.operations import cluster
-from mlkit.operations.cluster import connect
-from mlkit.operations.scale import UniverseReport, run_universe
-from mlkit.operations.training import score, walk_forward
+from mlkit.market.simulate.markets import planted_edge
+from mlkit.models.bundle.publishing import history
+from mlkit.operations.scale import cluster
+from mlkit.operations.scale.cluster import connect
+from mlkit.operations.scale.universe_jobs import UniverseReport, run_universe
+from mlkit.operations.training.training import score, walk_forward
 
 SYMBOLS = ("AAA", "BTC/USDT:USDT", "CCC")
 FITS = 3  # of a walk-forward with the smoke profile

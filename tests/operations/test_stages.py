@@ -12,20 +12,20 @@ import pytest
 import mlkit
 from mlkit.errors import ConfigError
 from mlkit.evaluation.ledger import Ledger, Source
-from mlkit.market.simulate import null_market
-from mlkit.models.base import EnsembleSettings
-from mlkit.models.publishing import history
-from mlkit.operations import training
-from mlkit.operations.stages import WORK, Stages, kept_stages
+from mlkit.market.simulate.markets import null_market
+from mlkit.models.bundle.publishing import history
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.operations.training import training
+from mlkit.operations.training.stages import WORK, Stages, kept_stages
 
 # One process that forks: libraries are imported once, every child has the training to itself and is killed in it.
 KILLER = """
 import json, os, signal, sys
 import mlkit
-from mlkit.market.simulate import null_market
-from mlkit.models.base import EnsembleSettings
-from mlkit.operations import training
-from mlkit.operations.stages import kept_stages
+from mlkit.market.simulate.markets import null_market
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.operations.training import training
+from mlkit.operations.training.stages import kept_stages
 
 bars, few = null_market(1300, seed=8), EnsembleSettings.smoke(**json.loads(sys.argv[2]))
 settings = mlkit.Settings(prediction_horizons=(1,), model_storage_path=sys.argv[1], n_threads=1)

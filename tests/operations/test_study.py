@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import mlkit
-from mlkit.market.simulate import null_market
+from mlkit.market.simulate.markets import null_market
 from mlkit.operations.study import LEVELS, interval_cell, study_file, study_summary
 
 HORIZONS = (1, 5)

@@ -13,14 +13,14 @@ import pytest
 from mlkit.config import Settings
 from mlkit.errors import ConfigError
 from mlkit.evaluation.ledger import Ledger, Source
-from mlkit.market.simulate import null_market
-from mlkit.models.base import EnsembleSettings
-from mlkit.operations import tracking
-from mlkit.operations.journal import untracked, waiting
-from mlkit.operations.scoring import fold_scores, score
-from mlkit.operations.tracking import alias, for_command, tracked
-from mlkit.operations.training import walk_forward
-from mlkit.operations.trials import recorded
+from mlkit.market.simulate.markets import null_market
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.operations.tracking import tracking
+from mlkit.operations.tracking.journal import untracked, waiting
+from mlkit.operations.tracking.tracking import alias, for_command, tracked
+from mlkit.operations.tracking.trials import recorded
+from mlkit.operations.training.scoring import fold_scores, score
+from mlkit.operations.training.training import walk_forward
 
 pytest.importorskip("mlflow")
 ON = {"tracking": True}

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from mlkit.config import Settings
-from mlkit.operations import tracking
-from mlkit.operations.journal import untracked, waiting
-from mlkit.operations.mlflow_store import Sent
-from mlkit.operations.tracking import send_waiting, tracked
+from mlkit.operations.tracking import tracking
+from mlkit.operations.tracking.journal import untracked, waiting
+from mlkit.operations.tracking.mlflow_store import Sent
+from mlkit.operations.tracking.tracking import send_waiting, tracked
 
 pytest.importorskip("mlflow")
 ON = {"tracking": True}
@@ -90,11 +90,11 @@ def test_a_full_disk_ends_the_tracking_and_not_the_run(
         raise OSError(28, "No space left on device")
 
     with tracked("train", Settings(**ON), name="x") as run:
-        monkeypatch.setattr("mlkit.operations.journal.Journal.attach", full)
+        monkeypatch.setattr("mlkit.operations.tracking.journal.Journal.attach", full)
         run.text("a", "a")
         run.metrics({"b": 1.0})
     assert len(caplog.records) == 1 and "No space left" in caplog.text
-    monkeypatch.setattr("mlkit.operations.journal.Journal.create", full)
+    monkeypatch.setattr("mlkit.operations.tracking.journal.Journal.create", full)
     with tracked("train", Settings(**ON), name="x") as run:
         run.metrics({"b": 1.0})
     assert len(caplog.records) == 2
@@ -104,7 +104,7 @@ def test_a_torn_journal_is_sent_up_to_the_tear_and_a_killed_run_is_marked(home: 
     code = (
         "import os, signal\n"
         "from mlkit.config import Settings\n"
-        "from mlkit.operations.tracking import tracked\n"
+        "from mlkit.operations.tracking.tracking import tracked\n"
         "with tracked('train', Settings(tracking=True), name='x') as run:\n"
         "    run.metrics({'loss': 0.25}, step=4)\n"
         '    run._journal._file.write(\'{"do": "met\'); run._journal._file.flush()\n'
@@ -148,7 +148,7 @@ def test_two_processes_write_to_one_database(
     code = (
         "import sys\n"
         "from mlkit.config import Settings\n"
-        "from mlkit.operations.tracking import tracked\n"
+        "from mlkit.operations.tracking.tracking import tracked\n"
         "for number in range(3):\n"
         "    with tracked('train', Settings(tracking=True), name=f'{sys.argv[1]} {number}') as run:\n"
         "        for step in range(6):\n"

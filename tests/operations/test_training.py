@@ -11,12 +11,12 @@ import mlkit
 from mlkit.errors import BarsError, BundleError, ConfigError
 from mlkit.evaluation.ledger import Ledger, Source
 from mlkit.features.garch import fit_garch
-from mlkit.market.simulate import null_market, planted_edge
-from mlkit.models.publishing import history
-from mlkit.operations import training
-from mlkit.operations.scoring import intervals
-from mlkit.operations.training import FORECAST_COLUMNS, ensemble_settings, score, walk_forward
-from mlkit.operations.trials import feature_digest
+from mlkit.market.simulate.markets import null_market, planted_edge
+from mlkit.models.bundle.publishing import history
+from mlkit.operations.tracking.trials import feature_digest
+from mlkit.operations.training import training
+from mlkit.operations.training.scoring import intervals
+from mlkit.operations.training.training import FORECAST_COLUMNS, ensemble_settings, score, walk_forward
 
 HORIZONS = (1, 5)
 

@@ -11,12 +11,12 @@ import pytest
 import mlkit
 from mlkit.evaluation.ledger import Ledger, Source
 from mlkit.features.engine import DEFAULT_GARCH
-from mlkit.market.simulate import planted_edge
-from mlkit.models import external_memory
-from mlkit.models.base import EnsembleSettings
-from mlkit.operations import training
-from mlkit.operations.stages import kept_stages
-from mlkit.operations.training import fit_price, prepare, walk_forward
+from mlkit.market.simulate.markets import planted_edge
+from mlkit.models.ensemble import external_memory
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.operations.training import training
+from mlkit.operations.training.stages import kept_stages
+from mlkit.operations.training.training import fit_price, prepare, walk_forward
 
 
 @pytest.mark.parametrize("symbols", [("AAA",), ("AAA", "BBB")])

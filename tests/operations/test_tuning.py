@@ -13,14 +13,14 @@ import pytest
 import mlkit
 from mlkit import cli
 from mlkit.errors import BarsError, ConfigError
-from mlkit.evaluation.guard import FinalSpan
+from mlkit.evaluation.final_span import FinalSpan
 from mlkit.evaluation.ledger import RUN, Ledger, Source
-from mlkit.market.simulate import planted_edge
-from mlkit.models.base import EnsembleSettings
-from mlkit.operations.training import score, walk_forward
-from mlkit.operations.tuned import OutOfSample, Tuned, load_tuned, save_tuned, tuned_path
-from mlkit.operations.tuning import SPACE, Tuning, tune
-from mlkit.operations.tuning_comparison import compare_losses, sentence
+from mlkit.market.simulate.markets import planted_edge
+from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.operations.training.training import score, walk_forward
+from mlkit.operations.tuning.ensemble_tuning import SPACE, Tuning, tune
+from mlkit.operations.tuning.improvement import compare_losses, sentence
+from mlkit.operations.tuning.tuned import OutOfSample, Tuned, load_tuned, save_tuned, tuned_path
 
 HORIZONS = (1, 5)
 TRIALS = 5

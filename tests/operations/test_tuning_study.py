@@ -11,8 +11,8 @@ import pytest
 from optuna.trial import TrialState
 
 from mlkit.errors import ConfigError, MlkitError
-from mlkit.operations.tuning_study import Place, abandoned, best, finished, found, opened
-from mlkit.operations.tuning_workers import run_trials
+from mlkit.operations.tuning.study import Place, abandoned, best, finished, found, opened
+from mlkit.operations.tuning.workers import run_trials
 from tests.operations.tuning_toy import Toy
 
 SCRIPT = Path(__file__).with_name("tuning_toy.py")

@@ -11,8 +11,8 @@ from typing import Any
 
 import optuna
 
-from mlkit.operations.tuning_study import Place, Space
-from mlkit.operations.tuning_workers import run_trials
+from mlkit.operations.tuning.study import Place, Space
+from mlkit.operations.tuning.workers import run_trials
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ TINY = 'symbol: str = "SP500"\nseed: int = 7\nlabel: str = "x"\nsince: str | Non
 DRAW = """
 import numpy as np
 import mlkit
-from mlkit.report import headline
+from mlkit.report import headlines as headline
 bars = mlkit.load_bars(symbol, "1d", since=since, until=until)
 draw = np.random.default_rng(seed).normal()
 headline("Draws", first=draw, close=float(bars["close"].iloc[-1]), label=label)

@@ -11,8 +11,8 @@ import pytest
 
 from mlkit.errors import ReportError
 from mlkit.report import verify_report
-from mlkit.report.headline import HEADLINE_MIME, collect_headlines, headline_digest
-from mlkit.report.page import render_page
+from mlkit.report.headlines import HEADLINE_MIME, collect_headlines, headline_digest
+from mlkit.report.index_page import render_page
 from mlkit.report.receipt import read_notebooks
 from mlkit.report.rederive import TOLERANCE, first_difference, same_kind
 

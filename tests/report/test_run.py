@@ -21,8 +21,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from mlkit import load_bars
 from mlkit.errors import ConfigError, MlkitError, ReportError
 from mlkit.market.bars import fingerprint
-from mlkit.report import HEADLINE_MIME, headline, run_report, summarise_report
-from mlkit.report.headline import collect_headlines, headline_digest, shown_value
+from mlkit.report import HEADLINE_MIME, run_report, summarise_report
+from mlkit.report import headlines as headline
+from mlkit.report.headlines import collect_headlines, headline_digest, shown_value
 from mlkit.report.parameters import convert_parameters
 from mlkit.report.story import Story, formula
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlkit.errors import ReportError
-from mlkit.operations.journal import waiting
+from mlkit.operations.tracking.journal import waiting
 from mlkit.report.plan import make_plan
 from mlkit.report.receipt import read_receipt
 from mlkit.report.tracked import tracked_report

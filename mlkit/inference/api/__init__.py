@@ -1,25 +1,18 @@
 """The REST endpoints: the same insights over HTTP. `create_app` makes the application, `run_server` serves it."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from mlkit.inference.api.app import create_app as create_app
-    from mlkit.inference.api.server import run_server as run_server
+import lazy_loader
 
-_PUBLIC = {"create_app": "mlkit.inference.api.app", "run_server": "mlkit.inference.api.server"}
-__all__ = sorted(_PUBLIC)
+from mlkit.errors import DependencyError
+
+_get, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for, so that FastAPI is needed by servers only."""
-    from importlib import import_module
-
-    from mlkit.errors import DependencyError
-
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import a public name when it is first asked for, so that only servers need FastAPI."""
     try:
-        return getattr(import_module(_PUBLIC[name]), name)
+        return _get(name)
     except ModuleNotFoundError as error:
         if (error.name or "mlkit").split(".")[0] == "mlkit":
             raise

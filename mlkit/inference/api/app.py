@@ -18,10 +18,11 @@ from mlkit import __version__
 from mlkit.config import Settings
 from mlkit.errors import ConfigError, DependencyError, MlkitError, TooFewBarsError
 from mlkit.inference.api.bodies import body_of, render, respond
-from mlkit.inference.api.guard import Guard, error_body
-from mlkit.inference.api.metrics import CONTENT_TYPE, Metrics
+from mlkit.inference.api.limits import Guard, error_body
 from mlkit.inference.api.options import ServeOptions
-from mlkit.inference.api.page import mount_page
+from mlkit.inference.api.panel_page import mount_page
+from mlkit.inference.api.readiness import server_status
+from mlkit.inference.api.request_metrics import CONTENT_TYPE, Metrics
 from mlkit.inference.api.schemas import (
     ERRORS,
     Health,
@@ -32,11 +33,9 @@ from mlkit.inference.api.schemas import (
     StatusAnswer,
 )
 from mlkit.inference.api.shared import BusyError, Shared
-from mlkit.inference.api.status import server_status
-from mlkit.inference.markets import Answer, MarketKey, Markets
 from mlkit.inference.predictor import LIVE_BARS
-from mlkit.market.symbols import check_symbol
-from mlkit.market.times import TIMEFRAMES, timeframe_delta
+from mlkit.inference.served_markets import Answer, MarketKey, Markets
+from mlkit.market import TIMEFRAMES, check_symbol, timeframe_delta
 
 NAMES_TTL = 2.0  # seconds for which the list of markets is kept
 LOOK_AGAIN = 1.0  # seconds between two looks at which bundle is current

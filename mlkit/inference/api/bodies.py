@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mlkit.inference.insight import Freshness
-from mlkit.inference.markets import Answer
+from mlkit.inference.served_markets import Answer
 
 PARTS: dict[str, tuple[str, ...]] = {
     "patterns": ("patterns",),

@@ -8,8 +8,8 @@ import time
 from typing import Any
 
 from mlkit.config import Settings
-from mlkit.inference.api.metrics import SHARED_FOLDER
 from mlkit.inference.api.options import ServeOptions
+from mlkit.inference.api.request_metrics import SHARED_FOLDER
 
 OPTIONS = "MLKIT_SERVE_OPTIONS"  # how worker processes get theirs; the token stays in its file
 

@@ -14,8 +14,8 @@ import mlkit
 from mlkit.config import Settings
 from mlkit.inference.api.app import create_app
 from mlkit.inference.api.options import ServeOptions
-from mlkit.models.bundle import ModelBundle
-from mlkit.models.publishing import publish
+from mlkit.models.bundle.bundle import ModelBundle
+from mlkit.models.bundle.publishing import publish
 
 NOW = datetime(2019, 1, 3, 12, tzinfo=UTC)
 

@@ -17,10 +17,10 @@ from mlkit.inference.api.schemas import (
     SignalsAnswer,
     StatusAnswer,
 )
-from mlkit.inference.markets import Markets
 from mlkit.inference.predictor import insights
-from mlkit.models.bundle import ModelBundle
-from mlkit.models.publishing import publish
+from mlkit.inference.served_markets import Markets
+from mlkit.models.bundle.bundle import ModelBundle
+from mlkit.models.bundle.publishing import publish
 
 NOW = datetime(2019, 1, 3, 12, tzinfo=UTC)
 URL = "/api/ml/insights/TEST?timeframe=1d"

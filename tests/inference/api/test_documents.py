@@ -11,8 +11,8 @@ import pytest
 
 import mlkit
 from mlkit.config import Settings
-from mlkit.models.bundle import ModelBundle
-from mlkit.models.publishing import publish
+from mlkit.models.bundle.bundle import ModelBundle
+from mlkit.models.bundle.publishing import publish
 
 MODELS = {
     "insights": "InsightAnswer",

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from mlkit.config import Settings
-from mlkit.models.bundle import ModelBundle
+from mlkit.models.bundle.bundle import ModelBundle
 
 
 @pytest.mark.parametrize("verdict", ["drift", "no drift", "not enough bars"])

@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
 from mlkit.config import Settings
 from mlkit.inference.api.app import create_app
 from mlkit.inference.api.options import ServeOptions
-from mlkit.models.bundle import ModelBundle
+from mlkit.models.bundle.bundle import ModelBundle
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 EXAMPLES = 60  # of each of six endpoints; the bench asks for thousands

@@ -11,7 +11,7 @@ import pytest
 
 import mlkit
 from mlkit.config import Settings
-from mlkit.inference.markets import Markets
+from mlkit.inference.served_markets import Markets
 
 URL = "/api/ml/insights/TEST?timeframe=1d"
 Serve = Callable[..., Any]

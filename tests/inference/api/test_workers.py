@@ -17,8 +17,8 @@ import pytest
 
 import mlkit
 from mlkit.config import Settings
-from mlkit.models.bundle import ModelBundle
-from mlkit.models.publishing import publish
+from mlkit.models.bundle.bundle import ModelBundle
+from mlkit.models.bundle.publishing import publish
 
 URL = "/api/ml/price-prediction/TEST?timeframe=1d"
 PATIENCE = 120.0  # seconds until a busy machine has started two processes

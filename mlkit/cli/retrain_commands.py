@@ -1,0 +1,162 @@
+"""Commands over the life of a market's model: retrain, rollback."""
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from mlkit.cli.arguments import AddCommand, Arguments, count_value, market_arguments, run_options, settings_from
+from mlkit.cli.steps import Steps
+from mlkit.errors import ConfigError, MlkitError
+
+UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}  # seconds
+
+
+def register(command: AddCommand) -> None:
+    """Add the commands of this module."""
+    _retrain_arguments(command("retrain", _retrain, "train a market's model again if due; publish it if better"))
+    sub = command("rollback", _rollback, "make the model published before the current one current again")
+    market_arguments(sub)
+    sub.add_argument("--list", action="store_true", help="show what was published, and change nothing")
+    sub.add_argument("--json", action="store_true", help="print JSON and nothing else")
+
+
+def _retrain_arguments(parser: argparse.ArgumentParser) -> None:
+    market_arguments(parser)
+    run_options(parser)
+    parser.add_argument("--force", action="store_true", help="train and compare even if nothing is due")
+    parser.add_argument(
+        "--every",
+        type=period_value,
+        metavar="6h",
+        help="go on: a round every so often (s, m, h, d), until stopped",
+    )
+    parser.add_argument("--keep", type=_keep_value, help="published models that stay; 3 if left out, 2 at least")
+    parser.add_argument("--tuned", action="store_true", help="with the parameters that mlkit tune chose for the market")
+    parser.add_argument("--dry-run", action="store_true", help="say what is due and what would be done")
+    parser.add_argument(
+        "--fetch", nargs="?", const="binance", metavar="EXCHANGE",
+        help="collect new bars first; binance, or another name that ccxt knows",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else; a line a round with --every")
+
+
+def period_value(text: str) -> float:
+    """Seconds of a length of time such as 30m, 6h or 1d."""
+    number, unit = text[:-1], text[-1:]
+    if unit not in UNITS or not (number.isascii() and number.isdigit() and 0 < int(number[:9]) == int(number)):
+        raise ConfigError(f"{text!r} is not a length of time such as 30m, 6h or 1d")
+    return float(int(number) * UNITS[unit])
+
+
+def _keep_value(text: str) -> int:
+    if count_value(text) < 2:
+        raise ConfigError("--keep 1 would leave nothing to roll back to; keep 2 or more")
+    return count_value(text)
+
+
+def _retrain(arguments: Arguments) -> None:
+    from mlkit.operations.tracking import for_command
+
+    asked = {"profile": arguments.profile, "seed": arguments.seed, "retrain_keep": arguments.keep}
+    settings = for_command(settings_from(**asked))
+
+    def round_() -> None:
+        _show(_one_round(arguments, settings), arguments.json, indent=None if arguments.every else 1)
+
+    if arguments.every is None:
+        round_()
+        return
+    if arguments.dry_run:
+        raise ConfigError("--dry-run looks once; leave --every out")
+    with _stopped_by_signals():
+        _go_on(round_, arguments.every)
+
+
+def _one_round(arguments: Arguments, settings: Any) -> Any:
+    from mlkit.operations.retraining import retrain
+
+    if arguments.fetch:
+        from mlkit.market.collect import fetch_bars
+
+        report = fetch_bars(arguments.symbol, arguments.timeframe, exchange=arguments.fetch, settings=settings)
+        print(report, file=sys.stderr)
+    with Steps() as steps:
+        return retrain(
+            arguments.symbol,
+            arguments.timeframe,
+            settings,
+            force=arguments.force,
+            dry_run=arguments.dry_run,
+            tuned=arguments.tuned,
+            progress=steps,
+        )
+
+
+def _show(told: Any, as_json: bool, indent: int | None) -> None:
+    print(json.dumps(told.to_dict(), indent=indent) if as_json else told, flush=True)
+
+
+def _go_on(round_: Callable[[], None], every: float) -> None:
+    """A round every so many seconds; one that fails is told, and the next one is due as if it had not."""
+    worked = False
+    due = time.monotonic()
+    while True:
+        try:
+            round_()
+            worked = True
+        except (MlkitError, OSError) as error:
+            if not worked:  # what never worked is an error, what fails for once is told and tried again
+                raise
+            _say(f"this round failed, {' '.join(str(error).split())}")
+        now = time.monotonic()
+        due += every * max(1.0, (now - due) // every + 1.0)  # rounds that a long one ran over are left out
+        _say(f"next round at {datetime.now(UTC) + timedelta(seconds=due - now):%Y-%m-%d %H:%M:%S} UTC")
+        time.sleep(due - now)
+
+
+def _say(text: str) -> None:
+    print(f"mlkit: {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM end the block wherever it is; whatever was running, the current model is a whole one."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say("stopped")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _rollback(arguments: Arguments) -> None:
+    from mlkit.inference import market_root
+    from mlkit.operations.retraining import published, roll_back
+    from mlkit.operations.tracking import for_command
+
+    settings = for_command(settings_from())
+    if not arguments.list:
+        roll_back(arguments.symbol, arguments.timeframe, settings)
+    table = published(market_root(arguments.symbol, arguments.timeframe, settings))
+    if arguments.json:
+        rows = json.loads(table.reset_index().to_json(orient="records", date_format="iso"))
+        print(json.dumps({"market": f"{arguments.symbol} {arguments.timeframe}", "published": rows}, indent=1))
+        return
+    print(f"{arguments.symbol} {arguments.timeframe}, the current model first")
+    for name, row in table.iterrows():
+        trained = f"{row['bars']:,} bars to {row['trained_until']:%Y-%m-%d %H:%M}" if row["bars"] else row["problem"]
+        print(f"  {name}  {trained}{f'; {row.event}, {row.why}' if row['event'] else ''}")
+    if table.empty:
+        print("  none")

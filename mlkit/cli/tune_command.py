@@ -1,0 +1,131 @@
+"""Commands over parameters: tune."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+from mlkit.cli.arguments import AddCommand, Arguments, count_value, run_options, settings_from, symbol_value
+from mlkit.cli.arguments import timeframe_value as timeframe
+from mlkit.errors import ConfigError
+
+
+def register(command: AddCommand) -> None:
+    """Add the commands of this module."""
+    text = "tune the parameters of a market's models, and say out of sample whether it helped"
+    parser = command("tune", _tune, text)
+    parser.add_argument("--symbol", type=symbol_value, help="such as SP500 or BTCUSDT")
+    parser.add_argument("--timeframe", type=timeframe, help="such as 1d or 1m")
+    run_options(parser)
+    _study_options(parser)
+
+
+def _study_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--trials", type=count_value, help="trials that the study shall have in all; 8, full: 40")
+    parser.add_argument("--workers", type=count_value, default=1, help="processes; with 1 every run gives the same")
+    parser.add_argument("--storage", metavar="URL", help="Optuna storage; the SQLite file data/optuna.db")
+    parser.add_argument("--study", metavar="NAME", help="a study that is there goes on; by default the market's own")
+    parser.add_argument("--only", choices=("patterns",), help="patterns: the pattern CNN, on simulated bars alone")
+
+
+def _tune(arguments: Arguments) -> None:
+    from mlkit.operations.tracking import for_command
+
+    settings = for_command(settings_from(profile=arguments.profile, seed=arguments.seed))
+    if arguments.only:
+        _tune_patterns(arguments, settings)
+        return
+    for name in ("symbol", "timeframe"):
+        if getattr(arguments, name) is None:
+            raise ConfigError(f"tune needs --{name}, such as mlkit tune --symbol SP500 --timeframe 1d")
+    from mlkit.evaluation import Source
+    from mlkit.market import load_bars
+    from mlkit.operations.tracking import tracked
+    from mlkit.operations.tuning import save_tuned, tune
+
+    bars = load_bars(arguments.symbol, arguments.timeframe, settings=settings)
+    name = f"{arguments.symbol}-{arguments.timeframe}"
+    with tracked("tune", settings, name=name, sources=[Source.of(bars)]) as run, _bar() as tell:
+        tuning = tune(bars, settings, **_chosen(arguments), progress=tell)
+        path = save_tuned(tuning.tuned, settings)
+        run.file(path)
+        _figures(run, tuning)
+    _print(tuning)
+    print(path)
+
+
+def _tune_patterns(arguments: Arguments, settings: Any) -> None:
+    if arguments.symbol or arguments.timeframe:
+        raise ConfigError("--only patterns learns from simulated bars; leave --symbol and --timeframe out")
+    from mlkit.operations.tracking import tracked
+    from mlkit.operations.tuning import save_tuned_patterns, tune_patterns
+
+    with tracked("tune", settings, name="patterns") as run, _bar() as tell:
+        tuning = tune_patterns(settings, **_chosen(arguments), progress=tell)
+        path = save_tuned_patterns(tuning.tuned, settings)
+        run.file(path)
+        _figures(run, tuning)
+    _print(tuning)
+    print(path)
+
+
+def _chosen(arguments: Arguments) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in ("trials", "workers", "storage", "study")}
+
+
+@contextmanager
+def _bar() -> Iterator[Any]:
+    """A progress bar on standard error that starts where an earlier run of the study stopped."""
+    from tqdm import tqdm
+
+    bars: list[Any] = []  # none before there is something to tell
+
+    def tell(stage: str, done: int, total: int) -> None:
+        if not bars:
+            bars.append(tqdm(total=total, initial=done, unit="trial", file=sys.stderr))
+        bars[0].set_description_str(f"tuning, {stage}", refresh=False)
+        bars[0].update(done - bars[0].n)
+        bars[0].refresh()
+
+    try:
+        yield tell
+    finally:
+        for bar in bars:
+            bar.close()
+
+
+def _figures(run: Any, tuning: Any) -> None:
+    """The study's pictures in the tracked run; none where it is not tracked, or matplotlib is missing."""
+    if run.key is None or find_spec("matplotlib") is None:
+        return
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    from mlkit import plots
+
+    with mpl.rc_context(plots.RC):  # type: ignore[arg-type]  # the stubs want every key as a literal
+        history, importance = Figure(figsize=(9, 3.2)), Figure(figsize=(7, 3.2))
+        plots.tuning_history(history.subplots(), tuning.trials)
+        run.figure("history", history)
+        if len(tuning.importance):
+            plots.importance(importance.subplots(), tuning.importance, unit="share of the score's variance")
+            run.figure("importance", importance)
+
+
+def _print(tuning: Any) -> None:
+    """Best beside default parameters, what they score, and whether it helped."""
+    tuned, default = tuning.tuned, tuning.trials.loc[tuning.trials["default"]]
+    rows = {
+        name: (f"{default[name].iloc[0]:.4g}" if len(default) else "-", f"{value:.4g}")
+        for name, value in tuned.parameters.items()
+    }
+    inner = "-" if tuned.default_score is None else f"{tuned.default_score:.5f}"
+    rows["inner score"] = (inner, f"{tuned.score:.5f}")
+    if (outside := tuned.out_of_sample) is not None:
+        rows["out of sample"] = (f"{outside.default:.5f}", f"{outside.tuned:.5f}")
+    for name, (before, after) in {"": ("default", "tuned"), **rows}.items():
+        print(f"{name:<16}{before:>12}{after:>12}")
+    ended = ", ".join(f"{count} {state}" for state, count in tuned.trials.items())
+    print(f"trials of {tuned.study}: {ended}\n{tuning.sentence()}")

@@ -1,0 +1,103 @@
+"""A last part of the history that is read once, after every choice is made, and a guard who counts.
+
+Cross-validation cannot see what its user does with it: each look at a score that leads to another try fits the
+choice to the test blocks. The newest part of the history, never looked at, is what remains honest, once.
+"""
+
+import warnings
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mlkit.errors import BarsError, ConfigError
+from mlkit.evaluation.ledger import Ledger, Source
+from mlkit.market import validate_bars
+
+
+class FinalSpan:
+    """Holds back the newest bars; every read of them is written to the trial ledger.
+
+    Parameters
+    ----------
+    bars : DataFrame (n_bars, 5)
+        See ``validate_bars``.
+    ledger : where reads are written and counted, such as ``Ledger.of(settings)``.
+    share : part of the bars that is held back, above 0 and below 1.
+
+    Execution timing and look-ahead
+    -------------------------------
+    ``development`` are the bars before ``start``; labels and features made of them cannot see a held-back bar, so
+    nothing has to be purged. A read gives the whole history: models are fitted on ``development`` or with
+    ``WalkForward``, and scored on rows from ``start`` on.
+
+    A span counts as read when any held-back span of the same market that overlaps it was read, by anyone who
+    writes to the same ledger: a bar more at the end does not make it new.
+
+    Raises ConfigError for a share out of range, BarsError for bars that break the contract or are fewer than two.
+    """
+
+    def __init__(self, bars: pd.DataFrame, ledger: Ledger, *, share: float = 0.2) -> None:
+        if not 0.0 < share < 1.0:
+            raise ConfigError(f"FinalSpan: share must be above 0 and below 1, got {share!r}")
+        self._bars, self._ledger = validate_bars(bars), ledger
+        held = max(1, round(share * len(self._bars)))
+        if held >= len(self._bars):
+            raise BarsError(f"FinalSpan: {len(self._bars)} bars are too few to hold back {share:.0%}; load more")
+        self._first = len(self._bars) - held
+        self._source = Source.of(self._bars.iloc[self._first :])
+
+    def __repr__(self) -> str:
+        held = len(self._bars) - self._first
+        return f"FinalSpan({held:,} bars from {self.start:%Y-%m-%d %H:%M}, read {len(self.reads())} times)"
+
+    @property
+    def start(self) -> pd.Timestamp:
+        """Open time of the first held-back bar."""
+        return pd.Timestamp(self._bars.index[self._first])
+
+    @property
+    def development(self) -> pd.DataFrame:
+        """The bars before ``start``: for features, choices, tuning, as often as one likes."""
+        return self._bars.iloc[: self._first].copy()
+
+    def reads(self) -> list[dict[str, Any]]:
+        """Ledger entries of the reads so far, in order: time, reason, and the trials that had been made."""
+        return [
+            entry
+            for entry in self._ledger.entries()
+            if entry["event"] == "read" and self._source.overlaps(Source(**entry["sources"][0]))
+        ]
+
+    def read(self, reason: str, *, again: bool = False) -> pd.DataFrame:
+        """All bars, the held-back ones included; the read is logged before they are handed out.
+
+        Parameters
+        ----------
+        reason : what is to be decided; goes into the ledger
+        again : True allows another read. It warns, since what is found then is no longer out of sample.
+
+        Raises ConfigError for a second read without ``again``, or without a reason.
+        """
+        if not reason.strip():
+            raise ConfigError("FinalSpan.read: say what the final span is read for; the ledger keeps it")
+        before = self.reads()
+        if before:
+            first = before[0]
+            known = (
+                f"the final span from {self.start:%Y-%m-%d %H:%M} was read {len(before)} times already, first on "
+                f"{first['time']} for {first['reason']!r}"
+            )
+            if not again:
+                raise ConfigError(
+                    f"FinalSpan.read: {known}; take newer bars, or pass again=True and say so in the result"
+                )
+            warnings.warn(f"{known}; what it says now is no longer out of sample", UserWarning, stacklevel=2)
+        trials = self._ledger.trials([Source.of(self._bars)])
+        self._ledger.write("read", sources=[asdict(self._source)], reason=reason, trials=trials)
+        return self._bars.copy()
+
+    def rows(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Positions of the held-back bars in what ``read`` returns, int64."""
+        return np.arange(self._first, len(self._bars))

@@ -1,0 +1,65 @@
+"""What a server can answer, without loading a model of any market."""
+
+from importlib.util import find_spec
+
+from mlkit import __version__
+from mlkit.config import Settings
+from mlkit.errors import BundleError
+from mlkit.inference.api.schemas import MarketStatus, StatusAnswer
+from mlkit.inference.bundle_roots import answering_root
+from mlkit.inference.drift_note import read_drift
+from mlkit.inference.insight import NOT_TRAINED
+from mlkit.inference.loaded_models import Models
+from mlkit.market import available
+from mlkit.models.bundle import read_current, read_manifest
+
+PACKAGES = ("safetensors", "torch", "xgboost", "lightgbm", "sklearn", "arch")
+
+
+def server_status(settings: Settings) -> StatusAnswer:
+    """Every market that has bars, with the bundle that answers for it.
+
+    ``price_predictor_loaded`` says that at least one market has a bundle.
+    """
+    markets = [market_status(symbol, timeframe, settings) for symbol, timeframe in available(settings)]
+    cnn, why = Models(None).cnn("classic")
+    trained = any(market.bundle for market in markets)
+    reasons = {} if cnn is not None else {"pattern_cnn": why}
+    if not trained:
+        reasons["price_predictor"] = f"{NOT_TRAINED}: run mlkit train --symbol SP500 --timeframe 1d"
+    loaded = cnn is not None and trained
+    return StatusAnswer(
+        pattern_cnn_loaded=cnn is not None,
+        price_predictor_loaded=trained,
+        models_loaded=loaded,
+        reasons=reasons,
+        message=None if loaded else NOT_TRAINED,
+        version=__version__,
+        packages={name: find_spec(name) is not None for name in PACKAGES},
+        markets=markets,
+    )
+
+
+def market_status(symbol: str, timeframe: str, settings: Settings) -> MarketStatus:
+    """One market, from the manifest of its current bundle."""
+    try:
+        root = answering_root(symbol, timeframe, settings)
+        if root is None:
+            return MarketStatus(symbol=symbol, timeframe=timeframe, reason=NOT_TRAINED)
+        manifest = read_manifest(root / read_current(root)[0])
+    except BundleError:
+        reason = "the bundle is damaged; mlkit bundle verify says where"
+        return MarketStatus(symbol=symbol, timeframe=timeframe, reason=reason)
+    span = manifest.training_span
+    return MarketStatus(
+        symbol=symbol,
+        timeframe=timeframe,
+        bundle=manifest.bundle_id,
+        created=manifest.created,
+        trained_from=span.start,
+        trained_until=span.end,
+        training_bars=span.bars,
+        metrics=manifest.metrics,
+        pattern_evidence=manifest.pattern_evidence,
+        drift=read_drift(root, symbol, timeframe, manifest.bundle_id),
+    )

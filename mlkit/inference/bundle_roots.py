@@ -1,0 +1,98 @@
+"""Which folder of models answers for a market.
+
+    <models>/<symbol>-<timeframe>/       a market's own bundles
+    <models>/pools/<name>-<timeframe>/   bundles trained on several markets
+
+A market's own bundle comes first. Without one, the pools of its timeframe whose current bundle names it: the one whose
+training ended last, of several the first by name. A market that no pool names has no price model, even where the pool
+could forecast it: nobody has measured what that is worth there. `Predictor` may be given any bundle.
+
+A pool whose manifest is damaged is passed over with one warning, since it may be about other markets. Where no other
+bundle answers, it may be about this one: that is an error.
+"""
+
+import logging
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from mlkit.config import Settings
+from mlkit.errors import BundleError
+from mlkit.market import symbol_folder
+from mlkit.models.bundle import CURRENT, read_current, read_manifest
+
+if TYPE_CHECKING:
+    from mlkit.models.bundle import ModelBundle
+
+POOLS = "pools"
+Stamp: TypeAlias = tuple[int, int, int]
+_log = logging.getLogger("mlkit")
+
+
+def market_root(symbol: str, timeframe: str, settings: Settings) -> Path:
+    """Folder of a market's own bundles; it need not exist."""
+    return settings.models / f"{symbol_folder(symbol)}-{timeframe}"
+
+
+def pool_root(name: str, timeframe: str, settings: Settings) -> Path:
+    """Folder of a pool's bundles; it need not exist. ConfigError for a name that no symbol could have."""
+    return settings.models / POOLS / f"{symbol_folder(name)}-{timeframe}"
+
+
+def answering_root(symbol: str, timeframe: str, settings: Settings) -> Path | None:
+    """The folder whose current bundle answers for a market; None where nothing was trained.
+
+    Reads the manifests of the pools where the market has no bundle of its own. A damaged one is left out with a
+    warning, once for each fault; BundleError for it where no other pool names the market.
+    """
+    own = market_root(symbol, timeframe, settings)
+    if current_stamp(own) is not None:
+        return own
+    found, faults = [], []
+    for root in sorted((settings.models / POOLS).glob(f"*-{timeframe}")):
+        stamp = current_stamp(root)
+        try:
+            symbols, end = (frozenset[str](), "") if stamp is None else _pooled(root, stamp)
+        except BundleError as error:
+            faults.append(error)
+            _warn_once(root, str(error))
+            continue
+        if symbol in symbols:
+            found.append((end, root))
+    if not found and faults:
+        raise faults[0]
+    return max(found, key=lambda one: one[0])[1] if found else None  # the first of equals
+
+
+def current_stamp(root: Path) -> Stamp | None:
+    """What tells one ``CURRENT`` of a folder from another, by one look at the file; None without one."""
+    try:
+        status = (root / CURRENT).stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=256)
+def _pooled(root: Path, stamp: Stamp) -> tuple[frozenset[str], str]:
+    """Symbols of a pool's current bundle, and where its training ended; read once for each publishing."""
+    manifest = read_manifest(root / read_current(root)[0])
+    return frozenset(manifest.pool), manifest.training_span.end
+
+
+@cache
+def _warn_once(root: Path, fault: str) -> None:
+    _log.warning("pool %s answers for no market: %s", root, fault)
+
+
+def current_bundle(symbol: str, timeframe: str, settings: Settings) -> "ModelBundle | None":
+    """The published bundle that answers for a market, its own or a pool's.
+
+    None where nothing was trained; BundleError when damaged.
+    """
+    root = answering_root(symbol, timeframe, settings)
+    if root is None:
+        return None
+    from mlkit.models.bundle import ModelBundle
+
+    return ModelBundle.open(root)

@@ -1,0 +1,5 @@
+"""An insight as card, chart, terminal text and live panel."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,193 @@
+"""What a model learns: forward returns with the time each is known, and the 15 patterns as rules see them."""
+
+from collections.abc import Iterable
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from mlkit.errors import BarsError, ConfigError
+from mlkit.features import PATTERNS as PATTERNS
+from mlkit.features import STANDARDS, WARM_UP, Standard, pattern_flags
+from mlkit.market import MaxGap, ohlcv_arrays, open_times, unbroken_runs, validate_bars
+from mlkit.market import gap_tolerance as gap_tolerance
+from mlkit.market import never_closes as never_closes
+
+HORIZONS = (1, 5, 15, 60)  # bars ahead
+# Patterns of one direction; a marubozu and a harami take theirs from the candles, a doji has none.
+BULLISH = ("hammer", "engulfing_bullish", "morning_star", "three_white_soldiers", "piercing_line", "tweezer_bottom")
+BEARISH = ("shooting_star", "engulfing_bearish", "evening_star", "three_black_crows", "dark_cloud_cover", "tweezer_top")
+
+
+def forward_returns(
+    bars: pd.DataFrame, horizons: Iterable[int] = HORIZONS, *, max_gap: MaxGap = "auto"
+) -> pd.DataFrame:
+    """Log return to each horizon, with the time at which it is known.
+
+    A label looks ahead by definition: row ``t`` is about the future of a decision taken at the close of bar
+    ``t``. It is known at the close of bar ``t + h``, so a training row whose ``end_time`` reaches into the
+    test span must be purged (``WalkForward`` does). Horizons count bars, so they step over nights and
+    weekends: ``horizon`` 1 of a daily series is the next session. They never step over an outage.
+
+    Parameters
+    ----------
+    bars : DataFrame (n_bars, 5)
+        See ``validate_bars``.
+    horizons : integers
+        Bars ahead, each positive, no two alike.
+    max_gap : "auto", length of time or None
+        Most time that may be missing between the close of a bar and the open of the next. Where more is
+        missing, what lies between is unknown and no label crosses it. "auto" is ``gap_tolerance(bars)``;
+        None lets labels cross any gap.
+
+    Returns
+    -------
+    DataFrame (n_bars, 2 * n_horizons)
+        Index of ``bars``; column levels ``label`` and ``horizon``:
+        ``("log_return", h)`` float64, log(close[t+h] / close[t]), NaN where bar t+h does not exist or lies
+        beyond an outage;
+        ``("end_time", h)`` datetime64[ns, UTC], the open time of bar t+h, NaT where the return is NaN.
+        ``Y["log_return"][5]`` is the series of 5-bar returns.
+
+    Raises
+    ------
+    ConfigError
+        For no horizon, one that is not a positive integer or is given twice, or a ``max_gap`` that is no
+        length of time.
+    BarsError
+        For bars that break the contract, or with no label at the longest horizon.
+    """
+    steps = _check_horizons(horizons)
+    bars = validate_bars(bars)
+    n_bars, needed, runs = len(bars), max(steps) + 1, unbroken_runs(bars, max_gap)
+    if n_bars < needed:
+        raise BarsError(f"forward_returns: horizon {max(steps)} needs {needed} bars, have {n_bars}")
+    longest = int(np.bincount(runs).max())
+    if longest < needed:
+        raise BarsError(
+            f"forward_returns: horizon {max(steps)} needs {needed} bars without an outage, the longest such run has"
+            f" {longest}; fetch what is missing, take shorter horizons, or pass a longer max_gap"
+        )
+    close, opened = bars["close"].to_numpy(), open_times(bars).view("datetime64[ns]")
+    returns, ends = {}, {}
+    for h in steps:
+        same = runs[h:] == runs[:-h]
+        gain = np.where(same, np.log(close[h:] / close[:-h]), np.nan)
+        end = np.where(same, opened[h:], np.datetime64("NaT"))
+        returns["log_return", h] = _padded(gain, n_bars)
+        ends["end_time", h] = pd.DatetimeIndex(_padded(end, n_bars), tz="UTC")
+    frame = pd.DataFrame({**returns, **ends}, index=bars.index)
+    frame.columns = frame.columns.set_names(["label", "horizon"])
+    frame.attrs = dict(bars.attrs)
+    return frame
+
+
+def earned_returns(bars: pd.DataFrame, horizons: Iterable[int] = HORIZONS, *, max_gap: MaxGap = "auto") -> pd.DataFrame:
+    """What acting on a forecast earns: log return from the open of bar t + 1 to the open of bar t + 1 + h.
+
+    The decision falls at the close of bar t, the first price that can be had is the next open. Parameters are
+    those of ``forward_returns``.
+
+    Returns a DataFrame (n_bars, n_horizons), index of ``bars``, columns ``horizon``; NaN where bar t + 1 + h
+    does not exist or an outage lies between bar t and it. Raises as ``forward_returns`` does, except that a
+    horizon without any return is all NaN.
+    """
+    steps = _check_horizons(horizons)
+    bars = validate_bars(bars)
+    runs, opens = unbroken_runs(bars, max_gap), np.log(bars["open"].to_numpy())
+    table = np.full((len(bars), len(steps)), np.nan)
+    for j, h in enumerate(steps):
+        gain = opens[h + 1 :] - opens[1:-h]
+        table[: len(gain), j] = np.where(runs[h + 1 :] == runs[: -h - 1], gain, np.nan)
+    frame = pd.DataFrame(table, index=bars.index, columns=pd.Index(steps, name="horizon"))
+    frame.attrs = dict(bars.attrs)
+    return frame
+
+
+def pattern_labels(bars: pd.DataFrame, standard: Standard = "classic") -> pd.DataFrame:
+    """Which of the 15 patterns each bar completes, known at its close; several may hold at once.
+
+    Parameters
+    ----------
+    bars : DataFrame (n_bars, 5)
+        See ``validate_bars``.
+    standard : "classic" or "continuous"
+        TA-Lib's definition, or the one for markets that never close (``mlkit.features.rules``).
+
+    Returns
+    -------
+    DataFrame of bool (n_bars, 15)
+        Index of ``bars``, columns ``PATTERNS``. ``attrs["warm_up"]`` maps a pattern to the number of first
+        rows in which it is not known; those rows are False and should be left out of training and rates.
+
+    ConfigError for an unknown standard, BarsError for bars that break the contract.
+    """
+    directions = pattern_directions(bars, standard)
+    labels = directions != 0
+    labels.attrs = dict(directions.attrs)
+    return labels
+
+
+def pattern_directions(bars: pd.DataFrame, standard: Standard = "classic") -> pd.DataFrame:
+    """Direction of each pattern at each bar: int8 (n_bars, 15), -1 bearish, 0 absent, +1 bullish.
+
+    Harami and marubozu take both signs, a doji is +1. Parameters, ``attrs`` and errors are those of
+    ``pattern_labels``.
+    """
+    bars = validate_bars(bars)
+    open, high, low, close, _ = ohlcv_arrays(bars)
+    flags = pattern_flags(open, high, low, close, standard)
+    frame = pd.DataFrame(flags, index=bars.index, columns=pd.Index(PATTERNS, name="pattern"))
+    frame.attrs = {**bars.attrs, "standard": standard, "warm_up": dict(WARM_UP)}
+    return frame
+
+
+def claimed_directions(bars: pd.DataFrame) -> pd.DataFrame:
+    """Direction that each pattern claims where it is found, known at the bar's close: int8 (n_bars, 15).
+
+    +1 bullish, -1 bearish, 0 for a doji, which claims none. A marubozu takes the colour of its candle, a harami
+    the opposite of the candle before it; the other twelve have one direction by name. Unlike
+    ``pattern_directions`` it says nothing about whether the pattern is there, so that a probability can be
+    signed. BarsError for bars that break the contract.
+    """
+    bars = validate_bars(bars)
+    white = np.where(bars["close"] >= bars["open"], 1, -1).astype(np.int8)
+    frame = pd.DataFrame(dict.fromkeys(PATTERNS, np.int8(0)), index=bars.index)
+    frame.columns = frame.columns.set_names("pattern")
+    frame[list(BULLISH)], frame[list(BEARISH)] = np.int8(1), np.int8(-1)
+    frame["marubozu"], frame["harami"] = white, -np.append(white[:1], white[:-1])
+    frame.attrs = dict(bars.attrs)
+    return frame
+
+
+def base_rates(bars: pd.DataFrame) -> pd.DataFrame:
+    """How often each pattern occurs, per 10,000 bars whose pattern is known, by both standards.
+
+    Returns a DataFrame (15, 2): index ``pattern``, columns "classic" and "continuous"; NaN for a pattern
+    that the bars are too few to know. BarsError for bars that break the contract.
+    """
+    labels = {standard: pattern_labels(bars, standard) for standard in STANDARDS}
+    known = (len(bars) - pd.Series(WARM_UP, dtype=float)).clip(lower=0.0).replace(0.0, np.nan)
+    return pd.DataFrame({standard: 10_000 * found.sum() / known for standard, found in labels.items()})
+
+
+def _check_horizons(horizons: Iterable[int]) -> tuple[int, ...]:
+    try:
+        steps = tuple(horizons)
+    except TypeError:
+        raise ConfigError(f"horizons must be several bars ahead such as (1, 5), not {horizons!r}") from None
+    for step in steps:
+        if not isinstance(step, Integral) or isinstance(step, bool) or step < 1:
+            raise ConfigError(f"horizons must be positive integers, bars ahead, not {step!r}")
+    if not steps or len(set(steps)) < len(steps):
+        raise ConfigError(f"horizons must be at least one and all different, not {steps}")
+    return tuple(int(step) for step in steps)
+
+
+def _padded(values: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    """``values`` followed by NaN (of times: NaT), ``size`` in all."""
+    padded = np.full(size, np.nan).astype(values.dtype)
+    padded[: values.size] = values
+    return padded

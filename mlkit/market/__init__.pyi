@@ -1,0 +1,90 @@
+"""Level 1: bars in, checked once at the door."""
+
+# Look at valid bars for what no rule forbids and a model should not meet unseen.
+from .bar_quality import quality as quality
+from .bars import COLUMNS as COLUMNS
+
+# Hex SHA-256 of the bars: timeframe, index (int64 ns) and the five columns, not the symbol.
+from .bars import fingerprint as fingerprint
+
+# Assemble bars from parts known to be valid: UTC open times and (5, n_bars) values, not copied.
+from .bars import make_bars as make_bars
+
+# Open, high, low, close, volume as private contiguous float64 arrays, (n_bars,) each, for kernels.
+from .bars import ohlcv_arrays as ohlcv_arrays
+
+# Bar open times in ns since the epoch, (n_bars,).
+from .bars import open_times as open_times
+
+# Check the Bars contract and return a copy in canonical form; frame is left as it is.
+from .bars import validate_bars as validate_bars
+from .outages import OUTAGE_NEVER_CLOSED as OUTAGE_NEVER_CLOSED
+from .outages import OUTAGE_SESSIONS as OUTAGE_SESSIONS
+
+# Of all bars; a market with more of them on saturdays never closes
+from .outages import SATURDAY_SHARE as SATURDAY_SHARE
+
+# Of the day's times; the same where no saturday has passed yet
+from .outages import TIMES_SHARE as TIMES_SHARE
+from .outages import MaxGap as MaxGap
+
+# Whether more than memory_gap is missing between two neighbours; open times and a bar's length in ns.
+from .outages import forgotten as forgotten
+
+# Most time that may be missing between two bars before it is an outage: 1 hour or 7 days.
+from .outages import gap_tolerance as gap_tolerance
+
+# How many bars before each one its features may remember, int64 (n_bars,); validated bars are expected.
+from .outages import memory_ages as memory_ages
+
+# Rows at which features start anew, int64, the first of them 0; validated bars are expected.
+from .outages import memory_starts as memory_starts
+
+# Whether a market trades without closes, from its open times alone; validated bars are expected.
+from .outages import never_closes as never_closes
+
+# The bars in pieces without an outage, oldest first; no window or label may reach from one into the next.
+from .outages import segments as segments
+
+# Number of the run without an outage that each bar belongs to, int64 (n_bars,), counted from 0.
+from .outages import unbroken_runs as unbroken_runs
+
+# Bars of a larger timeframe: first open, highest high, lowest low, last close, summed volume.
+from .resampling import resample as resample
+from .sources import BUILT_IN as BUILT_IN
+
+# Every (symbol, timeframe) that load_bars can load: the built-in series, then the lake's, sorted.
+from .sources import available as available
+
+# Add the bars of a file, of all files of a folder, or of a frame to the lake, in one commit.
+from .sources import import_bars as import_bars
+
+# Bars by name: the built-in SP500 and NASDAQ at 1d (from arch), else those of the lake.
+from .sources import load_bars as load_bars
+
+# Read bars from a file or a frame in memory, strictly: nothing is repaired.
+from .sources import read_bars as read_bars
+
+# Make a market of the lake exactly these bars: what was there under its name is replaced.
+from .sources import save_bars as save_bars
+
+# One row for each market of the lake, by a look at its manifest alone.
+from .status import data_status as data_status
+from .symbols import check_symbol as check_symbol
+
+# symbol as one folder name: every character but letters, digits, . _ - percent-encoded.
+from .symbols import symbol_folder as symbol_folder
+from .times import TIMEFRAMES as TIMEFRAMES
+
+# Open time of the bar that holds each time, both in ns since the epoch.
+from .times import floor_times as floor_times
+
+# Open time of bar number in ns since the epoch, which an int is already.
+from .times import time_after as time_after
+from .times import timeframe_delta as timeframe_delta
+
+# Length of one bar in nanoseconds.
+from .times import timeframe_ns as timeframe_ns
+
+# The symbols of a file in its order: one a line, # begins a comment, blank lines are left out.
+from .universe import read_universe as read_universe

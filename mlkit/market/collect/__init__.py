@@ -1,0 +1,5 @@
+"""Bars from outside: exchanges, their archives, and files that grow."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

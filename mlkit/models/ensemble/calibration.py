@@ -1,0 +1,275 @@
+"""What the raw scores of an ensemble are worth: shrinkage, direction probability, intervals.
+
+All is in **normalised units**, a log return over h bars divided by its expected scale: ``z`` is the raw ensemble score
+and ``y`` the outcome. What concerns the score is fitted on calibration rows that no model has seen; the base rate of
+a rise and the quantiles of the outcome, in which no tree has a part, on all training rows. Overlapping labels share
+bars: n rows hold about ``1.5 n / h`` independent outcomes, and every test here uses a long-run variance with a
+bandwidth of 1.5 h. Rows of several markets at one bar time share its news: what is tested is then their sum, one
+value a bar time (Driscoll and Kraay 1998, *Review of Economics and Statistics* 80).
+"""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+
+from mlkit.errors import BundleError, ConfigError
+from mlkit.evaluation import direction, t_under_null
+from mlkit.models.ensemble.conformal import MEMORY, adaptation_rate, lean_rate
+from mlkit.models.ensemble.settings import FloatVector, IntVector
+
+CRITICAL = 1.96
+EVIDENCE = 3.0  # standard errors under which a score counts as nothing: a study looks at hundreds of them
+BLOCKS = 3  # and it must point the same way in each of these parts of the calibration rows
+BASE_CRITICAL = 1.0  # of the base rate's garrote: markets do drift, so it needs less proof than a forecast
+MIN_ROWS = 40
+
+
+@dataclass(frozen=True)
+class HorizonCalibration:
+    """Calibration of one horizon; every number is in normalised units."""
+
+    horizon: int
+    rows: int  # it was fitted on
+    t_stat: float  # of the slope of outcome on score
+    shrink: float  # factor on the score, in [0, 1]; 0 is the forecast of no change
+    intercept: float  # of the direction's log odds
+    slope: float  # of the direction's log odds on the raw score, >= 0
+    std: float  # of the outcome around the shrunk score
+    low80: float  # quantiles of that residual, finite-sample corrected
+    high80: float
+    low90: float
+    high90: float
+    log_scale: float  # mean logarithm of the scale in training
+    log_scale_std: float  # and its standard deviation
+    memory: int  # scores that an adaptive interval may depend on
+    rate: float  # step of its ends at one score
+    lean: float  # step of their slope on the logarithm of the scale
+
+    @property
+    def ends(self) -> tuple[float, float, float, float]:
+        """Quantiles of the residual in the order of the conformal levels."""
+        return self.low90, self.low80, self.high80, self.high90
+
+    def p_up(self, z: FloatVector) -> FloatVector:
+        """Calibrated probability of a rise (half of no change included) for raw scores ``z``."""
+        return _sigmoid(self.intercept + self.slope * z)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Self:
+        """The calibration that :meth:`to_dict` described; BundleError on anything else."""
+        kinds = {f.name: f.type for f in fields(cls)}
+        if not isinstance(values, dict) or values.keys() != kinds.keys():
+            raise BundleError(f"calibration: expected the keys {', '.join(kinds)}; train the bundle again")
+        for name, value in values.items():
+            number = isinstance(value, int) if kinds[name] is int else isinstance(value, int | float)
+            if not number or isinstance(value, bool) or not np.isfinite(value):
+                raise BundleError(f"calibration: {name} must be a finite number, got {value!r}")
+        made = cls(**values)
+        ordered = made.low90 <= made.low80 <= made.high80 <= made.high90
+        steps = 0 <= made.memory <= 100_000 and made.rate >= 0 and made.lean >= 0 and made.log_scale_std >= 0
+        centred = made.horizon >= 1 and 0 <= made.shrink <= 1 and made.slope >= 0 and made.std >= 0
+        if not (centred and ordered and steps):
+            raise BundleError(f"calibration of horizon {made.horizon}: values contradict each other")
+        return made
+
+
+def fit_calibration(
+    z: FloatVector,
+    y: FloatVector,
+    horizon: int,
+    *,
+    history: FloatVector | None = None,
+    log_scale: FloatVector | None = None,
+    times: IntVector | None = None,
+    history_times: IntVector | None = None,
+) -> HorizonCalibration:
+    """Calibrate one horizon on held-out rows in time order.
+
+    Parameters
+    ----------
+    z, y
+        Raw ensemble score and outcome, normalised, (n,), finite.
+    horizon
+        Bars a label spans.
+    history
+        Normalised outcomes of all training rows in time order, these n among them, (m,): the base rate and the
+        quantiles are theirs. Default ``y``.
+    log_scale
+        Logarithm of the scale in the rows of ``history``, (m,). Default 0.
+    times, history_times
+        Number of each row's bar time, counted from 0, (n,) and (m,), where rows of several markets share them.
+
+    Raises
+    ------
+    ConfigError
+        Fewer than ``MIN_ROWS`` rows.
+    """
+    demand_rows(len(z), horizon)
+    history = y if history is None else history
+    shrink, trust, t_stat = shrinkage(z, y, horizon, times)
+    intercept, slope = fit_direction(z, direction(y), horizon, trust, direction(history), times, history_times)
+    residual = y - shrink * z if shrink else history
+    low80, high80 = conformal_quantiles(residual, 0.8)
+    low90, high90 = conformal_quantiles(residual, 0.9)
+    return HorizonCalibration(
+        horizon=horizon,
+        rows=len(z),
+        t_stat=t_stat,
+        shrink=shrink,
+        intercept=intercept,
+        slope=slope,
+        std=float(np.sqrt(np.mean(residual**2))),
+        low80=low80,
+        high80=high80,
+        low90=low90,
+        high90=high90,
+        log_scale=0.0 if log_scale is None else float(np.mean(log_scale)),
+        log_scale_std=0.0 if log_scale is None else float(np.std(log_scale)),
+        memory=MEMORY,
+        rate=adaptation_rate(horizon, len(history) if history_times is None else len(np.unique(history_times))),
+        lean=lean_rate(horizon),
+    )
+
+
+def demand_rows(rows: int, horizon: int) -> None:
+    """ConfigError unless there are enough held-out rows to calibrate the horizon."""
+    if rows < MIN_ROWS:
+        raise ConfigError(
+            f"calibration of horizon {horizon}: {rows} held-out rows, it takes {MIN_ROWS};"
+            " pass more bars or drop the horizon"
+        )
+
+
+def shrinkage(
+    z: FloatVector, y: FloatVector, horizon: int, times: IntVector | None = None
+) -> tuple[float, float, float]:
+    """Factor that shrinks a score towards no change, as far as its slope is not significant.
+
+    ``min(slope, 1) * trust``: ``slope = Σ z y / Σ z²`` is the factor with the least squared error, and
+    ``trust = 1 - 1.96 / t`` leaves the lower end of its 95 % interval, with the t of ``mean(z y)`` under the null of no
+    predictability: what was picked because it looked good looks better than it is. t = 10 keeps 80 %. Both are 0
+    unless t is at least 3, which noise reaches once in 700 times, and the slope is positive in each of three
+    chronological parts: a score that agreed with the outcome in one lucky stretch is not used.
+
+    Returns
+    -------
+    shrink, trust, t.
+
+    References
+    ----------
+    Mincer & Zarnowitz (1969): the slope of outcome on forecast.
+    """
+    power = float(z @ z)
+    slope = float(z @ y) / power if power > 0 else 0.0
+    t_stat = t_under_null(_by_time(z * y, times), int(1.5 * horizon) + 1)
+    steady = all(float(a @ b) > 0 for a, b in zip(np.array_split(z, BLOCKS), np.array_split(y, BLOCKS), strict=True))
+    if not steady or t_stat < EVIDENCE:
+        return 0.0, 0.0, t_stat
+    trust = 1.0 - CRITICAL / t_stat
+    return min(slope, 1.0) * trust, trust, t_stat
+
+
+def fit_direction(
+    z: FloatVector,
+    rise: FloatVector,
+    horizon: int,
+    trust: float,
+    history: FloatVector | None = None,
+    times: IntVector | None = None,
+    history_times: IntVector | None = None,
+) -> tuple[float, float]:
+    """Intercept and slope of the log odds of a rise, each discounted by its own significance.
+
+    Platt's logistic fit; the slope times ``trust`` of the forecast and never below 0, so a higher score
+    never means a lower probability; then the intercept, times the garrote of the mean residual without it.
+    With slope 0 the probability is the base rate of a rise in ``history``, pulled towards 1/2 by
+    ``max(0, 1 - (1 / t)²)``, Stein's rule: a rate that is as likely chance as not is not told.
+
+    Parameters
+    ----------
+    z, rise
+        Raw score, and 1 for a rise, 0 for a fall, 0.5 for no change, (n,).
+    trust
+        Share of the score that is significant, from :func:`shrinkage`.
+    history
+        Direction of all training rows, (m,). Default ``rise``.
+    times, history_times
+        As in :func:`fit_calibration`.
+    """
+    intercept, slope = (0.0, 0.0) if trust == 0 else fit_logistic(z, rise)
+    slope = max(slope, 0.0) * trust
+    if slope == 0.0:
+        history = rise if history is None else history
+        kept, _ = _trust(_by_time(history - 0.5, history_times), horizon, BASE_CRITICAL)
+        rate = float(np.clip(0.5 + kept * (np.mean(history) - 0.5), 1e-3, 1.0 - 1e-3))
+        return float(np.log(rate / (1.0 - rate))), 0.0
+    kept, _ = _trust(_by_time(rise - _sigmoid(slope * z), times), horizon, CRITICAL)
+    return (intercept * kept if kept else 0.0), slope
+
+
+def fit_logistic(z: FloatVector, rise: FloatVector) -> tuple[float, float]:
+    """Intercept and slope of Platt's logistic regression of a (tie-aware) direction on a score.
+
+    Targets are pulled in to ``(N+ + 1) / (N+ + 2)`` and ``1 / (N- + 2)``, so separable rows have an answer.
+
+    References
+    ----------
+    Platt (1999), *Advances in Large Margin Classifiers*; Lin, Lin & Weng (2007), *Machine Learning* 68.
+    """
+    high = (np.sum(rise == 1.0) + 1.0) / (np.sum(rise == 1.0) + 2.0)
+    low = 1.0 / (np.sum(rise == 0.0) + 2.0)
+    target = low + (high - low) * rise
+    unit = float(np.sqrt(np.mean(z**2))) or 1.0
+    design = np.column_stack([np.ones_like(z), z / unit])
+    beta = np.zeros(2)
+    loss = _log_loss(design @ beta, target)
+    for _ in range(100):
+        p = _sigmoid(design @ beta)
+        hessian = (design * (p * (1.0 - p))[:, None]).T @ design + 1e-12 * np.eye(2)
+        step = np.linalg.solve(hessian, design.T @ (target - p))
+        while (trial := _log_loss(design @ (beta + step), target)) > loss and np.abs(step).max() > 1e-12:
+            step = 0.5 * step
+        beta, loss = beta + step, trial
+        if np.abs(step).max() < 1e-10:
+            break
+    return float(beta[0]), float(beta[1] / unit)
+
+
+def conformal_quantiles(residual: FloatVector, level: float) -> tuple[float, float]:
+    """Ends of a central interval of the residual that covers a new one with probability >= ``level``.
+
+    Each tail is its own order statistic at ``(1 + level) / 2 * (1 + 1 / n)``: split-conformal, exact for exchangeable
+    rows. Rows of overlapping outcomes are not; ``mlkit.models.ensemble.conformal`` takes it from here, bar by bar.
+
+    References
+    ----------
+    Lei et al. (2018), *JASA* 113, split conformal; Romano, Patterson & Candès (2019), each tail apart.
+    """
+    n = len(residual)
+    rank = min(int(np.ceil(0.5 * (1.0 + level) * (n + 1.0) - 1e-9)), n)
+    ordered = np.sort(residual)
+    return float(ordered[n - rank]), float(ordered[rank - 1])
+
+
+def _trust(values: FloatVector, horizon: int, critical: float) -> tuple[float, float]:
+    """Garrote ``max(0, 1 - (critical / t)²)`` on a mean that is 0 under the null, and its t."""
+    t_stat = t_under_null(values, int(1.5 * horizon) + 1)
+    return (max(0.0, 1.0 - (critical / t_stat) ** 2) if t_stat else 0.0), t_stat
+
+
+def _by_time(values: FloatVector, times: IntVector | None) -> FloatVector:
+    """Sum of the values at each bar time; the values themselves where each row has its own."""
+    return values if times is None else np.asarray(np.bincount(times, weights=values), dtype=np.float64)
+
+
+def _sigmoid(x: FloatVector) -> FloatVector:
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)), dtype=np.float64)
+
+
+def _log_loss(logit: FloatVector, target: FloatVector) -> float:
+    return float(np.mean(np.logaddexp(0.0, logit) - target * logit))

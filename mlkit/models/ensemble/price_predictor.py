@@ -1,0 +1,392 @@
+"""The price ensemble: XGBoost, LightGBM and a random forest, shrunk and calibrated on held-out rows.
+
+The target of horizon h is the log return divided by its expected scale, so quiet and wild markets weigh the same; the
+scale itself is combined from several estimates (``spread``). Training rows fall into three chronological
+parts, purged between: trees and scale are fitted on the first, the boosted ones stop early on the second, and
+what the trees are worth comes from the third, which no model has seen. Intervals start from the quantiles of
+all three and then follow the outcomes that become known (``mlkit.models.ensemble.conformal``).
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from mlkit.config import write_atomic
+from mlkit.errors import BundleError, ConfigError, DependencyError
+from mlkit.models.ensemble.attributions import EXPLAINERS, attribute
+from mlkit.models.ensemble.calibration import HorizonCalibration
+from mlkit.models.ensemble.conformal import BLOCK
+from mlkit.models.ensemble.experts import HorizonExperts, adapted_ends, calibrate, plain_scales
+from mlkit.models.ensemble.learners import LEARNERS, Learner
+from mlkit.models.ensemble.settings import (
+    EnsembleSettings,
+    Float32Matrix,
+    FloatMatrix,
+    FloatVector,
+    Forecast,
+    IntMatrix,
+    IntVector,
+    Progress,
+)
+from mlkit.models.ensemble.split import fit_spreads, split_rows, usable_rows
+from mlkit.models.ensemble.spread import HorizonSpread, spread_scale
+from mlkit.threads import one_blas_thread
+
+__all__ = ["EnsembleSettings", "PricePredictor"]
+
+CALIBRATION_FILE = "calibration.json"
+ENDS = ("lo90", "lo80", "hi80", "hi90")  # in the order of the conformal levels
+_MODULES = {"xgboost": "xgboost", "lightgbm": "lightgbm", "random_forest": "sklearn"}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PricePredictor:
+    """A fitted ensemble; immutable. Make one with :meth:`fit` or :meth:`from_files`."""
+
+    horizons: tuple[int, ...]
+    n_features: int
+    weights: dict[str, float]  # of the libraries in use; they sum to 1
+    learners: dict[str, Learner]
+    calibrations: tuple[HorizonCalibration, ...]
+    experts: tuple[HorizonExperts, ...]
+    training: dict[str, Any]  # rows of each part, trees kept; plain JSON values
+    spreads: tuple[HorizonSpread, ...] = ()  # empty: the scale is used as it is passed
+
+    def __repr__(self) -> str:
+        used = ", ".join(f"{name} {weight:.0%}" for name, weight in self.weights.items())
+        return f"PricePredictor(horizons={self.horizons}, features={self.n_features}, {used})"
+
+    @classmethod
+    @one_blas_thread
+    def fit(
+        cls,
+        X: Float32Matrix,
+        Y: FloatMatrix,
+        end: IntMatrix,
+        scale: FloatMatrix,
+        terms: FloatMatrix | None = None,
+        *,
+        horizons: Sequence[int],
+        positions: IntVector | None = None,
+        settings: EnsembleSettings | None = None,
+        seed: int = 7,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Train all libraries for all horizons; same data, seed, settings and versions give the same bits.
+
+        Parameters
+        ----------
+        X
+            Features known at the close of each row's bar, float32 (n, F), rows in time order. In C order
+            they are read in place, never copied, as long as usable rows are consecutive.
+        Y
+            Log returns, float64 (n, H). A row with NaN in X or Y is left out.
+        end
+            Bar position at which each label ends, int64 (n, H), -1 where none: ``label_end_positions`` of
+            all bars, sliced like X (a walk-forward fold keeps the positions of the whole series).
+        scale
+            Standard deviation of the log return over each horizon, as expected at the row's close, (n, H);
+            rows without are left out.
+        terms
+            Of ``volatility_terms``, (n, K): with them the scale is refined, and every later call needs them too.
+        positions
+            Place of each row's bar on the time axis that ``end`` counts on, (n,), in order; rows of several symbols
+            share places. Parts are cut and purged by it. By default it is told by ``end``: one row a bar.
+        settings
+            Default ``EnsembleSettings.smoke()``. The weight of a library that is not installed goes to the
+            others, with a logged warning; DependencyError if none is left.
+
+        Raises ConfigError for wrong shapes or dtype, rows out of time order, or too few rows.
+        """
+        settings = settings or EnsembleSettings.smoke()
+        horizons = tuple(int(h) for h in horizons)
+        _check_training(X, Y, end, scale, horizons)
+        split = split_rows(X, Y, end, scale, terms, horizons, positions, settings)
+        spreads = fit_spreads(split, scale, terms, Y, horizons)
+        plain = plain_scales(scale, terms, horizons)
+        scale = spread_scale(spreads, scale, terms) if terms is not None else scale
+        parts, held_out = split.parts(np.ascontiguousarray(X), Y, scale, settings.target_clip)
+        weights = _installed_weights(settings)
+        report = _Report(progress, len(weights) * len(horizons) + 1)
+        learners = {}
+        for name in weights:
+            ticks = partial(report, name, horizons)
+            learners[name] = LEARNERS[name].fit(parts, horizons, settings, seed, ticks)
+        raw = _combine({name: m.predict(held_out.X) for name, m in learners.items()}, weights)
+        every = split.every
+        calibrations, experts = calibrate(
+            raw, split, lambda j: (Y[every, j] / scale[every, j], scale[every, j], plain[every, j]), horizons
+        )
+        report.say("calibration")
+        rows = {"fit": len(parts.fit), "valid": len(parts.valid), "calibration": len(held_out)}
+        trees = {name: list(learner.rounds) for name, learner in learners.items()}
+        training = {"rows": rows, "trees": trees, "seed": seed}
+        return cls(horizons, X.shape[1], weights, learners, calibrations, experts, training, spreads)
+
+    @property
+    def memory(self) -> int:
+        """Earlier bars that an adaptive forecast may depend on: the scores read, and the longest horizon."""
+        return BLOCK - 1 + max(c.memory + c.horizon for c in self.calibrations)
+
+    def predict(
+        self,
+        X: Float32Matrix,
+        scale: FloatMatrix,
+        terms: FloatMatrix | None = None,
+    ) -> Forecast:
+        """Forecast every row, intervals as fixed by the bundle; see :class:`Forecast` for what comes back.
+
+        Parameters
+        ----------
+        X
+            Features, float32 (n, F), in the order of the training.
+        scale
+            Expected spread of every horizon, (n, H), as in training. Rows with NaN features or a scale that is not
+            positive are NaN in every output.
+        terms
+            (n, K), as in training; ConfigError when one of the two had them and the other has not.
+        """
+        _check_features(X, scale, self.n_features, len(self.horizons))
+        plain = plain_scales(scale, terms, self.horizons)
+        scale = self.refined(scale, terms)
+        usable = usable_rows(X, scale)
+        n, shape = int(usable.sum()), (len(X), len(self.horizons))
+        X = np.ascontiguousarray(X if n == len(X) else X[usable])
+        unit = scale[usable]
+        scores = {name: m.predict(X) if n else np.empty((0, shape[1])) for name, m in self.learners.items()}
+        raw = _combine(scores, self.weights)
+        shrunk = self._column("shrink") * unit
+        p_up = np.column_stack([c.p_up(raw[:, j]) for j, c in enumerate(self.calibrations)])
+        ends = [raw * shrunk + quantile * unit for quantile in self._ends.T]
+        values = [
+            raw * shrunk,
+            raw * unit,
+            p_up,
+            unit,
+            self._column("std") * unit,
+            *ends,
+            *(z * shrunk for z in scores.values()),
+        ]
+        placed = np.full((len(values), *shape), np.nan)
+        placed[:, usable] = values
+        names = ("log_return", "raw", "p_up", "scale", "std", *ENDS)
+        plain[~usable] = np.nan
+        return Forecast(
+            horizons=self.horizons,
+            plain=plain,
+            members=dict(zip(scores, placed[len(names) :], strict=True)),
+            **dict(zip(names, placed, strict=False)),
+        )
+
+    def adapted(self, forecast: Forecast, outcome: FloatMatrix, block: IntVector, rows: int | None = None) -> Forecast:
+        """The last ``rows`` rows of a forecast, their intervals and ``std`` following the outcomes known at each.
+
+        Parameters
+        ----------
+        forecast
+            Of consecutive bars. With at least ``memory`` bars before it a row has the same bits in every call.
+        outcome
+            Realised log return, (n, H), NaN where there is none; row t reads that of row s only where
+            ``s + horizon <= t``.
+        block
+            Block of the calendar that each bar lies in, (n,): ``block_numbers`` of the open times.
+        rows
+            All rows by default.
+        """
+        first = 0 if rows is None else len(forecast) - rows
+        shape = forecast.log_return.shape
+        if outcome.shape != shape or block.shape != shape[:1] or not 0 <= first <= len(forecast):
+            raise ConfigError(
+                f"adapted: outcomes {outcome.shape} and blocks {block.shape} for forecasts {shape}, rows {rows}"
+            )
+        ends = adapted_ends(forecast, outcome, self.calibrations, self.experts, block, first)
+        out = {name: values[first:] for name, values in forecast.columns().items()}
+        out |= {name: ends[:, :, k] for k, name in enumerate(ENDS)}
+        width = (self._ends[:, 2] - self._ends[:, 1]) * out["scale"]
+        out["std"] = out["std"] * np.where(
+            width > 0, (out["hi80"] - out["lo80"]) / np.where(width > 0, width, 1.0), 1.0
+        )
+        members = {name: values[first:] for name, values in forecast.members.items()}
+        return replace(forecast, members=members, **out)
+
+    def refined(self, scale: FloatMatrix, terms: FloatMatrix | None) -> FloatMatrix:
+        """The combined scale; the one passed where the training had no terms."""
+        held = len(self.spreads[0].coefficients) - 2 if self.spreads else None
+        given = None if terms is None else terms.shape[-1]
+        if given != held or (terms is not None and len(terms) != len(scale)):
+            raise ConfigError(f"volatility terms: {given} columns, the training had {held}; use volatility_terms")
+        return scale if terms is None else spread_scale(self.spreads, scale, terms)
+
+    def unshrunk(self) -> Self:
+        """The same trees without shrinkage towards no change: what they would have said unchecked."""
+        return replace(self, calibrations=tuple(replace(c, shrink=1.0) for c in self.calibrations))
+
+    def attributions(self, X: Float32Matrix, horizon: int) -> FloatMatrix:
+        """How much each feature moved the raw score of every row, float64 (n, F + 1), in units of the scale.
+
+        The last column is what no feature is charged with: the boosted models' bias and the random forest's score.
+        Rows sum to ``raw / scale`` of :meth:`predict`, to float32 precision. X must be finite, float32 (n, F).
+        Raises ConfigError for a horizon that was not trained, DependencyError where a boosting library is missing.
+        """
+        if horizon not in self.horizons:
+            raise ConfigError(f"attributions: horizon {horizon} is none of {self.horizons}")
+        j = self.horizons.index(horizon)
+        files = {name: list(m.files.values())[j] for name, m in self.learners.items() if name in EXPLAINERS}
+        return attribute(files, {name: m.predict(X)[:, j] for name, m in self.learners.items()}, self.weights, X)
+
+    def feature_importance(self, names: Sequence[str] | None = None) -> pd.DataFrame:
+        """Gain of every feature: one column a library (mean over horizons, sums to 1) and the weighted mean.
+
+        Sorted by that mean, largest first. Default names are ``f0``, ``f1``, ...
+        """
+        index = [f"f{i}" for i in range(self.n_features)] if names is None else list(names)
+        if len(index) != self.n_features:
+            raise ConfigError(f"feature_importance: {len(index)} names for {self.n_features} features")
+        gains = {name: learner.gain().mean(axis=0) for name, learner in self.learners.items()}
+        frame = pd.DataFrame(gains, index=pd.Index(index, name="feature"))
+        frame["mean"] = sum(self.weights[name] * gain for name, gain in gains.items())
+        return frame.sort_values("mean", ascending=False, kind="stable")
+
+    def to_bytes(self) -> dict[str, bytes]:
+        """File name to content: one model file per library and horizon, and ``calibration.json``."""
+        files = {name: data for m in self.learners.values() for name, data in m.to_bytes().items()}
+        described = {
+            "horizons": list(self.horizons),
+            "n_features": self.n_features,
+            "weights": self.weights,
+            "calibrations": [c.to_dict() for c in self.calibrations],
+            "experts": [panel.to_dict() for panel in self.experts],
+            "spreads": [spread.to_dict() for spread in self.spreads],
+            "training": self.training,
+        }
+        files[CALIBRATION_FILE] = json.dumps(described, indent=1, allow_nan=False).encode()
+        return files
+
+    @classmethod
+    def from_bytes(cls, files: Mapping[str, bytes]) -> Self:
+        """Rebuild from :meth:`to_bytes`; none of the libraries is needed.
+
+        Raises
+        ------
+        BundleError
+            A file is missing, damaged or does not fit the others.
+        """
+        try:
+            described = json.loads(files[CALIBRATION_FILE])
+            calibrations = tuple(HorizonCalibration.from_dict(c) for c in described["calibrations"])
+            experts = tuple(HorizonExperts.from_dict(panel) for panel in described["experts"])
+            spreads = tuple(HorizonSpread.from_dict(spread) for spread in described["spreads"])
+            horizons, n_features = tuple(described["horizons"]), int(described["n_features"])
+            weights = {name: float(w) for name, w in described["weights"].items()}
+            training = dict(described["training"])
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+            detail = repr(error)[:160]
+            raise BundleError(f"{CALIBRATION_FILE}: not a calibration ({detail}); train again") from error
+        sound = weights.keys() <= LEARNERS.keys() and abs(sum(weights.values()) - 1.0) < 1e-9
+        sound &= not spreads or (
+            horizons == tuple(s.horizon for s in spreads) and len({len(s.coefficients) for s in spreads}) == 1
+        )
+        sound &= {3 if spreads else 1} == {len(panel.factors) for panel in experts}
+        sound &= horizons == tuple(panel.horizon for panel in experts)
+        if horizons != tuple(c.horizon for c in calibrations) or not sound:
+            raise BundleError(f"{CALIBRATION_FILE}: horizons or weights contradict each other; train again")
+        learners = {}
+        for name in weights:
+            try:
+                learners[name] = LEARNERS[name].from_bytes(files, horizons, n_features)
+            except KeyError as error:
+                raise BundleError(f"model file {error.args[0]} is missing; train again") from error
+        return cls(horizons, n_features, weights, learners, calibrations, experts, training, spreads)
+
+    def to_files(self, folder: Path) -> list[str]:
+        """Write :meth:`to_bytes` into a folder; returns the names."""
+        files = self.to_bytes()
+        for name, data in files.items():
+            write_atomic(folder / name, data)
+        return sorted(files)
+
+    @classmethod
+    def from_files(cls, folder: Path) -> Self:
+        """Read what :meth:`to_files` wrote. For folders of unknown origin use ``ModelBundle.open``."""
+        return cls.from_bytes({path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()})
+
+    @cached_property
+    def _ends(self) -> FloatMatrix:
+        """Quantiles of the bundle, (H, 4)."""
+        return np.array([c.ends for c in self.calibrations])
+
+    def _column(self, name: str) -> FloatVector:
+        """A calibration value of every horizon, (H,)."""
+        return np.array([getattr(c, name) for c in self.calibrations])
+
+
+class _Report:
+    """Counts the stages of a training and tells the listener."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.progress, self.total, self.done = progress, total, 0
+
+    def __call__(self, library: str, horizons: tuple[int, ...], index: int) -> None:
+        self.say(f"{library} h={horizons[index]}")
+
+    def say(self, stage: str) -> None:
+        """One more stage is done."""
+        self.done += 1
+        if self.progress:
+            self.progress(stage, self.done, self.total)
+
+
+def _installed(name: str) -> bool:
+    try:
+        import_module(_MODULES[name])
+    except ImportError:
+        return False
+    return True
+
+
+def _installed_weights(settings: EnsembleSettings) -> dict[str, float]:
+    """Weights of the libraries in use, summing to 1."""
+    wanted = {name: weight for name, weight in settings.weights.items() if weight > 0}
+    held = {name: weight for name, weight in wanted.items() if _installed(name)}
+    if not held:
+        raise DependencyError(f"none of {', '.join(wanted)} is installed: pip install 'mlkit[train]'")
+    total = sum(held.values())
+    shares = {name: weight / total for name, weight in held.items()}
+    if len(held) < len(wanted):
+        lost = ", ".join(wanted.keys() - held.keys())
+        now = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
+        _log.warning("%s is not installed; the ensemble goes on with %s (pip install 'mlkit[train]')", lost, now)
+    return shares
+
+
+def _combine(scores: Mapping[str, FloatMatrix], weights: Mapping[str, float]) -> FloatMatrix:
+    return np.asarray(sum(weights[name] * z for name, z in scores.items()), dtype=np.float64)
+
+
+def _check_features(X: Float32Matrix, scale: FloatMatrix, n_features: int, n_horizons: int) -> None:
+    if X.dtype != np.float32 or X.ndim != 2 or X.shape[1] != n_features:
+        raise ConfigError(f"features must be float32 (n, {n_features}), got {X.dtype} {X.shape}; use build_features")
+    if scale.shape != (len(X), n_horizons):
+        raise ConfigError(f"scale must be one spread a row and horizon, ({len(X)}, {n_horizons}), got {scale.shape}")
+
+
+def _check_training(
+    X: Float32Matrix, Y: FloatMatrix, end: IntMatrix, scale: FloatMatrix, horizons: tuple[int, ...]
+) -> None:
+    if not horizons or min(horizons) < 1 or list(horizons) != sorted(set(horizons)):
+        raise ConfigError(f"horizons must be increasing numbers of bars, got {horizons}")
+    _check_features(X, scale, X.shape[-1], len(horizons))
+    expected = (len(X), len(horizons))
+    if Y.shape != expected or end.shape != expected:
+        raise ConfigError(f"labels and their ends must be {expected}, got {Y.shape} and {end.shape}")
+    if not np.issubdtype(end.dtype, np.integer):
+        raise ConfigError(f"label ends must be integer bar positions, got {end.dtype}")

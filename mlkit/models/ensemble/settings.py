@@ -1,0 +1,146 @@
+"""What the price models share: array types, the forecast they return, and their settings."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from mlkit.errors import ConfigError
+
+Float32Matrix = npt.NDArray[np.float32]  # features, (n, F)
+FloatMatrix = npt.NDArray[np.float64]  # one column a horizon, (n, H)
+FloatVector = npt.NDArray[np.float64]  # (n,)
+IntMatrix = npt.NDArray[np.int64]  # label end positions, (n, H)
+IntVector = npt.NDArray[np.int64]  # (n,)
+
+LIBRARIES = ("xgboost", "lightgbm", "random_forest")
+
+
+class Progress(Protocol):
+    """Told after every stage of a training; ``done`` counts up to ``total``."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """Predictive distribution of the log return, per row and horizon; known at the close of the row's bar.
+
+    Arrays are float64 (n, H) in the order of ``horizons``, but for ``plain``. A row without a forecast is NaN in all of
+    them.
+    """
+
+    horizons: tuple[int, ...]  # bars ahead
+    log_return: FloatMatrix  # expected log(close[t + h] / close[t]), shrunk towards no change
+    raw: FloatMatrix  # the same before shrinkage: what the trees say
+    members: dict[str, FloatMatrix]  # share of each library, shrunk alike: their weighted sum is log_return
+    p_up: FloatMatrix  # calibrated probability of a rise, half of no change included
+    scale: FloatMatrix  # expected deviation of the outcome: the unit of everything here
+    plain: FloatMatrix  # (n, H, measures) what `mlkit.models.ensemble.experts` measures beside it
+    std: FloatMatrix  # standard deviation of the outcome around log_return
+    lo80: FloatMatrix  # conformal intervals of the outcome
+    hi80: FloatMatrix
+    lo90: FloatMatrix
+    hi90: FloatMatrix
+
+    def __len__(self) -> int:
+        return len(self.log_return)
+
+    def columns(self) -> dict[str, Any]:
+        """Every array but the members, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("horizons", "members")}
+
+    def rows(self, rows: IntVector) -> Self:
+        """Some rows of it."""
+        members = {name: values[rows] for name, values in self.members.items()}
+        return replace(self, members=members, **{name: values[rows] for name, values in self.columns().items()})
+
+
+class Forecaster(Protocol):
+    """A fitted price model: arrays in, forecast out."""
+
+    def predict(
+        self,
+        X: Float32Matrix,
+        scale: FloatMatrix,
+        terms: FloatMatrix | None = None,
+        outcome: FloatMatrix | None = None,
+    ) -> Forecast:
+        """Forecast every row from its features (n, F) and expected spreads (n, H), known at its close."""
+        ...
+
+
+@dataclass(frozen=True)
+class EnsembleSettings:
+    """How the price ensemble is trained; ``smoke()`` takes seconds, ``full()`` is the real thing.
+
+    A leaf holds many rows and trees are shallow, since a bar's return is nearly all noise.
+    """
+
+    xgboost_weight: float = 0.4
+    lightgbm_weight: float = 0.4
+    random_forest_weight: float = 0.2
+    n_estimators: int = 1000  # most boosting rounds; early stopping ends them
+    early_stopping_rounds: int = 50
+    learning_rate: float = 0.03
+    max_depth: int = 5
+    min_leaf: int = 50  # rows in a leaf
+    subsample: float = 0.7  # rows per boosted tree
+    colsample: float = 0.4  # features per boosted tree
+    reg_lambda: float = 10.0  # L2 penalty on leaf values (boosting)
+    max_bin: int = 127
+    forest_trees: int = 100
+    forest_depth: int = 8
+    forest_features: float = 0.15  # features tried per split
+    forest_rows: int = 20_000  # most rows a forest tree is grown on
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)  # fit, early stopping, calibration
+    target_clip: float = 8.0  # of the volatility-normalised label, in fitting only
+    n_threads: int = 2  # bits are promised for the same count only
+
+    def __post_init__(self) -> None:
+        weights = self.weights
+        if min(weights.values()) < 0 or sum(weights.values()) <= 0:
+            raise ConfigError(f"EnsembleSettings: weights must be >= 0 and not all zero, got {weights}")
+        for name in ("n_estimators", "early_stopping_rounds", "max_depth", "min_leaf", "forest_trees"):
+            self._demand(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("forest_depth", "forest_rows", "n_threads"):
+            self._demand(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("learning_rate", "subsample", "colsample", "forest_features"):
+            self._demand(name, 0 < getattr(self, name) <= 1, "in (0, 1]")
+        self._demand("reg_lambda", self.reg_lambda >= 0, "at least 0")
+        self._demand("max_bin", 2 <= self.max_bin <= 255, "in 2..255")
+        self._demand("target_clip", self.target_clip > 0, "positive")
+
+    def _demand(self, name: str, holds: bool, rule: str) -> None:
+        if not holds:
+            raise ConfigError(f"EnsembleSettings: {name} must be {rule}, got {getattr(self, name)}")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each library, not yet normalised."""
+        return dict(zip(LIBRARIES, (self.xgboost_weight, self.lightgbm_weight, self.random_forest_weight), strict=True))
+
+    @classmethod
+    def smoke(cls, **changes: Any) -> Self:
+        """Settings for seconds: a few shallow trees, coarse bins."""
+        small: dict[str, Any] = {
+            "n_estimators": 80,
+            "early_stopping_rounds": 10,
+            "learning_rate": 0.1,
+            "max_depth": 3,
+            "max_bin": 63,
+            "forest_trees": 32,
+            "forest_depth": 5,
+            "forest_features": 0.1,
+            "forest_rows": 2000,
+        }
+        return cls.full(**(small | changes))
+
+    @classmethod
+    def full(cls, **changes: Any) -> Self:
+        """The defaults, with ``changes``; a name that is no setting is an error."""
+        unknown = sorted(changes.keys() - {f.name for f in fields(cls)})
+        if unknown:
+            raise ConfigError(f"EnsembleSettings: no setting named {', '.join(unknown)}")
+        return cls(**changes)

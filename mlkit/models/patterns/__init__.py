@@ -1,0 +1,5 @@
+"""The pattern CNN: windows of bars in, 15 probabilities out."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,204 @@
+"""The pattern CNN: 20 bars in, 15 candlestick-pattern probabilities out; its files and the shipped weights.
+
+It answers without torch, which only trains it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mlkit.config import sha256_file, write_atomic
+from mlkit.errors import BundleError, ConfigError, DependencyError
+from mlkit.features import PATTERNS, STANDARDS, Standard
+from mlkit.models.patterns.forward import Array, Forward, tensor_shapes
+from mlkit.models.patterns.windows import LENGTH, Float32Array, Float64Array, windows
+
+try:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as parse_tensors
+    from safetensors.numpy import save as dump_tensors
+except ImportError as error:  # pragma: no cover - the extra is part of every development install
+    raise DependencyError(f"the pattern CNN needs {error.name}; pip install 'mlkit[train]'") from error
+
+PRETRAINED = Path(__file__).parent / "pretrained"
+
+
+class PatternMeta(BaseModel):
+    """What a weight file says about itself; per-pattern tuples are in the order of ``patterns``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    standard: Standard
+    sequence_length: int = LENGTH
+    patterns: tuple[str, ...] = PATTERNS
+    slope: tuple[float, ...] = (1.0,) * len(PATTERNS)  # calibrated log-odds = slope * logit + intercept
+    intercept: tuple[float, ...] = (0.0,) * len(PATTERNS)
+    thresholds: tuple[float, ...] = (0.5,) * len(PATTERNS)  # on calibrated probabilities
+    seed: int = 0
+    command: str = ""  # what made the weights
+    weights_sha256: str = ""  # over the tensors; set when saved
+
+
+@dataclass(frozen=True, eq=False)
+class PatternModel:
+    """A trained network with its calibration and thresholds.
+
+    Parameters
+    ----------
+    tensors : what was learned, by name, as `mlkit.models.patterns.network.weights_of` gives it.
+    meta : what else is needed.
+    """
+
+    tensors: dict[str, Array]
+    meta: PatternMeta
+
+    @property
+    def standard(self) -> Standard:
+        """Standard of the rules that taught it."""
+        return self.meta.standard
+
+    @property
+    def thresholds(self) -> Float64Array:
+        """Probability from which a pattern counts as detected, (15,); best F1 on simulated bars."""
+        return np.array(self.meta.thresholds)
+
+    def probabilities(self, ohlcv: Float64Array) -> Float64Array:
+        """Calibrated probability of every pattern at every bar, known at the bar's close.
+
+        Parameters
+        ----------
+        ohlcv : (n_bars, 5) open, high, low, close, volume.
+
+        Returns
+        -------
+        (n_bars, 15) float64, NaN in the first 19 rows and where any of the last 20 bars is not finite. Row
+        ``t`` depends on bars ``t - 19 .. t`` only, bit for bit.
+
+        Raises
+        ------
+        ConfigError
+            For an array of another shape.
+        """
+        x = windows(ohlcv)
+        out = np.full((len(ohlcv), len(PATTERNS)), np.nan)
+        out[len(ohlcv) - len(x) :] = self.window_probabilities(x)
+        return out
+
+    def window_probabilities(self, x: Float32Array) -> Float64Array:
+        """Calibrated probabilities, (n, 15), of windows (n, 20, 5) made by :func:`windows`."""
+        z = self._forward.logits(x)
+        return logistic(np.array(self.meta.slope) * z + np.array(self.meta.intercept))
+
+    @cached_property
+    def _forward(self) -> Forward:
+        """The compiled network, without batch normalisations."""
+        return Forward(self.tensors)
+
+
+def logistic(z: Float64Array) -> Float64Array:
+    """``1 / (1 + exp(-z))`` without overflow."""
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * z)))
+
+
+def _digest(tensors: dict[str, Array]) -> str:
+    """SHA-256 over names and bytes of tensors."""
+    state = hashlib.sha256()
+    for name in sorted(tensors):
+        state.update(name.encode())
+        state.update(tensors[name].tobytes())
+    return state.hexdigest()
+
+
+def save_cnn(path: Path, model: PatternModel) -> None:
+    """Write weights and metadata as one safetensors file, atomically."""
+    meta = model.meta.model_copy(update={"weights_sha256": _digest(model.tensors)})
+    write_atomic(path, dump_tensors(model.tensors, metadata={"mlkit": meta.model_dump_json()}))
+
+
+def load_cnn(path: Path) -> PatternModel:
+    """Read a file of :func:`save_cnn`.
+
+    Raises
+    ------
+    BundleError
+        When it is missing, damaged, altered, or of another shape, sequence length or set of patterns.
+    """
+    try:
+        data = path.read_bytes()
+        tensors = parse_tensors(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        meta = PatternMeta.model_validate_json(header["__metadata__"]["mlkit"])
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror}); train or restore it") from None
+    except ValidationError as error:
+        field = ".".join(map(str, error.errors()[0]["loc"]))
+        raise BundleError(f"{path}: metadata: {field}: {error.errors()[0]['msg']}; restore it") from None
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        kind = type(error).__name__
+        raise BundleError(f"{path}: not a pattern CNN of mlkit ({kind}); restore or retrain it") from None
+    _check(path, meta, tensors)
+    return PatternModel(tensors, meta)
+
+
+def _check(path: Path, meta: PatternMeta, tensors: dict[str, Array]) -> None:
+    """Refuse weights that are not the ones described, or that do not fit the network."""
+    if meta.sequence_length != LENGTH:
+        raise BundleError(f"{path}: made for {meta.sequence_length} bars, mlkit uses {LENGTH}; retrain it")
+    sizes = {len(meta.slope), len(meta.intercept), len(meta.thresholds)}
+    if meta.patterns != PATTERNS or sizes != {len(PATTERNS)}:
+        raise BundleError(f"{path}: its patterns are not the {len(PATTERNS)} of this version; retrain it")
+    expected = tensor_shapes(len(PATTERNS))
+    got = {name: array.shape for name, array in tensors.items()}
+    for name in sorted(expected.keys() | got.keys()):
+        if expected.get(name) != got.get(name):
+            shapes = f"want {expected.get(name)}, got {got.get(name)}"
+            raise BundleError(f"{path}: tensor {name}: {shapes}; restore or retrain it")
+    kinds = {name: np.int64 if name.endswith("num_batches_tracked") else np.float32 for name in expected}
+    strange = next((name for name in sorted(kinds) if tensors[name].dtype != kinds[name]), None)
+    if strange is not None:
+        raise BundleError(f"{path}: tensor {strange}: of {tensors[strange].dtype}; restore or retrain it")
+    if _digest(tensors) != meta.weights_sha256:
+        raise BundleError(f"{path}: weights do not match their digest; restore or retrain it")
+
+
+def weights_file(standard: Standard = "classic", folder: Path | None = None) -> Path:
+    """Weight file of a standard, checked against its manifest.
+
+    Parameters
+    ----------
+    standard : of the rules that taught it.
+    folder : what ``mlkit train --only patterns`` wrote; the weights that mlkit ships by default.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown standard.
+    BundleError
+        When the weights are missing or not those of the manifest.
+    """
+    if standard not in STANDARDS:
+        raise ConfigError(f"standard: {standard!r} is unknown; use 'classic' or 'continuous'")
+    path = (folder or PRETRAINED) / f"{standard}.safetensors"
+    mend = "run mlkit train --only patterns again" if folder else "reinstall mlkit"
+    try:
+        manifest = json.loads(path.with_suffix(".json").read_bytes())
+        size, digest = path.stat().st_size, sha256_file(path)
+    except (OSError, ValueError):
+        raise BundleError(f"{path}: weights or manifest cannot be read; {mend}") from None
+    if not isinstance(manifest, dict) or (size, digest) != (manifest.get("size"), manifest.get("sha256")):
+        raise BundleError(f"{path}: not the file its manifest describes; {mend}")
+    return path
+
+
+def pretrained(standard: Standard = "classic", folder: Path | None = None) -> PatternModel:
+    """The network that mlkit ships for a standard, or that of ``folder``; see :func:`weights_file`."""
+    return load_cnn(weights_file(standard, folder))

@@ -1,0 +1,5 @@
+"""Champion and challenger: when a model is trained again and which one answers."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

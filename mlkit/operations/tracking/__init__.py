@@ -1,0 +1,5 @@
+"""Runs, registered models and trials, recorded in MLflow and the ledger."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

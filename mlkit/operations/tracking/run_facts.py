@@ -1,0 +1,86 @@
+"""What is known of a run before it begins, and names that MLflow and a file system take."""
+
+import getpass
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from mlkit.config import project_root
+from mlkit.evaluation import Source
+from mlkit.operations.tracking.mlflow_store import KEY
+from mlkit.operations.tracking.provenance import git_state
+
+_DATASETS = 100  # of a run: more are told by their common digest
+
+
+def run_tags(kind: str, key: str) -> dict[str, str]:
+    """Kind, journal, commit and dirtiness of the code, and user, as tags of a run."""
+    git = git_state(project_root())
+    tags = {KEY: key, "mlkit.kind": kind, "mlflow.source.name": f"mlkit {kind}", "mlflow.source.type": "LOCAL"}
+    if git is not None:
+        tags |= {"mlflow.source.git.commit": git["commit"], "mlkit.git.dirty": str(git["dirty"]).lower()}
+    try:
+        tags["mlflow.user"] = getpass.getuser()
+    except (KeyError, OSError):  # a container without a user database
+        tags["mlflow.user"] = f"uid {os.getuid()}"
+    return tags
+
+
+def data_parameters(sources: Sequence[Source]) -> dict[str, Any]:
+    """Digest and span of the data; of several histories, a digest of all digests."""
+    if not sources:
+        return {}
+    digests = [source.sha256 for source in sources]
+    one = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    markets = [f"{source.symbol}-{source.timeframe}" for source in sources]
+    span = {"start": min(source.start for source in sources), "end": max(source.end for source in sources)}
+    return {"data": {"sha256": one, "markets": ",".join(markets), **span}}
+
+
+def datasets(sources: Sequence[Source]) -> list[dict[str, str]]:
+    """Histories as MLflow's datasets: name, digest (MLflow keeps 36 characters) and all of it as JSON."""
+    return [
+        {
+            "name": f"{source.symbol}-{source.timeframe}"[:500],
+            "digest": source.sha256[:36],
+            "source": json.dumps(asdict(source), sort_keys=True),
+        }
+        for source in sources[:_DATASETS]
+    ]
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Parameters as MLflow keeps them: text by name, the names of nested mappings joined by dots."""
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[key_name(f"{prefix}{name}")] = str(value)[:5000]
+    return found
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return isinstance(value, int | float | np.number | np.bool_) and bool(np.isfinite(value))
+
+
+def key_name(name: Any) -> str:
+    """A name that MLflow takes for a metric, parameter or tag."""
+    return re.sub(r"[^\w. :-]|\.\.+", "_", str(name))[:250].strip(". ") or "_"
+
+
+def file_name(name: str) -> str:
+    """A name as one plain file name."""
+    return re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).lstrip(".-")[:100] or "unnamed"
+
+
+def shown_name(name: str) -> str:
+    """A name on one line, nothing in it that steers a terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(name)).strip()[:200]

@@ -1,0 +1,5 @@
+"""Bars to a published bundle: features, labels, walk-forward evaluation, final fit."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,119 @@
+"""What acting on out-of-sample forecasts would have earned, and how much of that may be luck."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlkit.config import Settings
+from mlkit.errors import ConfigError
+from mlkit.evaluation import Backtest, Ledger, Source, backtest, deflated_sharpe, probabilistic_sharpe, sharpe_ratio
+from mlkit.operations.tracking.trials import count_trials
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KNOWN = 5  # trials whose Sharpe ratio is known, from which on their variance says more than theory
+
+
+def backtests(
+    bars: "pd.DataFrame", forecasts: "pd.DataFrame", settings: Settings | None = None, *, column: str = "log_return"
+) -> dict[int, Backtest]:
+    """Each horizon's forecasts traded over the test span: the sign of ``column``, as the verdict counts it.
+
+    Parameters
+    ----------
+    bars : DataFrame (n_bars, 5), those of `walk_forward`
+    forecasts : DataFrame from `walk_forward`; bars without a forecast are flat
+    column : what is traded: ``log_return``, or a member such as ``xgboost``
+
+    Returns
+    -------
+    Horizon to `Backtest`, from the first test bar to the open at which its last position ends. ConfigError for bars
+    that are not those of the forecasts.
+    """
+    settings = settings or Settings()
+    first, last = int(forecasts["bar"].min()), int(forecasts["bar"].max())
+    if last >= len(bars) or bars.index[last] != forecasts["timestamp"].max():
+        raise ConfigError("backtests: bars are not those the forecasts were made on; pass what walk_forward was given")
+    horizons = [int(h) for h in np.unique(forecasts["horizon"])]
+    traded = np.full((min(last + 2 + max(horizons), len(bars)) - first, len(horizons)), np.nan)
+    table = forecasts.pivot(index="bar", columns="horizon", values=column)
+    traded[table.index.to_numpy() - first] = np.sign(table[horizons].to_numpy(dtype=np.float64))
+    opens = bars["open"].to_numpy()[first:]
+    sizes = [min(last - first + 2 + h, len(traded)) for h in horizons]  # until the last position has ended
+    return {
+        h: backtest(opens[:n], traded[:n, j], horizon=h, cost_bps=settings.cost_bps)
+        for j, (h, n) in enumerate(zip(horizons, sizes, strict=True))
+    }
+
+
+def strategy_returns(
+    bars: "pd.DataFrame", forecasts: "pd.DataFrame", settings: Settings | None = None, *, columns: Sequence[str]
+) -> "pd.DataFrame":
+    """Net return of every strategy one could have picked, bar by bar, (n, columns x horizons)."""
+    import pandas as pd
+
+    paths = {
+        (column, h): pd.Series(result.strategy.net_return)
+        for column in columns
+        for h, result in backtests(bars, forecasts, settings, column=column).items()
+    }
+    first = int(forecasts["bar"].min())
+    table = pd.DataFrame(paths).fillna(0.0).rename_axis(columns=["source", "horizon"])
+    return table.set_axis(bars.index[first : first + len(table)], axis=0)
+
+
+def evidence(
+    bars: "pd.DataFrame", forecasts: "pd.DataFrame", settings: Settings | None = None, *, column: str = "log_return"
+) -> "pd.DataFrame":
+    """The backtest of each horizon beside its baselines, and its Sharpe ratio deflated by the trials of the ledger.
+
+    Parameters are those of `backtests`.
+
+    Returns
+    -------
+    DataFrame indexed by horizon: net_return (of the strategy, compounded), buy_and_hold, random_entry (the median of
+    the rotations, not compounded), random_p (see `Backtest.random_entry`), turnover, break_even_bps (cost a side
+    at which nothing is left), sharpe (annualised), psr (probability that the true ratio is above 0), dsr (above the
+    best of all claims without skill), claims (trials of the ledger times horizons).
+
+    The ratios of forecasts that ``walk_forward`` made are written to the ledger, and where those of at least
+    ``KNOWN`` trials are known their variance is the one that deflates; else it is that of no skill.
+    """
+    import pandas as pd
+
+    settings = settings or Settings()
+    results = backtests(bars, forecasts, settings, column=column)
+    claims = count_trials(forecasts, settings) * len(results)
+    ratios = {h: sharpe_ratio(result.strategy.net_return[:-1]) for h, result in results.items()}
+    spreads = _spreads(forecasts, settings, ratios, column)
+    years = (bars.index[-1] - bars.index[0]) / pd.Timedelta(days=365.25)
+    rows = {}
+    for h, result in results.items():
+        net, random = result.strategy.net_return[:-1], result.random_entry()
+        rows[h] = {
+            "net_return": result.strategy.total_return,
+            "buy_and_hold": result.buy_and_hold.total_return,
+            "random_entry": float(np.median(random.draws)),
+            "random_p": random.p_value,
+            "turnover": result.strategy.turnover,
+            "break_even_bps": result.break_even_bps,
+            "sharpe": result.strategy.sharpe(len(bars) / years),
+            "psr": probabilistic_sharpe(net),
+            "dsr": deflated_sharpe(net, claims, variance=spreads[h]),
+            "claims": claims,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("horizon")
+
+
+def _spreads(
+    forecasts: "pd.DataFrame", settings: Settings, ratios: dict[int, float], column: str
+) -> dict[int, float | None]:
+    """Variance of the trials' Sharpe ratios by horizon, None where too few are known; these are told first."""
+    ledger, sources = Ledger.of(settings), [Source(**source) for source in forecasts.attrs["sources"]]
+    tried = forecasts.attrs.get("configuration")
+    if tried is not None and column == "log_return":
+        ledger.tell(sources, tried, ratios)
+    known = {h: ledger.sharpes(sources, h) for h in ratios}
+    return {h: float(np.var(values, ddof=1)) if len(values) >= KNOWN else None for h, values in known.items()}

@@ -1,0 +1,112 @@
+"""Forecasts of rows as a live predictor makes them, and the naive intervals beside them."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlkit.inference import calendar_blocks
+from mlkit.models.ensemble import MIN_ROWS, FloatMatrix, IntVector
+from mlkit.operations.training.training_set import TrainingSet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mlkit.models.ensemble import Forecast, PricePredictor
+
+FORECAST_COLUMNS = ("log_return", "p_up", "std", "lo80", "hi80", "lo90", "hi90")
+NAIVE = ("unconditional", "ewma", "garch")
+_LEVELS = {"low80": 0.1, "high80": 0.9, "low90": 0.05, "high90": 0.95}
+
+
+def forecast_rows(data: TrainingSet, model: "PricePredictor", rows: IntVector) -> "Forecast":
+    """The forecast of rows in time order, each as a live predictor of its market makes it at that bar's close.
+
+    Intervals follow the outcomes of the own market known by then, so the forecast starts ``model.memory`` bars before
+    its first row.
+    """
+    parts = []
+    for market in np.unique(data.market[rows]):
+        picked = np.flatnonzero(data.market[rows] == market)
+        own, bars = np.flatnonzero(data.market == market), data.bar[rows[picked]]
+        first, last = int(bars[0]), int(bars[-1])
+        span = _slice(own[max(first - model.memory, 0) : last + 1])
+        terms = data.terms[span] if model.spreads else None
+        forecast = model.predict(data.X[span], data.scale[span], terms)
+        blocks = calendar_blocks(data.index[span].as_unit("ns").asi8, data.sources[0].timeframe)
+        parts.append((picked, model.adapted(forecast, data.Y[span], blocks, last + 1 - first).rows(bars - first)))
+    return parts[0][1] if len(parts) == 1 else _joined(parts)
+
+
+def _slice(rows: IntVector) -> IntVector | slice:
+    """The rows; as a slice, which copies nothing, where they are consecutive."""
+    first, last = int(rows[0]), int(rows[-1])
+    return slice(first, last + 1) if last - first + 1 == len(rows) else rows
+
+
+def _joined(parts: "list[tuple[IntVector, Forecast]]") -> "Forecast":
+    """Forecasts of several markets in the order of their rows."""
+    order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+
+    def join(arrays: list[FloatMatrix]) -> FloatMatrix:
+        return np.concatenate(arrays)[order]
+
+    found = [forecast for _, forecast in parts]
+    columns: dict[str, Any] = {name: join([getattr(one, name) for one in found]) for name in found[0].columns()}
+    members = {name: join([one.members[name] for one in found]) for name in found[0].members}
+    return replace(found[0], members=members, **columns)
+
+
+def scored_rows(
+    data: TrainingSet, model: "PricePredictor", train_rows: IntVector, test_rows: IntVector, fold: int
+) -> "pd.DataFrame":
+    """Forecasts, outcomes and naive intervals of one fold, long; with the symbol where there are several."""
+    import pandas as pd
+
+    forecast = forecast_rows(data, model, test_rows)
+    naive = naive_intervals(data, train_rows, test_rows)
+    symbols = np.array([source.symbol for source in data.sources], dtype=object)
+    named = {"symbol": symbols[data.market[test_rows]]} if len(symbols) > 1 else {}
+    frames = []
+    for j, horizon in enumerate(forecast.horizons):
+        columns: dict[str, Any] = {
+            "timestamp": data.index[test_rows],
+            **named,
+            "bar": data.bar[test_rows],
+            "horizon": horizon,
+            "fold": fold,
+            **{name: getattr(forecast, name)[:, j] for name in FORECAST_COLUMNS},
+            **{name: member[:, j] for name, member in forecast.members.items()},
+            "outcome": data.Y[test_rows, j],
+            "earned": data.earned[test_rows, j],
+            "raw": forecast.raw[:, j],
+            "scale": forecast.scale[:, j],
+            **{name: values[:, j] for name, values in naive.items()},
+        }
+        frames.append(pd.DataFrame(columns))
+    return pd.concat(frames, ignore_index=True)
+
+
+def naive_intervals(data: TrainingSet, train_rows: IntVector, test_rows: IntVector) -> dict[str, FloatMatrix]:
+    """What an interval must beat: quantiles of the market's training labels over a scale, times that of the test row.
+
+    The scale is 1 (columns ``low80`` ... ``high90``), the RiskMetrics average (``low80_ewma`` ...) or GARCH(1,1) with
+    its term structure, fitted on the training bars (``low80_garch`` ...). Each value is (n_test, H). A market with
+    fewer than ``MIN_ROWS`` training rows takes the quantiles of all.
+    """
+    warm = data.warm(train_rows)
+    ewma = np.exp(data.terms[:, :1]) * np.ones_like(data.scale)
+    scales = {"unconditional": np.ones_like(data.scale), "ewma": ewma, "garch": data.scale}
+    found = {_column(name, rival): np.empty((len(test_rows), data.Y.shape[1])) for rival in NAIVE for name in _LEVELS}
+    for market in np.unique(data.market[test_rows]):
+        at, past = data.market[test_rows] == market, warm[data.market[warm] == market]
+        past = past if len(past) >= MIN_ROWS else warm
+        for rival, unit in scales.items():
+            for name, level in _LEVELS.items():
+                quantile = np.nanquantile(data.Y[past] / unit[past], level, axis=0)
+                found[_column(name, rival)][at] = quantile * unit[test_rows[at]]
+    return found
+
+
+def _column(name: str, rival: str) -> str:
+    return name if rival == "unconditional" else f"{name}_{rival}"

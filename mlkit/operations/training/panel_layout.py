@@ -1,0 +1,111 @@
+"""Several histories in one time order: bars of different markets share clock time, never row numbers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from mlkit.errors import BarsError, ConfigError
+from mlkit.market import memory_ages, open_times, validate_bars
+from mlkit.models.ensemble import IntVector
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    Bars: TypeAlias = pd.DataFrame | Mapping[str, pd.DataFrame] | Sequence[pd.DataFrame]
+
+Garch: TypeAlias = tuple[float, float, float]
+
+
+def markets_of(bars: "Bars") -> "tuple[pd.DataFrame, ...]":
+    """The validated histories of a training, ordered by symbol, whatever order they are given in.
+
+    Parameters
+    ----------
+    bars : DataFrame (n_bars, 5), or several of one timeframe: {symbol: bars}, or a sequence of them.
+
+    Raises ConfigError for none, a symbol that is given twice, a name that is not the symbol of its bars, or several
+    timeframes; BarsError for bars that break the contract.
+    """
+    import pandas as pd
+
+    if isinstance(bars, pd.DataFrame):
+        return (validate_bars(bars),)
+    if isinstance(bars, Mapping):
+        for symbol, one in bars.items():
+            if one.attrs.get("symbol", symbol) != symbol:
+                raise ConfigError(f"pool: {symbol!r} names bars of {one.attrs['symbol']}; name each by its own symbol")
+        found = [validate_bars(one, symbol=symbol) for symbol, one in bars.items()]
+    else:
+        found = [validate_bars(one) for one in bars]
+    if not found:
+        raise ConfigError("pool: no bars; pass at least one history")
+    symbols = [one.attrs["symbol"] for one in found]
+    twice = next((symbol for symbol in symbols if symbols.count(symbol) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"pool: {twice} is given twice; pass each symbol once")
+    timeframes = sorted({one.attrs["timeframe"] for one in found})
+    if len(timeframes) > 1:
+        raise ConfigError(
+            f"pool: bars of {' and '.join(timeframes)}; one model takes one timeframe, resample the others"
+        )
+    return tuple(sorted(found, key=lambda one: str(one.attrs["symbol"])))
+
+
+def pool_name(symbols: Sequence[str]) -> str:
+    """What a pool is called: its symbols joined by ``+``; of many, the first and a digest of all."""
+    import hashlib
+
+    ordered = sorted(symbols)
+    name = "+".join(ordered)
+    if len(name) <= 32:
+        return name
+    return f"{ordered[0][:16]}+{len(ordered) - 1}-{hashlib.sha256(' '.join(ordered).encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Rows of all histories, ordered by open time and, at one time, by symbol."""
+
+    times: IntVector  # (T,) open times that any history has, ns since the epoch: the common axis
+    market: IntVector  # (n,) history of each row
+    bar: IntVector  # (n,) its bar there
+    age: IntVector  # (n,) bars before it that its features may remember: since the start, or the last long outage
+    position: IntVector  # (n,) its place on the common axis
+    rows: tuple[IntVector, ...]  # per history, the rows of its bars
+
+    def places(self, market: int) -> IntVector:
+        """Place of each bar of a history on the common axis."""
+        return self.position[self.rows[market]]
+
+    def unknown(self, warm_up: int) -> IntVector:
+        """Places of the common axis at which all features are missing since a long outage, not since the start."""
+        seen = np.zeros((2, len(self.times)), dtype=np.bool_)
+        seen[0, self.position[(self.age < warm_up) & (self.bar >= warm_up)]] = True
+        seen[1, self.position[self.age >= warm_up]] = True
+        return np.flatnonzero(seen[0] & ~seen[1])
+
+
+def lay_out(markets: "Sequence[pd.DataFrame]") -> Layout:
+    """The common order of several histories; that of one is its own."""
+    opened = [open_times(bars) for bars in markets]
+    times = np.unique(np.concatenate(opened)) if len(opened) > 1 else opened[0]
+    market = np.repeat(np.arange(len(opened)), [len(one) for one in opened])
+    bar = np.concatenate([np.arange(len(one)) for one in opened])
+    age = np.concatenate([memory_ages(bars) for bars in markets])
+    position = np.concatenate([np.searchsorted(times, one) for one in opened])
+    order = np.lexsort((market, position))
+    market = market[order]
+    rows = tuple(np.flatnonzero(market == number) for number in range(len(opened)))
+    return Layout(times, market, bar[order], age[order], position[order], rows)
+
+
+def demand_bars(markets: "Sequence[pd.DataFrame]", need: int) -> None:
+    """BarsError that names the histories of a pool that are too short to have one labelled row."""
+    short = [f"{bars.attrs['symbol']} has {len(bars)}" for bars in markets if len(bars) < need]
+    if short:
+        shown = ", ".join(short[:8]) + (f" and {len(short) - 8} more" if len(short) > 8 else "")
+        raise BarsError(
+            f"pool: each symbol needs {need} bars (warm-up and labels), {shown}; leave them out or load more"
+        )

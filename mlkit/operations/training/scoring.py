@@ -1,0 +1,215 @@
+"""What out-of-sample forecasts are worth, per horizon, beside the naive forecast; of one market or of a pool.
+
+A pool is scored as one: its rows stand below each other, returns in units of their forecast scale, so that wild
+markets weigh as much as quiet ones, and the verdict resamples bar times with all that happened at them. `score_symbols`
+says what it is worth in each market, at bounds that are wider for having looked at so many.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlkit.config import Settings
+from mlkit.errors import ConfigError
+from mlkit.evaluation import (
+    brier_skill,
+    coverage,
+    expected_calibration_error,
+    hit_rate,
+    hit_rate_baseline,
+    interval_score,
+    metric_intervals,
+    net_rows,
+    pool_verdict,
+    r2_no_change,
+    rank_ic,
+    verdict_table,
+)
+from mlkit.models.ensemble import FloatVector
+from mlkit.operations.tracking.trials import count_trials
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_WIDE = ("outcome", "earned", "log_return", "p_up", "lo80", "hi80", "lo90", "hi90", "low90", "high90")
+
+
+def score(forecasts: "pd.DataFrame", settings: Settings | None = None, *, trials: int | None = None) -> "pd.DataFrame":
+    """What out-of-sample forecasts are worth, per horizon, beside the naive forecast.
+
+    Parameters
+    ----------
+    forecasts : DataFrame from `walk_forward`
+    trials : number of configurations that were tried, which widens the verdict's intervals; by default what the
+        trial ledger holds for these data (`mlkit.evaluation.ledger`)
+
+    Returns
+    -------
+    DataFrame indexed by horizon: rows, r2 (against no change), rank_ic, hit_rate and hit_rate_naive (always the
+    more frequent direction), brier_skill (against one half), ece, coverage_80, coverage_90, interval_ratio (90 %
+    interval score over that of the training quantiles; under 1 is better), net_bps, lower_bps, trials, verdict, reason.
+    """
+    settings = settings or Settings()
+    trials = count_trials(forecasts, settings) if trials is None else trials
+    return (_pool_table if "symbol" in forecasts else _table)(forecasts, settings, trials)
+
+
+def score_symbols(
+    forecasts: "pd.DataFrame", settings: Settings | None = None, *, trials: int | None = None
+) -> "pd.DataFrame":
+    """`score` of each market of a pool, index (symbol, horizon); each is one claim of many, and ``trials`` counts them.
+
+    Parameters are those of `score`; ConfigError for forecasts of one market.
+    """
+    import pandas as pd
+
+    settings = settings or Settings()
+    if "symbol" not in forecasts:
+        raise ConfigError("score_symbols: these forecasts are of one market; score says what they are worth")
+    trials = count_trials(forecasts, settings) if trials is None else trials
+    groups = {str(symbol): part for symbol, part in forecasts.groupby("symbol")}
+    parts = {symbol: _table(part, settings, trials * len(groups)) for symbol, part in groups.items()}
+    return pd.concat(parts, names=["symbol", "horizon"])
+
+
+def _pool_table(forecasts: "pd.DataFrame", settings: Settings, trials: int) -> "pd.DataFrame":
+    """Scores of all markets together."""
+    import pandas as pd
+
+    rows: dict[int, dict[str, Any]] = {}
+    by_horizon = _columns(forecasts)
+    for h, columns in by_horizon.items():
+        markets = forecasts[forecasts["horizon"] == h].groupby("symbol")
+        judged = pool_verdict(
+            [_positions_of(one) for _, one in markets],
+            horizon=h,
+            cost_bps=settings.cost_bps,
+            trials=trials * len(by_horizon),
+            seed=settings.seed,
+        )
+        found = {"net_bps": judged.mean_bps, "lower_bps": judged.lower_bps, "trials": trials}
+        rows[h] = _metrics(columns) | found | {"verdict": judged.verdict, "reason": judged.reason}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("horizon")
+
+
+def _positions_of(forecasts: "pd.DataFrame") -> dict[str, Any]:
+    """One market's rows of one horizon as consecutive bars, for the verdict; NaN in those without a label."""
+    import pandas as pd
+
+    part = forecasts.set_index("bar")
+    part = part.reindex(range(int(part.index[0]), int(part.index[-1]) + 1))
+    times = pd.DatetimeIndex(part["timestamp"].ffill()).as_unit("ns").asi8
+    columns = {"y": "outcome", "pred": "log_return", "earned": "earned", "scale": "scale"}
+    return {"times": times} | {name: part[column].to_numpy() for name, column in columns.items()}
+
+
+def _table(forecasts: "pd.DataFrame", settings: Settings, trials: int) -> "pd.DataFrame":
+    """Scores of one market."""
+    import pandas as pd
+
+    wide = {name: _by_bar(forecasts, name) for name in _WIDE}
+    horizons = [int(h) for h in wide["outcome"].columns]
+    judged = verdict_table(
+        wide["outcome"].to_numpy(),
+        wide["log_return"].to_numpy(),
+        horizons,
+        earned=wide["earned"].to_numpy(),
+        cost_bps=settings.cost_bps,
+        trials=trials,
+        seed=settings.seed,
+    )
+    rows = {h: _metrics({name: table[h].to_numpy() for name, table in wide.items()}) for h in horizons}
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table.index.name = "horizon"
+    table["net_bps"], table["lower_bps"] = judged["mean_bps"], judged["lower_bps"]
+    table["trials"] = trials
+    table["verdict"], table["reason"] = judged["verdict"], judged["reason"]
+    return table
+
+
+def fold_scores(forecasts: "pd.DataFrame") -> "pd.DataFrame":
+    """The metrics of `score` of every fold alone, without a verdict: DataFrame, index (fold, horizon)."""
+    import pandas as pd
+
+    rows = {}
+    for fold, part in forecasts.groupby("fold"):
+        rows.update({(fold, h): _metrics(columns) for h, columns in _columns(part).items()})
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table.index = pd.MultiIndex.from_tuples(rows, names=["fold", "horizon"])
+    return table
+
+
+def intervals(
+    forecasts: "pd.DataFrame", settings: Settings | None = None, *, level: float = 0.95, reps: int = 300
+) -> "pd.DataFrame":
+    """Block-bootstrap intervals of every headline metric of `score`, per horizon.
+
+    Parameters
+    ----------
+    forecasts : DataFrame from `walk_forward`
+    level, reps : nominal coverage of an interval, and bootstrap resamples
+
+    Returns
+    -------
+    DataFrame, index (horizon, metric): value, low, high. The metrics are those of `score`, and net_bps: mean net return
+    of a position after ``settings.cost_bps`` a side, basis points. One interval a number, **not** widened for having
+    looked at many: that is what the verdict does.
+    """
+    import pandas as pd
+
+    settings = settings or Settings()
+    if "symbol" in forecasts:
+        raise ConfigError("intervals: forecasts of several markets; pass those of one, without the column symbol")
+    parts = {}
+    for h, columns in _columns(forecasts).items():
+        columns["net"] = net_rows(columns["outcome"], columns["log_return"], columns["earned"], h, settings.cost_bps)
+        parts[h] = metric_intervals(_headline, columns, horizon=h, level=level, reps=reps, seed=settings.seed)
+    table = pd.concat(parts, names=["horizon", "metric"])
+    share = table.index.get_level_values("metric").isin(["ece", "coverage_80", "coverage_90", "hit_rate"])
+    table.loc[share, ["low", "high"]] = table.loc[share, ["low", "high"]].clip(0.0, 1.0)
+    return table
+
+
+def _headline(of: Mapping[str, FloatVector]) -> dict[str, float]:
+    metrics = {name: value for name, value in _metrics(of).items() if name != "rows"}
+    net = of["net"]
+    return {**metrics, "net_bps": 1e4 * float(net[np.isfinite(net)].mean()) if np.isfinite(net).any() else float("nan")}
+
+
+def _columns(forecasts: "pd.DataFrame") -> dict[int, dict[str, FloatVector]]:
+    """Columns of each horizon: a row a bar; of a pool, a row a bar and market, returns in units of the scale."""
+    horizons = sorted(int(h) for h in forecasts["horizon"].unique())
+    if "symbol" not in forecasts:
+        wide = {name: _by_bar(forecasts, name) for name in _WIDE}
+        return {h: {name: table[h].to_numpy() for name, table in wide.items()} for h in horizons}
+    found = {}
+    for h in horizons:
+        part = forecasts[forecasts["horizon"] == h]
+        unit = part["scale"].to_numpy()
+        found[h] = {name: part[name].to_numpy() / (1.0 if name == "p_up" else unit) for name in _WIDE}
+    return found
+
+
+def _by_bar(forecasts: "pd.DataFrame", name: str) -> "pd.DataFrame":
+    """One row a bar of the test span, one column a horizon; NaN where an outage leaves no label."""
+    table = forecasts.pivot(index="bar", columns="horizon", values=name)
+    return table.reindex(range(int(table.index[0]), int(table.index[-1]) + 1))
+
+
+def _metrics(of: Mapping[str, FloatVector]) -> dict[str, float]:
+    y, pred = of["outcome"], of["log_return"]
+    rise = np.where(y == 0.0, 0.5, (y > 0.0).astype(np.float64))
+    ours = interval_score(y, of["lo90"], of["hi90"], 0.9)
+    return {
+        "rows": int(np.isfinite(y).sum()),
+        "r2": r2_no_change(y, pred),
+        "rank_ic": rank_ic(y, pred),
+        "hit_rate": hit_rate(y, np.where(of["p_up"] >= 0.5, 1.0, -1.0)),
+        "hit_rate_naive": hit_rate_baseline(y),
+        "brier_skill": brier_skill(rise, of["p_up"]),
+        "ece": expected_calibration_error(rise, of["p_up"]),
+        "coverage_80": coverage(y, of["lo80"], of["hi80"]),
+        "coverage_90": coverage(y, of["lo90"], of["hi90"]),
+        "interval_ratio": ours / interval_score(y, of["low90"], of["high90"], 0.9),
+    }
