@@ -38,11 +38,5 @@ from .predictor import Predictor as Predictor
 # The insight of the latest bar that load_bars knows, by the current bundle of its market.
 from .predictor import insights as insights
 
-# Which definition of the patterns fits a market: "continuous" where it trades without closes.
-from .predictor import market_standard as market_standard
-
 # Answers by market; safe to ask from several threads, but for one market in one thread at a time.
 from .served_markets import Markets as Markets
-
-# Direction of a pattern: +1 bullish, -1 bearish, 0 neutral.
-from .signals import pattern_direction as pattern_direction

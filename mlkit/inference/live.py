@@ -250,7 +250,7 @@ def realised_returns(
 ) -> Float64Array:
     """Log return of each bar over each horizon, (n, n_horizons), NaN where it is not known yet or crosses an outage.
 
-    The bits of `mlkit.labels.returns.forward_returns` of a history that ends with these bars.
+    The bits of `mlkit.labels.forward_returns` of a history that ends with these bars.
 
     Parameters
     ----------

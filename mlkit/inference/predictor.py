@@ -23,8 +23,8 @@ from mlkit.inference.reading import (
     read_moment,
 )
 from mlkit.inference.signals import SignalRules
-from mlkit.labels import never_closes
-from mlkit.market import COLUMNS, load_bars, open_times, validate_bars
+from mlkit.labels import market_standard
+from mlkit.market import COLUMNS, load_bars, never_closes, open_times, validate_bars
 
 if TYPE_CHECKING:
     from mlkit.features import FeatureSet, FeatureSetStream
@@ -35,14 +35,6 @@ if TYPE_CHECKING:
 Float64Array = npt.NDArray[np.float64]
 Inputs = tuple[npt.NDArray[np.float32], Float64Array, Float64Array | None]
 LIVE_BARS = 1000  # newest bars that a live predictor keeps, for the candles beside an insight
-
-
-def market_standard(bars: pd.DataFrame) -> Standard:
-    """Which definition of the patterns fits a market: "continuous" where it trades without closes.
-
-    That is `mlkit.labels.returns.never_closes`, which reads open times only, never a price.
-    """
-    return "continuous" if never_closes(bars) else "classic"
 
 
 class Predictor:

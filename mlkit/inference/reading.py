@@ -24,10 +24,10 @@ from mlkit.inference.signals import (
     CONTRADICTORY,
     SignalRules,
     combine_signals,
-    pattern_direction,
     pattern_signals,
     price_signals,
 )
+from mlkit.labels import pattern_direction
 from mlkit.market import timeframe_delta
 
 if TYPE_CHECKING:

@@ -2,20 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from mlkit.inference.insight import PatternEvidence, PatternReading, PricePrediction, Signal, SignalType
-from mlkit.labels import BEARISH, BULLISH
 
 MEMBERS = ("xgboost", "lightgbm", "random_forest")
 CONTRADICTION = "signals contradict each other"
 CONTRADICTORY = "Contradiction"  # source of the HOLD that says so
 AGREEMENT = "Agreement"  # source of the signal that patterns and forecasts share
 NO_EDGE = "no edge measured out of sample"
-_DIRECTIONS: dict[str, Literal[-1, 0, 1]] = {
-    **dict.fromkeys(BULLISH, 1),
-    **dict.fromkeys(BEARISH, -1),
-}
 _SIDES: dict[int, SignalType] = {1: "BUY", -1: "SELL"}
 
 
@@ -37,23 +31,6 @@ class SignalRules:
     def round_trip(self) -> float:
         """Cost of buying and selling once, as a log return."""
         return 2.0 * self.cost_bps * 1e-4
-
-
-def pattern_direction(name: str, colour: int, previous: int) -> Literal[-1, 0, 1]:
-    """Direction of a pattern: +1 bullish, -1 bearish, 0 neutral.
-
-    A doji is neutral, a marubozu takes the colour of its candle and a harami the opposite of the candle
-    before it, as TA-Lib signs them; the other twelve have one direction by name.
-
-    Parameters
-    ----------
-    name : one of the 15 patterns.
-    colour, previous : +1 where the last bar, and the one before it, closes at or above its open, else -1.
-    """
-    if name in ("marubozu", "harami"):
-        direction = colour if name == "marubozu" else -previous
-        return 1 if direction > 0 else -1
-    return _DIRECTIONS.get(name, 0)
 
 
 def pattern_title(name: str) -> str:

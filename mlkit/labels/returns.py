@@ -1,4 +1,4 @@
-"""What a model learns: forward returns with the time each is known, and the 15 patterns as rules see them."""
+"""Labels of the price: log return to each horizon, with the time at which it is known."""
 
 from collections.abc import Iterable
 from numbers import Integral
@@ -9,16 +9,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from mlkit.errors import BarsError, ConfigError
-from mlkit.features import PATTERNS as PATTERNS
-from mlkit.features import STANDARDS, WARM_UP, Standard, pattern_flags
-from mlkit.market import MaxGap, ohlcv_arrays, open_times, unbroken_runs, validate_bars
-from mlkit.market import gap_tolerance as gap_tolerance
-from mlkit.market import never_closes as never_closes
+from mlkit.market import MaxGap, open_times, unbroken_runs, validate_bars
 
 HORIZONS = (1, 5, 15, 60)  # bars ahead
-# Patterns of one direction; a marubozu and a harami take theirs from the candles, a doji has none.
-BULLISH = ("hammer", "engulfing_bullish", "morning_star", "three_white_soldiers", "piercing_line", "tweezer_bottom")
-BEARISH = ("shooting_star", "engulfing_bearish", "evening_star", "three_black_crows", "dark_cloud_cover", "tweezer_top")
 
 
 def forward_returns(
@@ -104,73 +97,6 @@ def earned_returns(bars: pd.DataFrame, horizons: Iterable[int] = HORIZONS, *, ma
     frame = pd.DataFrame(table, index=bars.index, columns=pd.Index(steps, name="horizon"))
     frame.attrs = dict(bars.attrs)
     return frame
-
-
-def pattern_labels(bars: pd.DataFrame, standard: Standard = "classic") -> pd.DataFrame:
-    """Which of the 15 patterns each bar completes, known at its close; several may hold at once.
-
-    Parameters
-    ----------
-    bars : DataFrame (n_bars, 5)
-        See ``validate_bars``.
-    standard : "classic" or "continuous"
-        TA-Lib's definition, or the one for markets that never close (``mlkit.features.rules``).
-
-    Returns
-    -------
-    DataFrame of bool (n_bars, 15)
-        Index of ``bars``, columns ``PATTERNS``. ``attrs["warm_up"]`` maps a pattern to the number of first
-        rows in which it is not known; those rows are False and should be left out of training and rates.
-
-    ConfigError for an unknown standard, BarsError for bars that break the contract.
-    """
-    directions = pattern_directions(bars, standard)
-    labels = directions != 0
-    labels.attrs = dict(directions.attrs)
-    return labels
-
-
-def pattern_directions(bars: pd.DataFrame, standard: Standard = "classic") -> pd.DataFrame:
-    """Direction of each pattern at each bar: int8 (n_bars, 15), -1 bearish, 0 absent, +1 bullish.
-
-    Harami and marubozu take both signs, a doji is +1. Parameters, ``attrs`` and errors are those of
-    ``pattern_labels``.
-    """
-    bars = validate_bars(bars)
-    open, high, low, close, _ = ohlcv_arrays(bars)
-    flags = pattern_flags(open, high, low, close, standard)
-    frame = pd.DataFrame(flags, index=bars.index, columns=pd.Index(PATTERNS, name="pattern"))
-    frame.attrs = {**bars.attrs, "standard": standard, "warm_up": dict(WARM_UP)}
-    return frame
-
-
-def claimed_directions(bars: pd.DataFrame) -> pd.DataFrame:
-    """Direction that each pattern claims where it is found, known at the bar's close: int8 (n_bars, 15).
-
-    +1 bullish, -1 bearish, 0 for a doji, which claims none. A marubozu takes the colour of its candle, a harami
-    the opposite of the candle before it; the other twelve have one direction by name. Unlike
-    ``pattern_directions`` it says nothing about whether the pattern is there, so that a probability can be
-    signed. BarsError for bars that break the contract.
-    """
-    bars = validate_bars(bars)
-    white = np.where(bars["close"] >= bars["open"], 1, -1).astype(np.int8)
-    frame = pd.DataFrame(dict.fromkeys(PATTERNS, np.int8(0)), index=bars.index)
-    frame.columns = frame.columns.set_names("pattern")
-    frame[list(BULLISH)], frame[list(BEARISH)] = np.int8(1), np.int8(-1)
-    frame["marubozu"], frame["harami"] = white, -np.append(white[:1], white[:-1])
-    frame.attrs = dict(bars.attrs)
-    return frame
-
-
-def base_rates(bars: pd.DataFrame) -> pd.DataFrame:
-    """How often each pattern occurs, per 10,000 bars whose pattern is known, by both standards.
-
-    Returns a DataFrame (15, 2): index ``pattern``, columns "classic" and "continuous"; NaN for a pattern
-    that the bars are too few to know. BarsError for bars that break the contract.
-    """
-    labels = {standard: pattern_labels(bars, standard) for standard in STANDARDS}
-    known = (len(bars) - pd.Series(WARM_UP, dtype=float)).clip(lower=0.0).replace(0.0, np.nan)
-    return pd.DataFrame({standard: 10_000 * found.sum() / known for standard, found in labels.items()})
 
 
 def _check_horizons(horizons: Iterable[int]) -> tuple[int, ...]:

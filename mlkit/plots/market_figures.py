@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.ticker import FuncFormatter
 
+from mlkit.labels import BULLISH
 from mlkit.plots.look import (
     BLUE,
     GREY,
@@ -23,9 +24,6 @@ from mlkit.plots.look import (
 )
 from mlkit.plots.model_figures import grouped_bars
 
-BULLISH = frozenset(
-    ("hammer", "engulfing_bullish", "morning_star", "three_white_soldiers", "piercing_line", "tweezer_bottom")
-)
 _CONE = ("log_return", "lo80", "hi80", "lo90", "hi90")
 
 

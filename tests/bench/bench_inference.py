@@ -32,7 +32,7 @@ from serving import ROOT, Server, load, prepare, refusals, server
 
 import mlkit
 from mlkit.config import Settings
-from mlkit.labels.returns import forward_returns
+from mlkit.labels import forward_returns
 from mlkit.market.simulate.markets import null_market
 from mlkit.models.bundle.bundle import ModelBundle
 

@@ -19,8 +19,7 @@ import pandas as pd
 
 import mlkit
 from mlkit.evaluation.pattern_returns import incremental_ic, returns_after, with_discoveries
-from mlkit.inference.predictor import market_standard
-from mlkit.labels.returns import HORIZONS, claimed_directions, pattern_directions
+from mlkit.labels import HORIZONS, claimed_directions, market_standard, pattern_directions
 from mlkit.models.patterns.cnn import pretrained
 from mlkit.models.patterns.windows import LENGTH
 

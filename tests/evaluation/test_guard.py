@@ -9,7 +9,7 @@ import pytest
 from mlkit.errors import BarsError, ConfigError
 from mlkit.evaluation.final_span import FinalSpan
 from mlkit.evaluation.ledger import Ledger, Source
-from mlkit.labels.returns import forward_returns
+from mlkit.labels import forward_returns
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from mlkit.features.feature_set import FeatureSet
 from mlkit.inference.freshness import at_time
 from mlkit.inference.insight import Insight
 from mlkit.inference.live import Hours, Tail, realised_returns
-from mlkit.inference.predictor import Predictor, market_standard
-from mlkit.labels.returns import forward_returns, never_closes
-from mlkit.market.bars import open_times
+from mlkit.inference.predictor import Predictor
+from mlkit.labels import forward_returns, market_standard
+from mlkit.market import never_closes, open_times
 from mlkit.market.simulate.markets import null_market
 from mlkit.models.bundle.bundle import ModelBundle
 

@@ -19,8 +19,8 @@ from mlkit.features.rules import PATTERNS
 from mlkit.features.volatility import volatility_terms
 from mlkit.inference import loaded_models as module
 from mlkit.inference.bundle_roots import current_bundle
-from mlkit.inference.predictor import FORECAST_COLUMNS, Predictor, insights, market_standard
-from mlkit.labels.returns import forward_returns, pattern_directions
+from mlkit.inference.predictor import FORECAST_COLUMNS, Predictor, insights
+from mlkit.labels import forward_returns, pattern_directions
 from mlkit.market.bars import fingerprint
 from mlkit.models.bundle.bundle import ModelBundle, write_bundle
 from mlkit.models.bundle.publishing import publish
@@ -192,32 +192,6 @@ def test_directions_are_those_of_the_rules(
                 assert reading.directions["doji"] == 0
                 seen.add((name, sign))
     assert {("harami", 1), ("harami", -1), ("marubozu", 1), ("marubozu", -1)} <= seen
-
-
-@pytest.mark.parametrize(
-    ("name", "standard"),
-    [
-        ("BTCUSDT_BYBIT-1m", "continuous"),
-        ("BTCUSDT-1h", "continuous"),
-        ("BTCUSDT-1d", "continuous"),
-        ("AAPL-1h", "classic"),
-        ("AAPL-1d", "classic"),
-        ("EURUSD-1h", "classic"),
-    ],
-)
-def test_standard_of_real_markets(real_bars: Callable[[str], pd.DataFrame], name: str, standard: str) -> None:
-    assert market_standard(real_bars(name)) == standard
-
-
-def test_standard_without_a_saturday(sp500: pd.DataFrame) -> None:
-    assert market_standard(sp500) == "classic"
-    index = pd.date_range("2024-01-03", periods=700, freq="1min", tz="UTC")  # a Wednesday, unbroken
-    bars = pd.DataFrame(index=index)
-    bars.attrs["timeframe"] = "1m"
-    assert market_standard(bars) == "continuous"
-    gap = bars.drop(bars.index[300:400])
-    gap.attrs["timeframe"] = "1m"
-    assert market_standard(gap) == "classic"
 
 
 # --- doors ---------------------------------------------------------------------------------------------

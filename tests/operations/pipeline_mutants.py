@@ -14,7 +14,7 @@ import pytest
 
 from mlkit.evaluation.metrics import r2_no_change
 from mlkit.evaluation.splits import WalkForward
-from mlkit.labels.returns import forward_returns
+from mlkit.labels import forward_returns
 from mlkit.models.ensemble import experts, learners, price_predictor
 from mlkit.models.ensemble.learners import Parts, RandomForestLearner, Rows, XGBoostLearner
 from mlkit.operations.training import training, training_set

@@ -7,7 +7,7 @@ from scipy.stats import norm
 
 from mlkit.features.rules import PATTERNS
 from mlkit.inference.insight import PatternEvidence
-from mlkit.labels.returns import pattern_directions
+from mlkit.labels import pattern_directions
 from mlkit.market.bars import COLUMNS
 from mlkit.operations.patterns.evidence_of_patterns import (
     MIN_CASES,

@@ -18,7 +18,7 @@ from mlkit.evaluation.significance import pool_verdict, verdict
 from mlkit.evaluation.splits import WalkForward, inner_split
 from mlkit.features.engine import DEFAULT_GARCH
 from mlkit.inference.bundle_roots import answering_root, market_root
-from mlkit.labels.returns import forward_returns
+from mlkit.labels import forward_returns
 from mlkit.market.simulate.markets import null_market, planted_edge
 from mlkit.models.bundle.manifest import POOL_SCHEMA, SCHEMA_VERSION
 from mlkit.models.bundle.publishing import publish

@@ -7,7 +7,7 @@ import pandas as pd
 from mlkit.errors import DependencyError
 from mlkit.inference.insight import Insight
 from mlkit.inference.predictor import Predictor
-from mlkit.inference.signals import pattern_direction
+from mlkit.labels import pattern_direction
 from mlkit.market import open_times
 
 Mark = tuple[int, str, int]  # epoch seconds of the bar's open, pattern, direction: 1 bullish, -1 bearish, 0 neutral

@@ -25,8 +25,7 @@ from mlkit.config import Settings, write_atomic
 from mlkit.errors import ConfigError
 from mlkit.features import DEFAULT_GARCH
 from mlkit.inference import bars_late, drift_file, model_freshness
-from mlkit.labels import never_closes
-from mlkit.market import open_times, timeframe_delta, validate_bars
+from mlkit.market import never_closes, open_times, timeframe_delta, validate_bars
 from mlkit.models.ensemble import usable_rows
 from mlkit.operations.drift.distribution import BLOCK, SHORTEST, WINDOWS, Comparison, Panel, comparison_table
 from mlkit.operations.drift.outcomes import calibration_table, coverage_table

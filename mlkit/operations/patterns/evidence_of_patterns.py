@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from mlkit.evaluation import t_under_null
 from mlkit.features import PATTERNS
-from mlkit.inference import market_standard, pattern_direction
-from mlkit.labels import earned_returns
+from mlkit.labels import earned_returns, market_standard, pattern_direction
 from mlkit.market import COLUMNS
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from mlkit.config import Settings
 from mlkit.features import FeatureSet
-from mlkit.inference import market_root, market_standard, pool_root
+from mlkit.inference import market_root, pool_root
+from mlkit.labels import market_standard
 from mlkit.market import fingerprint
 from mlkit.models.ensemble import EnsembleSettings
 from mlkit.operations.drift.reference import DRIFT_FILE, DriftReference
