@@ -9,8 +9,7 @@ import numpy as np
 
 from mlkit.errors import DependencyError
 from mlkit.features import PATTERNS
-from mlkit.models.patterns.forward import Array, Arrays, fold
-from mlkit.models.patterns.windows import (
+from mlkit.models.patterns.forward import (
     CHANNELS,
     CONTEXT,
     KERNEL,
@@ -21,9 +20,11 @@ from mlkit.models.patterns.windows import (
     SHORT,
     STEM,
     WIDEN,
-    Float32Array,
-    Float64Array,
+    Array,
+    Arrays,
+    fold,
 )
+from mlkit.models.patterns.windows import Float32Array, Float64Array
 
 try:
     import torch

@@ -1,4 +1,4 @@
-"""What the pattern CNN looks at: scale-free windows of bars, and the sizes of the network over them."""
+"""Input of the pattern CNN: scale-free windows of bars."""
 
 from __future__ import annotations
 
@@ -12,17 +12,6 @@ Float64Array = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 
 LENGTH = 20  # bars in one window
-CHANNELS = (32, 64, 128)  # of the three convolutional blocks
-WIDEN = (1, 1, 2)  # channels between the two convolutions of a block, in units of its own
-KERNEL = 3  # bars that a block's first convolution spans
-
-CONTEXT = 10  # bars of context before a candle: the longest average of TA-Lib's candle settings
-SHORT = 5  # bars of the shorter means
-POSITIONS = 1 + len(CHANNELS) * (KERNEL - 1)  # last bars of a window that the answer at its end looks at
-STEM = 82  # numbers that the fixed geometry gives of each of them
-RATIO_EPS = 1e-3  # in window ranges: below this a difference has no magnitude worth a ratio
-ORDER_EPS = 2e-6  # in window ranges: below one tick of any market, above float32 rounding
-NEAR = 0.2  # in local ranges: where the saturating differences resolve best
 
 
 def windows(ohlcv: Float64Array, length: int = LENGTH) -> Float32Array:
