@@ -142,7 +142,7 @@ def _stopped_by_signals() -> Iterator[None]:
 
 
 def _rollback(arguments: Arguments) -> None:
-    from mlkit.inference import market_root
+    from mlkit.models.bundle import market_root
     from mlkit.operations.retraining import published, roll_back
     from mlkit.operations.tracking import for_command
 

@@ -1,7 +1,5 @@
 """Level 5: where bars meet models."""
 
-from .bundle_roots import POOLS as POOLS
-
 # The folder whose current bundle answers for a market; None where nothing was trained.
 from .bundle_roots import answering_root as answering_root
 
@@ -10,12 +8,6 @@ from .bundle_roots import current_bundle as current_bundle
 
 # What tells one CURRENT of a folder from another, by one look at the file; None without one.
 from .bundle_roots import current_stamp as current_stamp
-
-# Folder of a market's own bundles; it need not exist.
-from .bundle_roots import market_root as market_root
-
-# Folder of a pool's bundles; it need not exist. ConfigError for a name that no symbol could have.
-from .bundle_roots import pool_root as pool_root
 
 # Where the report of a market lies: drift.json, or one for each symbol where a root serves several.
 from .drift_note import drift_file as drift_file
@@ -28,9 +20,6 @@ from .freshness import model_freshness as model_freshness
 
 # Everything mlkit says about one closed bar: patterns, prices, signals.
 from .insight import Insight as Insight
-
-# Block of the calendar in which each bar lies, from its open time, (n,): where intervals start anew.
-from .live import calendar_blocks as calendar_blocks
 
 # Turns bars into insights with the models of one bundle.
 from .predictor import Predictor as Predictor

@@ -18,25 +18,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from mlkit.config import Settings
 from mlkit.errors import BundleError
-from mlkit.market import symbol_folder
-from mlkit.models.bundle import CURRENT, read_current, read_manifest
+from mlkit.models.bundle import CURRENT, POOLS, market_root, read_current, read_manifest
 
 if TYPE_CHECKING:
     from mlkit.models.bundle import ModelBundle
 
-POOLS = "pools"
 Stamp: TypeAlias = tuple[int, int, int]
 _log = logging.getLogger("mlkit")
-
-
-def market_root(symbol: str, timeframe: str, settings: Settings) -> Path:
-    """Folder of a market's own bundles; it need not exist."""
-    return settings.models / f"{symbol_folder(symbol)}-{timeframe}"
-
-
-def pool_root(name: str, timeframe: str, settings: Settings) -> Path:
-    """Folder of a pool's bundles; it need not exist. ConfigError for a name that no symbol could have."""
-    return settings.models / POOLS / f"{symbol_folder(name)}-{timeframe}"
 
 
 def answering_root(symbol: str, timeframe: str, settings: Settings) -> Path | None:

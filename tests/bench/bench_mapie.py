@@ -97,8 +97,9 @@ def broken(rows: int) -> None:
 def cells(path: Path, rows: int, cap: int) -> None:
     """The first rows of a file's first test fold: MAPIE's intervals around the same centre, in the same units."""
     from mlkit.features.garch import fit_garch
-    from mlkit.inference.live import calendar_blocks
     from mlkit.market.sources import read_bars
+    from mlkit.market.times import timeframe_ns
+    from mlkit.models.ensemble.conformal import block_numbers
     from mlkit.operations.training.training import fit_price, folds, prepare
 
     symbol, timeframe = path.stem.rsplit("-", 1)
@@ -113,7 +114,7 @@ def cells(path: Path, rows: int, cap: int) -> None:
     test = test[:rows]
     span = slice(max(int(test[0]) - model.memory, 0), int(test[-1]) + 1)
     forecast = model.predict(data.X[span], data.scale[span], data.terms[span])
-    blocks = calendar_blocks(data.index[span].as_unit("ns").asi8, timeframe)
+    blocks = block_numbers(data.index[span].as_unit("ns").asi8, timeframe_ns(timeframe))
     adapted = model.adapted(forecast, data.Y[span], blocks, len(test))
     if int(test[0]) - span.start < CALIBRATION + max(model.horizons):
         print(f"{path.stem:>26} too short: MAPIE is calibrated on {CALIBRATION} scores here")

@@ -7,8 +7,9 @@ import pytest
 
 import mlkit
 from mlkit.errors import BundleError
-from mlkit.inference.bundle_roots import answering_root, pool_root
+from mlkit.inference.bundle_roots import answering_root
 from mlkit.models.bundle.bundle import ModelBundle, write_bundle
+from mlkit.models.bundle.bundle_folders import pool_root
 from mlkit.models.bundle.publishing import publish
 
 SPAN = {"start": "2020-01-01T00:00:00+00:00", "bars": 100}

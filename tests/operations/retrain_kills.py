@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import mlkit
-from mlkit.inference.bundle_roots import market_root
 from mlkit.market.simulate.markets import null_market
 from mlkit.models.bundle.bundle import ModelBundle
+from mlkit.models.bundle.bundle_folders import market_root
 from mlkit.models.bundle.publishing import history, publish, sweep
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.retraining.champions import only_one, record

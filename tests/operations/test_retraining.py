@@ -16,10 +16,10 @@ import mlkit
 from mlkit.cli import main
 from mlkit.errors import BarsError, NotTrainedError, RetrainingError
 from mlkit.evaluation.ledger import Ledger, Source
-from mlkit.inference.bundle_roots import market_root
 from mlkit.market.simulate.markets import null_market
 from mlkit.market.simulate.regimes import regime_change
 from mlkit.models.bundle.bundle import ModelBundle
+from mlkit.models.bundle.bundle_folders import market_root
 from mlkit.models.bundle.publishing import history, publish
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.retraining import retraining

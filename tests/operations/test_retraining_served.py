@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import mlkit
-from mlkit.inference.bundle_roots import market_root
 from mlkit.market.simulate.markets import null_market
+from mlkit.models.bundle.bundle_folders import market_root
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.retraining.champions import roll_back
 from mlkit.operations.retraining.retraining import retrain

@@ -9,9 +9,9 @@ import pytest
 import mlkit
 from mlkit.errors import BarsError, ConfigError
 from mlkit.evaluation.ledger import Ledger, Source
-from mlkit.inference.bundle_roots import market_root, pool_root
 from mlkit.market.simulate.markets import null_market
 from mlkit.models.bundle.bundle import ModelBundle
+from mlkit.models.bundle.bundle_folders import market_root, pool_root
 from mlkit.models.bundle.publishing import publish
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.retraining import retraining

@@ -9,6 +9,15 @@ from .bundle import ModelBundle as ModelBundle
 # Write an immutable bundle into root; it is not published yet.
 from .bundle import write_bundle as write_bundle
 
+# Folder of all pools below that of the models.
+from .bundle_folders import POOLS as POOLS
+
+# Folder of a market's own bundles; it need not exist.
+from .bundle_folders import market_root as market_root
+
+# Folder of a pool's bundles; it need not exist.
+from .bundle_folders import pool_root as pool_root
+
 # Verify a bundle in a child process; what was found, or BundleError in one line whatever the files do.
 from .inspection import inspect_bundle as inspect_bundle
 from .manifest import CURRENT as CURRENT

@@ -10,8 +10,8 @@ import pandas as pd
 from mlkit.config import Settings
 from mlkit.errors import BundleError, NotTrainedError, RetrainingError
 from mlkit.evaluation import Ledger
-from mlkit.inference import answering_root, market_root
-from mlkit.models.bundle import ModelBundle, history, rollback
+from mlkit.inference import answering_root
+from mlkit.models.bundle import ModelBundle, history, market_root, rollback
 from mlkit.operations.retraining.comparison import seen_until
 from mlkit.operations.tracking.tracking import tracked
 

@@ -33,9 +33,19 @@ from mlkit.config import Settings
 from mlkit.errors import BundleError, ConfigError, NotTrainedError, RetrainingError
 from mlkit.evaluation import Ledger, Source
 from mlkit.features import FeatureSet
-from mlkit.inference import current_stamp, market_root, pool_root
+from mlkit.inference import current_stamp
 from mlkit.market import available, fingerprint, load_bars, validate_bars
-from mlkit.models.bundle import CURRENT, ModelBundle, prune, publish, read_current, sweep, withdraw
+from mlkit.models.bundle import (
+    CURRENT,
+    ModelBundle,
+    market_root,
+    pool_root,
+    prune,
+    publish,
+    read_current,
+    sweep,
+    withdraw,
+)
 from mlkit.models.ensemble import EnsembleSettings, Progress
 from mlkit.operations.drift.checks import DriftReport, check_drift, save_drift
 from mlkit.operations.retraining.champions import RECORD, champion_of, only_one, record

@@ -8,8 +8,7 @@ from typing import Any
 
 from mlkit.config import Settings, fsync_folder
 from mlkit.errors import BundleError, ConfigError, NotTrainedError, TrackingError
-from mlkit.inference import POOLS
-from mlkit.models.bundle import DRAFT, FILE_LIMIT, ID, MANIFEST, ModelBundle, inspect_bundle
+from mlkit.models.bundle import DRAFT, FILE_LIMIT, ID, MANIFEST, POOLS, ModelBundle, inspect_bundle
 from mlkit.operations.tracking.mlflow_store import BUNDLE, Store, status_of
 from mlkit.operations.tracking.tracking import POOL, Alias, model_name
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlkit.config import Settings
 from mlkit.features import FeatureSet
-from mlkit.inference import market_root, pool_root
 from mlkit.labels import market_standard
 from mlkit.market import fingerprint
+from mlkit.models.bundle import market_root, pool_root
 from mlkit.models.ensemble import EnsembleSettings
 from mlkit.operations.drift.reference import DRIFT_FILE, DriftReference
 from mlkit.operations.patterns.evidence_of_patterns import measure_patterns

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlkit.inference import calendar_blocks
-from mlkit.models.ensemble import MIN_ROWS, FloatMatrix, IntVector
+from mlkit.market import timeframe_ns
+from mlkit.models.ensemble import MIN_ROWS, FloatMatrix, IntVector, block_numbers
 from mlkit.operations.training.training_set import TrainingSet
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def forecast_rows(data: TrainingSet, model: "PricePredictor", rows: IntVector) -
         span = _slice(own[max(first - model.memory, 0) : last + 1])
         terms = data.terms[span] if model.spreads else None
         forecast = model.predict(data.X[span], data.scale[span], terms)
-        blocks = calendar_blocks(data.index[span].as_unit("ns").asi8, data.sources[0].timeframe)
+        blocks = block_numbers(data.index[span].as_unit("ns").asi8, timeframe_ns(data.sources[0].timeframe))
         parts.append((picked, model.adapted(forecast, data.Y[span], blocks, last + 1 - first).rows(bars - first)))
     return parts[0][1] if len(parts) == 1 else _joined(parts)
 

@@ -11,7 +11,7 @@ from mlkit.config import Settings, write_atomic
 from mlkit.errors import ConfigError
 from mlkit.evaluation import Ledger, Source
 from mlkit.features import FeatureSet
-from mlkit.inference import market_root
+from mlkit.models.bundle import market_root
 from mlkit.models.ensemble import EnsembleSettings
 from mlkit.operations.tracking.trials import feature_digest
 from mlkit.operations.training.training_set import ensemble_settings
