@@ -17,13 +17,8 @@ from mlkit.errors import BarsError, ConfigError
 from mlkit.evaluation.significance import pool_verdict, verdict
 from mlkit.evaluation.splits import WalkForward, inner_split
 from mlkit.features.engine import DEFAULT_GARCH
-<<<<<<< HEAD
-from mlkit.inference.bundle_roots import answering_root, market_root
-from mlkit.labels import forward_returns
-=======
 from mlkit.inference.bundle_roots import answering_root
-from mlkit.labels.returns import forward_returns
->>>>>>> 2d9fddb (Folders of markets and pools are named in models.bundle; training imports nothing of inference for them)
+from mlkit.labels import forward_returns
 from mlkit.market.simulate.markets import null_market, planted_edge
 from mlkit.models.bundle.bundle_folders import market_root
 from mlkit.models.bundle.manifest import POOL_SCHEMA, SCHEMA_VERSION
