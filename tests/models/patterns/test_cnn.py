@@ -18,7 +18,7 @@ from mlkit.errors import BundleError, ConfigError
 from mlkit.features.rules import PATTERNS, STANDARDS, Standard, pattern_flags
 from mlkit.models.patterns import cnn as pattern_cnn
 from mlkit.models.patterns.cnn import PatternMeta, PatternModel, load_cnn, logistic, pretrained, save_cnn
-from mlkit.models.patterns.forward import ROWS, TILE, Forward
+from mlkit.models.patterns.forward import Forward
 from mlkit.models.patterns.network import (
     BATCH,
     BarConv,
@@ -197,7 +197,7 @@ def test_any_network_answers_as_torch_does(outputs: int) -> None:
 def test_a_window_has_one_answer_whatever_its_company(ohlcv: Array, model: PatternModel) -> None:
     x = windows(ohlcv)
     whole = model.window_probabilities(x)
-    for n in (1, 2, ROWS - 1, ROWS + 1, TILE - 1, TILE, TILE + 1, 3 * TILE + 5):
+    for n in (1, 2, 3, 17, 64, 1000):
         for first in (0, 7, len(x) - n):
             assert model.window_probabilities(x[first : first + n]).tobytes() == whole[first : first + n].tobytes()
     assert model.window_probabilities(x[::-2]).tobytes() == whole[::-2].tobytes()  # of any layout in memory
