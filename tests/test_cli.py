@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from mlkit.market.bars import validate_bars
 from mlkit.market.sources import load_bars
 from mlkit.models.patterns.cnn import PatternMeta, PatternModel
 from mlkit.models.patterns.network import PatternCNN, weights_of
+from mlkit.report import ReportRequest
 
 MARKET = ["--symbol", "TEST", "--timeframe", "1d"]
 CSV = "timestamp,open,high,low,close,volume\n"
@@ -188,8 +190,8 @@ def test_train_passes_its_options(
         manifest = SimpleNamespace(metrics={"5": {"r2": 0.0, "verdict": "no edge"}, "1": {"r2": None}}, pool={})
         return SimpleNamespace(path=Path("somewhere"), manifest=manifest)
 
-    monkeypatch.setattr("mlkit.operations.training.training.walk_forward", walk_forward)
-    monkeypatch.setattr("mlkit.operations.training.training.train", train)
+    monkeypatch.setattr("mlkit.operations.training.walk_forward", walk_forward)
+    monkeypatch.setattr("mlkit.operations.training.train", train)
     options = ["--symbol", "SP500", "--timeframe", "1d", "--profile", "full", "--seed", "3"]
     assert main(["train", *options]) == 0
     assert seen == {"symbol": "SP500", "seed": 3, "profile": "full"}
@@ -203,8 +205,8 @@ def test_train_passes_its_options(
 def test_report_passes_its_options(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
 
-    def run_report(symbol: str, timeframe: str, **options: Any) -> Path:
-        seen.update(symbol=symbol, timeframe=timeframe, **options)
+    def run_report(request: ReportRequest, **options: Any) -> Path:
+        seen.update(asdict(request), **options)
         return Path("reports/x")
 
     monkeypatch.setattr("mlkit.report.run_report", run_report)

@@ -44,7 +44,7 @@ until: str | None = None
 """
 CELL = """
 import mlkit
-from mlkit.report import headlines as headline
+from mlkit.report import headline
 bars = mlkit.load_bars(symbol, timeframe, since=since, until=until)
 headline("5 bars", verdict="no edge", close=float(bars["close"].iloc[-1]), seed=seed)
 """

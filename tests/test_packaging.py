@@ -28,10 +28,11 @@ DISTRIBUTIONS = {
     "fsspec": "s3fs",
     "IPython": "ipykernel",
     "llvmlite": "numba",
+    "jinja2": "nbconvert",
     "matplotlib_inline": "ipykernel",
     "packaging": "pytest",
     "scipy": "scikit-learn",
-    "traitlets": "anywidget",
+    "traitlets": "nbconvert",
 }
 
 

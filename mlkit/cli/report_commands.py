@@ -49,14 +49,14 @@ def _jobs(text: str) -> int:
 
 def _report(arguments: Arguments) -> None:
     from mlkit.operations.tracking import for_command
-    from mlkit.report import run_report, summarise_report
+    from mlkit.report import ReportRequest, run_report, summarise_report
 
     if arguments.matrix is not None:
         _matrix(arguments)
         return
     settings = settings_from(profile=arguments.profile, seed=arguments.seed)
     span = {name: getattr(arguments, name) for name in ("since", "until") if getattr(arguments, name) is not None}
-    path = run_report(
+    request = ReportRequest(
         arguments.symbol,
         arguments.timeframe,
         profile=settings.profile,
@@ -64,10 +64,8 @@ def _report(arguments: Arguments) -> None:
         name=arguments.name,
         only=arguments.notebooks,
         parameters={**span, **dict(arguments.parameters)},
-        force=arguments.force,
-        tracking=for_command(settings).tracking,
     )
-    print(summarise_report(path))
+    print(summarise_report(run_report(request, force=arguments.force, tracking=for_command(settings).tracking)))
 
 
 def _matrix(arguments: Arguments) -> None:

@@ -16,8 +16,11 @@ from .headlines import headline as headline
 # Show an insight as its card and hand its JSON to the report; the last one shown is the report's.
 from .headlines import show_insight as show_insight
 
-# Make every report of a YAML file, jobs at a time; returns one outcome a run, in the file's order.
+# Make every report of a YAML file, several at a time; returns one outcome a report, in the file's order.
 from .matrix import run_matrix as run_matrix
+
+# What a report is wanted of: market, profile, seed, notebooks, parameters.
+from .plan import ReportRequest as ReportRequest
 
 # A few lines for a terminal: the insight, the verdicts, and where the page is.
 from .receipt import summarise_report as summarise_report

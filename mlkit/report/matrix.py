@@ -1,7 +1,6 @@
 """Many reports from one YAML file: all checked first, then run side by side."""
 
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -9,44 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from mlkit.errors import ConfigError
-from mlkit.report.plan import Plan, make_plan
+from mlkit.report.plan import Plan, ReportRequest, make_plan
 from mlkit.report.receipt import read_receipt
 
 _KEYS = ("name", "symbol", "timeframe", "profile", "seed", "since", "until", "notebooks", "parameters")
 
 
 @dataclass(frozen=True)
-class Run:
-    """One report of a matrix, every value as text."""
-
-    symbol: str
-    timeframe: str
-    profile: str
-    seed: str
-    name: str | None
-    only: tuple[str, ...]
-    parameters: dict[str, str]
-
-    def plan(self, reports: Path | None = None, notebooks: Path | None = None) -> Plan:
-        """The checked plan of this run."""
-        return make_plan(
-            self.symbol, self.timeframe, profile=self.profile, seed=self.seed, name=self.name, only=self.only,
-            parameters=self.parameters, reports=reports, notebooks=notebooks,
-        )  # fmt: skip
-
-    def command(self, force: bool) -> list[str]:
-        """The command line that makes this report."""
-        words = [sys.executable, "-m", "mlkit", "report", "--symbol", self.symbol, "--timeframe", self.timeframe]
-        words += ["--profile", self.profile, "--seed", self.seed]
-        words += ["--name", self.name] if self.name else []
-        words += ["--notebooks", ",".join(self.only)] if self.only else []
-        words += ["--force"] if force else []
-        return words + [word for name, value in self.parameters.items() for word in ("-p", f"{name}={value}")]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a run: its report, or the one line that says why there is none."""
+class ReportOutcome:
+    """Result of one report of a matrix: its folder, or the line of its error."""
 
     run: str
     folder: Path | None
@@ -54,7 +24,7 @@ class Outcome:
     verdicts: tuple[str, ...]
 
 
-def read_matrix(path: Path) -> list[Run]:
+def read_matrix(path: Path) -> list[ReportRequest]:
     """The runs of a YAML file: ``runs``, a list of mappings, and ``defaults`` for what they leave out.
 
     Keys: symbol, timeframe, profile, seed, name, since, until, notebooks (``02,04`` or a list), parameters (a
@@ -72,10 +42,10 @@ def read_matrix(path: Path) -> list[Run]:
     if unknown:
         raise ConfigError(f"{path}: unknown key {unknown[0]!r}; use runs and defaults")
     defaults = content.get("defaults") or {}
-    return [_run(path, number, defaults, given) for number, given in enumerate(content["runs"], 1)]
+    return [_request(path, number, defaults, given) for number, given in enumerate(content["runs"], 1)]
 
 
-def _run(path: Path, number: int, defaults: Any, given: Any) -> Run:
+def _request(path: Path, number: int, defaults: Any, given: Any) -> ReportRequest:
     where = f"{path}, run {number}"
     for what in (defaults, given):
         if not isinstance(what, dict):
@@ -91,7 +61,7 @@ def _run(path: Path, number: int, defaults: Any, given: Any) -> Run:
     parameters |= {name: merged[name] for name in ("since", "until") if name in merged}
     listed = merged.get("notebooks", [])
     only = tuple(word.strip() for word in (listed.split(",") if isinstance(listed, str) else listed))
-    return Run(
+    return ReportRequest(
         merged["symbol"],
         merged["timeframe"],
         merged.get("profile", "smoke"),
@@ -109,7 +79,7 @@ def _mapping(where: str, of: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def run_matrix(path: Path, *, jobs: int = 1, force: bool = False, progress: bool = True) -> list[Outcome]:
+def run_matrix(path: Path, *, jobs: int = 1, force: bool = False, progress: bool = True) -> list[ReportOutcome]:
     """Make every report of a YAML file, ``jobs`` at a time; returns one outcome a run, in the file's order.
 
     Nothing runs unless every run makes sense. Runs of the same market wait for each other, as both publish its
@@ -119,11 +89,11 @@ def run_matrix(path: Path, *, jobs: int = 1, force: bool = False, progress: bool
     """
     from tqdm.auto import tqdm
 
-    runs = read_matrix(path)
+    requests = read_matrix(path)
     plans = []
-    for number, run in enumerate(runs, 1):
+    for number, request in enumerate(requests, 1):
         try:
-            plans.append(run.plan())
+            plans.append(make_plan(request))
         except ConfigError as error:
             raise ConfigError(f"{path}, run {number}: {error}") from error
     names = [plan.run for plan in plans]
@@ -131,32 +101,32 @@ def run_matrix(path: Path, *, jobs: int = 1, force: bool = False, progress: bool
     if twice:
         raise ConfigError(f"{path}: two runs are named {twice[0]}; give one of them a name of its own")
     chains: dict[tuple[str, str], list[int]] = {}
-    for i, run in enumerate(runs):
-        chains.setdefault((run.symbol, run.timeframe), []).append(i)
-    outcomes: dict[int, Outcome] = {}
+    for i, request in enumerate(requests):
+        chains.setdefault((request.symbol, request.timeframe), []).append(i)
+    outcomes: dict[int, ReportOutcome] = {}
     with (
-        tqdm(total=len(runs), desc=path.name, unit="report", disable=not progress) as bar,
+        tqdm(total=len(requests), desc=path.name, unit="report", disable=not progress) as bar,
         ThreadPoolExecutor(max_workers=max(1, jobs)) as pool,
     ):
 
         def chain(members: Sequence[int]) -> None:
             for i in members:
-                outcomes[i] = _make(runs[i], plans[i], force)
+                outcomes[i] = _make(requests[i], plans[i], force)
                 bar.set_postfix_str(plans[i].run)
                 bar.update()
 
         for done in as_completed([pool.submit(chain, members) for members in chains.values()]):
             done.result()
-    return [outcomes[i] for i in range(len(runs))]
+    return [outcomes[i] for i in range(len(requests))]
 
 
-def _make(run: Run, plan: Plan, force: bool) -> Outcome:
+def _make(request: ReportRequest, plan: Plan, force: bool) -> ReportOutcome:
     """One report in a process of its own, so that threads and environment are those of a single report."""
-    done = subprocess.run(run.command(force), capture_output=True, text=True)
+    done = subprocess.run(request.command(force=force), capture_output=True, text=True)
     if done.returncode:
         told = [line for line in done.stderr.splitlines() if line.startswith("mlkit: error: ")]
         reason = told[-1].removeprefix("mlkit: error: ") if told else f"ended with status {done.returncode}"
-        return Outcome(plan.run, None, reason, ())
+        return ReportOutcome(plan.run, None, reason, ())
     folder = plan.reports / plan.run
     verdicts = tuple(e["value"] for e in read_receipt(folder)["headlines"] if e["name"] == "verdict")
-    return Outcome(plan.run, folder, None, verdicts)
+    return ReportOutcome(plan.run, folder, None, verdicts)

@@ -1,8 +1,9 @@
-"""What a report will run and with which values: all that can be checked before anything runs."""
+"""What a report runs and with which values: everything that can be checked before anything runs."""
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,8 +17,39 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", re.ASCII)
 
 
 @dataclass(frozen=True)
+class ReportRequest:
+    """What a report is wanted of.
+
+    Parameters
+    ----------
+    symbol, timeframe, profile, seed : passed to the notebooks that declare them.
+    name : of the report's folder, instead of ``<symbol>-<timeframe>``.
+    only : numbers of the notebooks to run, such as ``("02", "04")``; all by default.
+    parameters : further values by name, as text; a name must be declared in a cell tagged ``parameters``, and the
+        value is converted by its annotation (``007`` stays text where a ``str`` is declared).
+    """
+
+    symbol: str = "SP500"
+    timeframe: str = "1d"
+    profile: str = "smoke"
+    seed: int | str = 7
+    name: str | None = None
+    only: tuple[str, ...] = ()
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+    def command(self, *, force: bool) -> list[str]:
+        """The command line that makes this report."""
+        words = [sys.executable, "-m", "mlkit", "report", "--symbol", self.symbol, "--timeframe", self.timeframe]
+        words += ["--profile", self.profile, "--seed", str(self.seed)]
+        words += ["--name", self.name] if self.name else []
+        words += ["--notebooks", ",".join(self.only)] if self.only else []
+        words += ["--force"] if force else []
+        return words + [word for name, value in self.parameters.items() for word in ("-p", f"{name}={value}")]
+
+
+@dataclass(frozen=True)
 class Plan:
-    """A report that is known to make sense."""
+    """A checked request: the notebooks, and the value of each of their parameters."""
 
     run: str  # name of its folder
     notebooks: tuple[Path, ...]
@@ -26,23 +58,17 @@ class Plan:
     reports: Path
 
 
-def make_plan(
-    symbol: str,
-    timeframe: str,
-    *,
-    profile: str,
-    seed: int | str,
-    name: str | None = None,
-    only: Sequence[str] = (),
-    parameters: Mapping[str, str] | None = None,
-    notebooks: Path | None = None,
-    reports: Path | None = None,
-) -> Plan:
-    """The plan of a report; parameters as those of ``run_report``, errors too."""
+def make_plan(request: ReportRequest, *, notebooks: Path | None = None, reports: Path | None = None) -> Plan:
+    """Check a request; folders and errors as those of ``run_report``."""
     require_papermill()
-    given = {key: str(value) for key, value in (parameters or {}).items()}
-    defaults = {"symbol": symbol, "timeframe": timeframe, "profile": profile, "seed": str(seed)}
-    files = _chosen((notebooks or project_root() / "notebooks").resolve(), only)
+    given = {key: str(value) for key, value in request.parameters.items()}
+    defaults = {
+        "symbol": request.symbol,
+        "timeframe": request.timeframe,
+        "profile": request.profile,
+        "seed": str(request.seed),
+    }
+    files = _chosen((notebooks or project_root() / "notebooks").resolve(), request.only)
     values = convert_parameters(files, given, defaults)
     effective = {**defaults, **given}
     profiles = get_args(Settings.model_fields["profile"].annotation)
@@ -67,8 +93,13 @@ def make_plan(
             **span,
         },
     }
-    market = f"{symbol_folder(effective['symbol'])}-{effective['timeframe']}"
-    run = market if name is None else _run_name(name)
+    run = request.name
+    if run is None:
+        run = f"{symbol_folder(effective['symbol'])}-{effective['timeframe']}"
+    elif not _NAME.fullmatch(run) or ".." in run or run == "failed":
+        raise ConfigError(
+            f"name {run!r} cannot name a report; use 1 to 80 of A-Z a-z 0-9 . _ - starting with a letter or digit"
+        )
     return Plan(run, files, values, inputs, (reports or project_root() / "reports").resolve())
 
 
@@ -82,11 +113,3 @@ def _chosen(folder: Path, only: Sequence[str]) -> tuple[Path, ...]:
     if unknown:
         raise ConfigError(f"no notebook {unknown[0]!r}; there are {', '.join(there)}, written such as 02,04")
     return tuple(file for number, file in there.items() if not only or number in only)
-
-
-def _run_name(name: str) -> str:
-    if not _NAME.fullmatch(name) or ".." in name or name == "failed":
-        raise ConfigError(
-            f"name {name!r} cannot name a report; use 1 to 80 of A-Z a-z 0-9 . _ - starting with a letter or digit"
-        )
-    return name

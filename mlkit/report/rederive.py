@@ -11,7 +11,7 @@ from mlkit.config import Settings, project_root
 from mlkit.errors import ConfigError, ReportError
 from mlkit.operations.tracking import package_versions
 from mlkit.report.headlines import collect_headlines, collect_insight, headline_digest
-from mlkit.report.plan import Plan, make_plan
+from mlkit.report.plan import Plan, ReportRequest, make_plan
 from mlkit.report.receipt import (
     INSIGHT,
     PAGE,
@@ -120,17 +120,13 @@ def _same_plan(receipt: Mapping[str, Any], names: Sequence[str], sources: Path |
         passed |= {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
     named = ("symbol", "timeframe", "profile", "seed")
     try:
-        return make_plan(
-            receipt["symbol"],
-            receipt["timeframe"],
-            profile=receipt["profile"],
-            seed=receipt["seed"],
+        request = ReportRequest(
+            **{name: receipt[name] for name in named},
             name="again",
-            only=[name[:2] for name in names],
+            only=tuple(name[:2] for name in names),
             parameters={name: value for name, value in passed.items() if name not in named},
-            notebooks=sources,
-            reports=place / "reports",
         )
+        return make_plan(request, notebooks=sources, reports=place / "reports")
     except ConfigError as error:
         raise ReportError(f"it cannot be run again here: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Finished notebooks kept by what went into them: a second run computes only what changed, as make would."""
+"""Finished notebooks, stored under a hash of their inputs, so that a second run computes only what changed."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,17 @@ from mlkit.operations.tracking import package_versions
 from mlkit.report.receipt import THREADS, read_notebook
 
 KEPT = ".kept"  # folder under reports/
-_MOST = 60  # notebooks kept, the newest
+_MOST = 60  # finished notebooks that stay, the newest
 _ENTRY = "entry.json"
-_NO_OUTPUT = {"bars", "mlartifacts", "untracked"}  # of data/: the lake, and what tracking keeps
+_NO_OUTPUT = {"bars", "mlartifacts", "untracked"}  # folders of data/: the lake, and files of MLflow
 
 
-class Kept:
-    """The notebooks kept for reports of one folder.
+class FinishedNotebooks:
+    """The finished notebooks of one reports folder.
 
-    A notebook is found again only when all of this is the same: its cells, the values it is given, the bars, the
-    code of ``mlkit``, the packages, the threads and ``MLKIT_`` settings, and the notebook that ran before it; and
-    when the files that it wrote under ``data/`` still are as it left them.
+    A notebook is reused only when all of these are the same: its cells, the values of its parameters, the bars, the
+    code of ``mlkit``, the package versions, the threads and ``MLKIT_`` settings, and the notebook that ran before
+    it; and when the files that it wrote under ``data/`` have not changed since.
     """
 
     def __init__(self, reports: Path, inputs: Mapping[str, Any]) -> None:
@@ -40,13 +41,13 @@ class Kept:
         }
 
     def key(self, notebook: Path, values: Mapping[str, Any], before: str) -> str:
-        """Hex SHA-256 of everything that decides what ``notebook`` says; ``before`` is the key of the one before."""
+        """Hex SHA-256 of everything that determines the outputs; ``before`` is the key of the notebook before it."""
         cells = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in read_notebook(notebook).cells]
         made_of = {**self._common, "name": notebook.name, "cells": cells, "values": dict(values), "before": before}
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
     def restore(self, key: str, target: Path) -> bool:
-        """Copy the kept notebook to ``target``; False where there is none or something about it has changed."""
+        """Copy the finished notebook to ``target``; False if there is none, or a file that it wrote has changed."""
         folder = self._folder / key
         try:
             entry = json.loads((folder / _ENTRY).read_bytes())
@@ -58,11 +59,12 @@ class Kept:
             return False
         if sound:
             write_atomic(target, source.read_bytes())
-            os.utime(folder)  # the newest stay
+            # _prune removes the oldest.
+            os.utime(folder)
         return sound
 
-    def keep(self, key: str, executed: Path, before: Mapping[str, tuple[int, int]]) -> None:
-        """Keep an executed notebook with the digests of what it wrote; ``before`` is `artifacts` at its start."""
+    def store(self, key: str, executed: Path, before: Mapping[str, tuple[int, int]]) -> None:
+        """Store an executed notebook with the digests of the files it wrote; ``before``: `artifacts` at its start."""
         work = self._folder / f"{key}.{os.getpid()}.tmp"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
@@ -79,19 +81,14 @@ class Kept:
         self._prune()
 
     def _prune(self) -> None:
-        def age(folder: Path) -> float:
-            try:
-                return folder.stat().st_mtime
-            except FileNotFoundError:  # another report pruned it
-                return 0.0
-
-        entries = sorted((path for path in self._folder.iterdir() if path.is_dir()), key=age)
-        for folder in entries[:-_MOST]:
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another report removed one at the same time
+            entries = sorted(filter(Path.is_dir, self._folder.iterdir()), key=lambda path: path.stat().st_mtime)
+            for folder in entries[:-_MOST]:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def artifacts() -> dict[str, tuple[int, int]]:
-    """Every file that notebooks may have written under ``data/``: its time and size. The lake is input, not output."""
+    """Modification time and size of every file under ``data/`` that a notebook may have written; not the lake."""
     root = project_root()
     found = {}
     for folder, folders, files in os.walk(root / "data"):
@@ -108,7 +105,7 @@ def artifacts() -> dict[str, tuple[int, int]]:
 
 @cache
 def _code_digest() -> str:
-    """SHA-256 over every file of the package, as it lies."""
+    """SHA-256 over every file of the package."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*")):

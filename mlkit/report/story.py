@@ -1,6 +1,9 @@
-"""An executed notebook as part of a page: text, folded code, outputs with everything embedded."""
+"""An executed notebook as part of a page: text, folded code, outputs with everything embedded.
 
-import base64
+The template ``page/notebook.html.j2`` lays it out; here is what it calls: Markdown with links that stay inside the
+page, formulas drawn as SVG, HTML that loads nothing.
+"""
+
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,26 +12,25 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from nbconvert.filters import Highlight2HTML, ansi2html
+import nbformat
+from nbconvert.exporters import TemplateExporter
+from nbconvert.filters import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from traitlets.config import Config
 
+TEMPLATES = Path(__file__).with_name("page")
 _HIGHLIGHT = Highlight2HTML(pygments_lexer="ipython3")
-_FACES = (
-    "text/html",
-    "image/svg+xml",
-    "image/png",
-    "image/jpeg",
-    "text/markdown",
-    "text/latex",
-    "text/plain",
-)
+# Of an output that offers several representations, the first of these is shown.
+_MIME_TYPES = [
+    "text/html", "image/svg+xml", "image/png", "image/jpeg", "text/markdown", "text/latex", "text/plain",
+]  # fmt: skip
 _FOREIGN = re.compile(r"<(script|link|iframe|object|embed|base|meta)\b|\b(src|srcset|poster)\s*=", re.IGNORECASE)
 _TABLE = re.compile(r"<table\b.*?</table>", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading of a notebook and where it stands in the page."""
+    """A heading of a notebook and its anchor in the page."""
 
     level: int
     text: str  # HTML
@@ -36,96 +38,80 @@ class Heading:
 
 
 class Story:
-    """One executed notebook; ``html()`` renders it, and then ``headings`` are known."""
+    """One executed notebook, rendered.
+
+    Parameters
+    ----------
+    name, notebook: file name and content.
+    folder: the notebooks' folder, from which images in their text are embedded.
+    siblings: file names of the other notebooks on the page; links to them stay inside it.
+    """
 
     def __init__(self, name: str, notebook: Any, folder: Path, siblings: Sequence[str]) -> None:
         self.stem = name.removesuffix(".ipynb")
         self.headings: list[Heading] = []
-        self._notebook = notebook
-        self._folder = folder
-        self._siblings = siblings
+
+        def markdown(source: str, attachments: Any = None) -> str:
+            renderer = _Renderer(self.stem, self.headings, siblings, folder, attachments)
+            return embedded(MarkdownWithMath(renderer=renderer).render(source))
+
+        exporter = TemplateExporter(
+            template_name=TEMPLATES.name,
+            template_file="notebook.html.j2",
+            extra_template_basedirs=[str(TEMPLATES.parent)],
+            filters={
+                "markdown": markdown,
+                "embedded": embedded,
+                "formula": formula,
+                "highlight": _HIGHLIGHT,
+                "settled": settled,
+            },
+            config=Config({"NbConvertBase": {"display_data_priority": _MIME_TYPES}}),
+        )
+        self.html: str = exporter.from_notebook_node(notebook, {"stem": self.stem})[0]
+        failing = nbformat.from_dict({**notebook, "cells": [cell for cell in notebook.cells if _failed(cell)]})
+        self.failed: str = exporter.from_notebook_node(failing, {"failing": True})[0]  # code and outputs
 
     @property
-    def title(self) -> Heading:
-        """The notebook's first heading, leading to its start."""
-        text = next((heading.text for heading in self.headings if heading.level == 1), escape(self.stem))
-        return Heading(1, text, self.stem)
+    def title(self) -> str:
+        """The notebook's first heading as HTML, or its file name."""
+        return next((heading.text for heading in self.headings if heading.level == 1), escape(self.stem))
 
-    def html(self) -> str:
-        """All cells, in order."""
-        return "\n".join(self._cell(index, cell) for index, cell in enumerate(self._notebook.cells))
+    @property
+    def sections(self) -> list[Heading]:
+        """The headings of its sections."""
+        return [heading for heading in self.headings if heading.level == 2]
 
-    def failed(self) -> list[str]:
-        """The cells that ended in an error nobody asked for: code and outputs."""
-        return [
-            f"{_HIGHLIGHT(cell.source.strip())}{''.join(self._output(output) for output in cell.outputs)}"
-            for cell in self._notebook.cells
-            if "raises-exception" not in cell.metadata.get("tags", [])
-            and any(output.output_type == "error" for output in cell.get("outputs", []))
-        ]
 
-    def _cell(self, index: int, cell: Any) -> str:
-        if cell.cell_type == "markdown":
-            return f'<div class="prose">{self._markdown(cell.source, cell.get("attachments", {}))}</div>'
-        if cell.cell_type != "code" or not cell.source.strip():
-            return ""
-        tags = cell.metadata.get("tags", [])
-        name = "injected parameters" if "injected-parameters" in tags else "code"
-        code = _HIGHLIGHT(cell.source.strip())
-        outputs = "".join(self._output(output) for output in cell.outputs)
-        folded = f'<details class="code"><summary>{name}</summary>{code}</details>'
-        return f'<div id="{self.stem}-cell-{index}">{folded}{outputs}</div>'
-
-    def _markdown(self, source: str, attachments: Any = None) -> str:
-        return scrolling(offline(MarkdownWithMath(renderer=_Renderer(self, attachments)).render(source)))
-
-    def _output(self, output: Any) -> str:
-        if output.output_type == "stream":
-            text = "\n".join(line.rsplit("\r", 1)[-1] for line in output.text.rstrip().split("\n"))
-            return f'<div class="output"><pre class="{output.name}">{ansi2html(text)}</pre></div>'
-        if output.output_type == "error":
-            trace = ansi2html("\n".join(output.traceback))
-            return f'<div class="output"><pre class="error">{trace}</pre></div>'
-        face = next((mime for mime in _FACES if mime in output.data), None)
-        return f'<div class="output">{self._face(face, output)}</div>' if face else ""
-
-    def _face(self, mime: str, output: Any) -> str:
-        data = output.data[mime]
-        if mime == "text/html":
-            return scrolling(offline(data))
-        if mime == "text/markdown":
-            return self._markdown(data)
-        if mime == "text/latex":
-            return formula(data.strip().strip("$"), display=True)
-        if mime.startswith("image/"):
-            content = base64.b64encode(data.encode()).decode() if mime == "image/svg+xml" else data.replace("\n", "")
-            width = output.metadata.get(mime, {}).get("width")
-            size = f' width="{int(width)}"' if width else ""
-            return f'<img class="figure" alt="figure"{size} src="data:{mime};base64,{content}">'
-        return f"<pre>{ansi2html(data)}</pre>"
+def _failed(cell: Any) -> bool:
+    """Whether a cell ended in an error that it is not tagged to raise."""
+    wanted = "raises-exception" in cell.metadata.get("tags", [])
+    return not wanted and any(output.output_type == "error" for output in cell.get("outputs", []))
 
 
 class _Renderer(IPythonRenderer):  # type: ignore[misc]
     """Markdown with anchors of the page's own, links between notebooks inside it, and drawn formulas."""
 
-    def __init__(self, story: Story, attachments: Any) -> None:
-        super().__init__(escape=False, embed_images=True, path=str(story._folder), attachments=attachments or {})
-        self._story = story
+    def __init__(
+        self, stem: str, headings: list[Heading], siblings: Sequence[str], folder: Path, attachments: Any
+    ) -> None:
+        super().__init__(escape=False, embed_images=True, path=str(folder), attachments=attachments or {})
+        self._stem, self._headings, self._siblings = stem, headings, siblings
 
     def heading(self, text: str, level: int, **attrs: Any) -> str:
-        anchor = f"{self._story.stem}-{_slug(text)}"
-        taken = {heading.anchor for heading in self._story.headings}
+        anchor = f"{self._stem}-{_slug(text)}"
+        taken = {heading.anchor for heading in self._headings}
         anchor = next(a for a in (anchor, *(f"{anchor}-{k}" for k in range(2, 999))) if a not in taken)
-        self._story.headings.append(Heading(level, text, anchor))
+        self._headings.append(Heading(level, text, anchor))
         tag = f"h{min(level + 1, 6)}"  # the page's own title is the h1
         return f'<{tag} id="{anchor}">{text}</{tag}>\n'
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
         name = url.removeprefix("./")
-        if name in self._story._siblings:
+        if name in self._siblings:
             url = f"#{name.removesuffix('.ipynb')}"
         elif url.startswith("#"):
-            url = f"#{self._story.stem}-{_slug(url)}"
+            url = f"#{self._stem}-{_slug(url)}"
         return str(super().link(text, url, title))
 
     def block_math(self, body: str) -> str:
@@ -139,9 +125,14 @@ def _slug(text: str) -> str:
     return re.sub(r"[^\w]+", "-", re.sub(r"<[^>]+>", "", text).lower()).strip("-")
 
 
-def scrolling(html: str) -> str:
-    """Tables in a box of their own that scrolls sideways."""
-    return _TABLE.sub(lambda table: f'<div class="wide">{table.group(0)}</div>', html)
+def settled(text: str) -> str:
+    """Text of a stream as a terminal leaves it: of a line that was written over, the last version."""
+    return "\n".join(line.rsplit("\r", 1)[-1] for line in text.rstrip().split("\n"))
+
+
+def embedded(html: str) -> str:
+    """HTML that loads and runs nothing, its tables in boxes that scroll sideways."""
+    return _TABLE.sub(lambda table: f'<div class="wide">{table.group(0)}</div>', offline(html))
 
 
 def offline(html: str) -> str:

@@ -18,7 +18,7 @@ from mlkit.errors import MlkitError
 from mlkit.market.bars import validate_bars
 from mlkit.market.reading.rows import Intake
 from mlkit.market.simulate.markets import null_market
-from mlkit.report.plan import make_plan
+from mlkit.report.plan import ReportRequest, make_plan
 
 CLEAN = null_market(60, seed=4, symbol="A")
 HEADER = "timestamp,open,high,low,close,volume"
@@ -248,11 +248,11 @@ def test_three_doors_answer(
         bars = mlkit.load_bars(**market)
         pd.testing.assert_frame_equal(bars, mlkit.read_bars(path, tz=tz, **market))
         validate_bars(bars)
-        planned = answer(lambda: make_plan(**market, profile="smoke", seed=7, notebooks=notebooks))
+        planned = answer(lambda: make_plan(ReportRequest(**market), notebooks=notebooks))
         assert planned == ""
     else:
         assert not Path(lake.lake).exists() or not list(Path(lake.lake).glob("*/*/*.parquet"))
-        planned = answer(lambda: make_plan(**market, profile="smoke", seed=7, notebooks=notebooks))
+        planned = answer(lambda: make_plan(ReportRequest(**market), notebooks=notebooks))
         assert says(strict if kind.startswith(NOT_OF_THE_FILE) else "no bars A", planned)
 
     out, err = command(capsys, *arguments, "--repair", "--replace")

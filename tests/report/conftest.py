@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from mlkit.report import run_report
+from mlkit.report import ReportRequest, run_report
 
 Write = Callable[..., Path]
 
@@ -16,7 +16,7 @@ TINY = 'symbol: str = "SP500"\nseed: int = 7\nlabel: str = "x"\nsince: str | Non
 DRAW = """
 import numpy as np
 import mlkit
-from mlkit.report import headlines as headline
+from mlkit.report import headline
 bars = mlkit.load_bars(symbol, "1d", since=since, until=until)
 draw = np.random.default_rng(seed).normal()
 headline("Draws", first=draw, close=float(bars["close"].iloc[-1]), label=label)
@@ -45,4 +45,4 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, write: Write) -> tuple[Path, 
     for name in ("00_first", "01_next"):
         write(root / f"nb/{name}.ipynb", DRAW)
     options: dict[str, Any] = {"notebooks": root / "nb", "reports": root / "reports", "progress": False}
-    return run_report(parameters={"label": "007"}, **options), options
+    return run_report(ReportRequest(parameters={"label": "007"}), **options), options

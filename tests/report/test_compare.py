@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from mlkit.cli import main
-from mlkit.report import compare_reports, run_report
+from mlkit.report import ReportRequest, compare_reports, run_report
 
 
 def test_inputs_and_numbers_that_moved_are_listed_verdicts_first(
     tiny: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {**tiny[1], "reports": tmp_path}
-    other = run_report(seed=8, parameters={"label": "007", "until": "2010-01-01"}, **options)
+    other = run_report(ReportRequest(seed=8, parameters={"label": "007", "until": "2010-01-01"}), **options)
     diff = compare_reports(tiny[0], other)
     assert [row[0] for row in diff.numbers[:2]] == ["00_first: 5 bars: verdict", "01_next: 5 bars: verdict"]
     assert ("seed", "7", "8") in diff.inputs

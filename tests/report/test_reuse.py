@@ -9,8 +9,8 @@ import nbformat
 import pytest
 
 from mlkit.errors import ReportError
-from mlkit.report import run_report
-from mlkit.report.reuse import KEPT, Kept
+from mlkit.report import ReportRequest, run_report
+from mlkit.report.reuse import KEPT, FinishedNotebooks
 
 
 @pytest.fixture
@@ -46,7 +46,9 @@ def runs(project: Path) -> tuple[int, int]:
 
 def report(project: Path, **options: Any) -> list[str]:
     """Make the report; returns what was reused."""
-    path = run_report(notebooks=project / "nb", reports=project / "reports", progress=False, **options)
+    force = options.pop("force", False)
+    folders = {"notebooks": project / "nb", "reports": project / "reports"}
+    path = run_report(ReportRequest(**options), force=force, progress=False, **folders)
     reused: list[str] = json.loads((path / "receipt.json").read_bytes())["reused"]
     return reused
 
@@ -89,21 +91,21 @@ def test_a_damaged_or_foreign_entry_is_no_entry(project: Path, tmp_path: Path) -
 @pytest.mark.parametrize("change", ["value", "data", "thread", "setting", "before"])
 def test_the_key_depends_on(change: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook, inputs = project / "nb/00_first.ipynb", {"data": {"sha256": "a"}}
-    key = Kept(project, inputs).key(notebook, {"seed": 7}, "")
-    assert Kept(project, inputs).key(notebook, {"seed": 7}, "") == key
+    key = FinishedNotebooks(project, inputs).key(notebook, {"seed": 7}, "")
+    assert FinishedNotebooks(project, inputs).key(notebook, {"seed": 7}, "") == key
     if change == "thread":
         monkeypatch.setenv("OMP_NUM_THREADS", "63")
     if change == "setting":
         monkeypatch.setenv("MLKIT_COST_BPS", "9")
     values = {"seed": 8 if change == "value" else 7}
     other = {"data": {"sha256": "b" if change == "data" else "a"}}
-    assert Kept(project, other).key(notebook, values, "z" if change == "before" else "") != key
+    assert FinishedNotebooks(project, other).key(notebook, values, "z" if change == "before" else "") != key
 
 
 def test_only_the_newest_are_kept(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlkit.report.reuse._MOST", 2)
-    kept = Kept(project / "reports", {"data": {"sha256": "a"}})
+    kept = FinishedNotebooks(project / "reports", {"data": {"sha256": "a"}})
     for number in range(4):
-        kept.keep(f"{number}", project / "nb/00_first.ipynb", {})
+        kept.store(f"{number}", project / "nb/00_first.ipynb", {})
         os.utime(project / "reports" / KEPT / f"{number}", (number, number))
     assert sorted(path.name for path in (project / "reports" / KEPT).iterdir()) == ["2", "3"]

@@ -21,8 +21,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from mlkit import load_bars
 from mlkit.errors import ConfigError, MlkitError, ReportError
 from mlkit.market.bars import fingerprint
-from mlkit.report import HEADLINE_MIME, run_report, summarise_report
-from mlkit.report import headlines as headline
+from mlkit.report import HEADLINE_MIME, ReportRequest, headline, run_report, summarise_report
 from mlkit.report.headlines import collect_headlines, headline_digest, shown_value
 from mlkit.report.parameters import convert_parameters
 from mlkit.report.story import Story, formula
@@ -79,10 +78,10 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     verdict = new_code_cell(DRAWN + 'headline("60 bars", verdict="no edge")' + INSIGHT)
     write_notebook(root / "nb/01_next.ipynb", verdict, parameters='symbol: str = "SP500"\nseed: int = 7')
     options: dict[str, Any] = {"notebooks": root / "nb", "reports": root / "reports", "progress": False}
-    first = run_report(parameters={"label": "007", "horizons": "[2, 3]"}, **options)
+    first = run_report(ReportRequest(parameters={"label": "007", "horizons": "[2, 3]"}), **options)
     earlier = json.loads((first / "receipt.json").read_bytes()), (first / "insight.json").read_bytes()
     (first / "stale.txt").write_text("of the earlier report")
-    again = run_report(parameters={"label": "007", "horizons": "[2, 3]"}, force=True, **options)
+    again = run_report(ReportRequest(parameters={"label": "007", "horizons": "[2, 3]"}), force=True, **options)
     return again, *earlier
 
 
@@ -144,7 +143,7 @@ def test_a_span_reaches_the_bars_that_the_cells_see(tmp_path: Path) -> None:
     write_notebook(tmp_path / "nb/00_first.ipynb", cell, parameters=spanned)
     options: dict[str, Any] = {"notebooks": tmp_path / "nb", "reports": tmp_path, "progress": False}
     span = {"since": "2005-01-01", "until": "2010-01-04"}
-    receipt = receipt_of(run_report(parameters=span, **options))
+    receipt = receipt_of(run_report(ReportRequest(parameters=span), **options))
     bars = load_bars("SP500", "1d").loc["2005-01-01":"2010-01-03"]
     first, last = (bars.index[k].isoformat() for k in (0, -1))
     assert receipt["data"] == {
@@ -210,7 +209,7 @@ def test_summary_is_the_insight_the_verdict_and_the_page(reports: Any) -> None:
 def test_bad_input_is_one_line_and_nothing_runs(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
     write_notebook(tmp_path / "nb/00_first.ipynb")
     with pytest.raises(MlkitError, match=message) as caught:
-        run_report(notebooks=tmp_path / "nb", reports=tmp_path / "reports", progress=False, **arguments)
+        run_report(ReportRequest(**arguments), notebooks=tmp_path / "nb", reports=tmp_path / "reports", progress=False)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "reports").exists()
 
@@ -373,6 +372,5 @@ def test_formulas_are_drawn_or_shown_as_written() -> None:
 def test_equal_headings_get_different_anchors(tmp_path: Path) -> None:
     cells = [new_markdown_cell("## Twice"), new_markdown_cell("## Twice\n\n```python\nx = 1\n```")]
     story = Story("00_a.ipynb", new_notebook(cells=cells), tmp_path, ())
-    html = story.html()
     assert [heading.anchor for heading in story.headings] == ["00_a-twice", "00_a-twice-2"]
-    assert "highlight" in html
+    assert "highlight" in story.html

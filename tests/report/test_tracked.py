@@ -9,7 +9,7 @@ import pytest
 
 from mlkit.errors import ReportError
 from mlkit.operations.tracking.journal import waiting
-from mlkit.report.plan import make_plan
+from mlkit.report.plan import ReportRequest, make_plan
 from mlkit.report.receipt import read_receipt
 from mlkit.report.tracked import tracked_report
 
@@ -29,7 +29,7 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def plan_of(options: dict[str, Any]) -> Any:
     given = {name: options[name] for name in ("notebooks", "reports")}
-    return make_plan("SP500", "1d", profile="smoke", seed=7, parameters={"label": "007"}, **given)
+    return make_plan(ReportRequest(parameters={"label": "007"}), **given)
 
 
 def test_page_receipt_and_headline_numbers_are_told(tiny: tuple[Path, dict[str, Any]], journal: Any) -> None:
