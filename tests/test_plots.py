@@ -170,7 +170,7 @@ def test_reliability_intervals_are_wilson_scores(ax: Axes) -> None:
         *np.swapaxes(segments, 0, 1), table["observed"], table["rows"], strict=True
     ):
         oracle = stats.binomtest(round(share * n), n).proportion_ci(method="wilson")
-        assert (low, high) == pytest.approx((oracle.low, oracle.high), abs=2e-5)  # 1.96 for 1.95996
+        assert (low, high) == pytest.approx((oracle.low, oracle.high), abs=1e-8)
 
 
 def test_random_entry_marks_the_strategy_among_all_its_rotations(ax: Axes) -> None:

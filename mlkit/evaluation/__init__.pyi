@@ -62,6 +62,9 @@ from .metrics import rank_ic as rank_ic
 # Forecast against observed frequency in equal-width bins of the forecast probability.
 from .metrics import reliability_table as reliability_table
 
+# Lower and upper bound of the 95 % interval of a share of independent cases.
+from .metrics import wilson_interval as wilson_interval
+
 # Probability of backtest overfitting by combinatorially symmetric cross-validation.
 from .overfitting import backtest_overfitting as backtest_overfitting
 
@@ -76,6 +79,9 @@ from .pattern_returns import incremental_ic as incremental_ic
 
 # Mean forward return after each pattern in the direction it claims, beyond that of all bars.
 from .pattern_returns import returns_after as returns_after
+
+# Return of trading each pattern in its direction, at the horizon with the highest lower bound.
+from .pattern_returns import traded_patterns as traded_patterns
 
 # The table with q, its p-values adjusted for all its rows asked at once, and found: q at most level.
 from .pattern_returns import with_discoveries as with_discoveries

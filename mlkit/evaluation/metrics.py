@@ -190,6 +190,21 @@ def calibration_noise(outcome: ArrayLike, p: ArrayLike, horizon: int, bins: int 
     return _ratio(float(np.sum(errors)), float(table["rows"].sum()))
 
 
+def wilson_interval(share: ArrayLike, n: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Lower and upper bound of the 95 % interval of a share of ``n`` independent cases; broadcasts.
+
+    References
+    ----------
+    Wilson (1927), *JASA* 22. ``scipy.stats.binomtest`` has it for whole hits only, and ties are half a hit here.
+    """
+    share, n = np.asarray(share, dtype=np.float64), np.asarray(n, dtype=np.float64)
+    z = 1.959964
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    # Rounding must not put a share of 0 or 1 outside its own interval.
+    return np.clip(middle - half, 0.0, share), np.clip(middle + half, share, 1.0)
+
+
 def interval_score(y: ArrayLike, low: ArrayLike, high: ArrayLike, level: float) -> float:
     """Interval score of a central ``level`` interval, in units of ``y``; lower is better.
 

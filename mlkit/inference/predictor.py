@@ -9,7 +9,7 @@ import pandas as pd
 
 from mlkit.config import Settings
 from mlkit.errors import BundleError, ConfigError, DependencyError, NotTrainedError, TooFewBarsError
-from mlkit.features import PATTERNS, Standard, pattern_flags
+from mlkit.features import Standard, pattern_flags
 from mlkit.inference.bundle_roots import current_bundle
 from mlkit.inference.freshness import at_time
 from mlkit.inference.insight import NOT_TRAINED, Insight, ModelStatus, PatternReading, PricePrediction, Signal
@@ -160,7 +160,7 @@ class Predictor:
     # --- every bar --------------------------------------------------------------------------------
 
     def pattern_probabilities(self, bars: pd.DataFrame) -> pd.DataFrame:
-        """Calibrated probability of each pattern at each bar, float64 (n_bars, 15), NaN in the warm-up.
+        """Calibrated probability of each pattern at each bar, float64 (n_bars, n_patterns), NaN in the warm-up.
 
         Raises DependencyError where safetensors is missing; else as `insight`.
         """
@@ -169,7 +169,7 @@ class Predictor:
         if cnn is None:
             raise DependencyError(reason)
         values = cnn.probabilities(bars[list(COLUMNS)].to_numpy())
-        return _labelled(pd.DataFrame(values, index=bars.index, columns=list(PATTERNS)), bars)
+        return _labelled(pd.DataFrame(values, index=bars.index, columns=list(cnn.patterns)), bars)
 
     def forecasts(self, bars: pd.DataFrame) -> pd.DataFrame:
         """Forecast of each horizon at each bar, known at the bar's close; the last bar's are `insight`'s.

@@ -48,7 +48,7 @@ class Moment:
     colours: tuple[int, int]  # +1 where the last bar, and the one before it, closes at or above its open
     standard: Standard
     flags: npt.NDArray[np.int8]  # (15,) direction of each written rule
-    probabilities: Float64Array | None  # (15,) of the pattern CNN, None without one
+    probabilities: Float64Array | None  # (n_patterns,) of the pattern CNN, None without one
     forecast: "Forecast | None"  # one row, None without a price model, or while it waits
     waiting: str | None = None  # why a price model says nothing of this bar
 
@@ -107,9 +107,9 @@ def pattern_reading(moment: Moment, models: Models) -> PatternReading:
         return PatternReading(reason=reason)
     if not np.isfinite(moment.probabilities).all():
         return PatternReading(reason="the pattern CNN gives no number for this window")
-    values = dict(zip(PATTERNS, moment.probabilities.tolist(), strict=True))
-    thresholds = dict(zip(PATTERNS, cnn.thresholds.tolist(), strict=True))
-    found = [name for name in PATTERNS if values[name] >= thresholds[name]]
+    values = dict(zip(cnn.patterns, moment.probabilities.tolist(), strict=True))
+    thresholds = dict(zip(cnn.patterns, cnn.thresholds.tolist(), strict=True))
+    found = [name for name in cnn.patterns if values[name] >= thresholds[name]]
     detected = {name: values[name] for name in sorted(found, key=lambda name: -values[name])}
     return PatternReading(
         detected=detected,

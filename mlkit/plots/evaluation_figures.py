@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
+from mlkit.evaluation import wilson_interval
 from mlkit.plots.look import (
     BLUE,
     GREY,
@@ -113,7 +114,7 @@ def reliability(ax: Axes, table: pd.DataFrame) -> Axes:
     """
     rows = table[table["rows"] > 0]
     p, share, n = (rows[name].to_numpy(dtype=float) for name in ("forecast", "observed", "rows"))
-    low, high = _wilson(share, n)
+    low, high = wilson_interval(share, n)
     ax.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1.2, label="calibrated")
     ax.errorbar(p, share, [share - low, high - share], fmt="o-", ms=5, capsize=3, color=BLUE, label="measured")
     width = float(np.diff(p).min()) if len(p) > 1 else 0.05
@@ -219,14 +220,6 @@ def random_entry(ax: Axes, draws: npt.ArrayLike, strategy: float, *, bins: int =
     ax.set(xlabel="net return over the test span (%, not compounded)", ylabel="rotations")
     legend_above(ax, 3)
     return ax
-
-
-def _wilson(share: npt.NDArray[Any], n: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """95 % score interval of a proportion (Wilson 1927)."""
-    z2 = 1.96**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = 1.96 / (1 + z2 / n) * np.sqrt(share * (1 - share) / n + z2 / (4 * n**2))
-    return np.minimum(centre - half, share), np.maximum(centre + half, share)
 
 
 def _log_ticks(curves: pd.DataFrame) -> FixedLocator:

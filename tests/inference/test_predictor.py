@@ -277,10 +277,10 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 def test_without_a_reader_of_weights(
     without: Callable[[str], None], bars: pd.DataFrame, bundle: ModelBundle, caplog: pytest.LogCaptureFixture
 ) -> None:
-    without("mlkit.models.patterns.cnn")
+    without("mlkit.models.patterns")
     with caplog.at_level(logging.WARNING, logger="mlkit"):
         first, _ = Predictor(bundle).insight(bars), Predictor(bundle).insight(bars)
-    assert first.patterns.reason == "needs mlkit.models.patterns.cnn: pip install 'mlkit[train]'"
+    assert first.patterns.reason == "needs mlkit.models.patterns: pip install 'mlkit[train]'"
     assert first.message == "Models not trained yet"
     assert first.model_status.reasons == {"pattern_cnn": first.patterns.reason}
     assert first.patterns.detected == {} and first.price_predictions["1"].prediction is not None
@@ -291,7 +291,7 @@ def test_without_a_reader_of_weights(
 
 
 def test_without_anything(without: Callable[[str], None], bars: pd.DataFrame) -> None:
-    without("mlkit.models.patterns.cnn")
+    without("mlkit.models.patterns")
     insight = Predictor().insight(bars.iloc[-5:])
     assert insight.signals[0].type == "HOLD" and insight.confidence is None
     assert "pip install" in insight.reasons["confidence"]

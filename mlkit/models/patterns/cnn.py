@@ -1,9 +1,7 @@
-"""The pattern CNN: 20 bars in, 15 candlestick-pattern probabilities out; its files and the shipped weights.
+"""The pattern CNN: 20 bars in, one probability a candlestick pattern out; its files and the shipped weights.
 
-It answers without torch, which only trains it.
+Prediction needs no torch, only training does.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -32,19 +30,19 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 
 
 class PatternMeta(BaseModel):
-    """What a weight file says about itself; per-pattern tuples are in the order of ``patterns``."""
+    """Metadata of a weight file; per-pattern tuples are in the order of ``patterns``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     standard: Standard
     sequence_length: int = LENGTH
-    patterns: tuple[str, ...] = PATTERNS
+    patterns: tuple[str, ...] = PATTERNS  # those that the network was trained on, one output each
     slope: tuple[float, ...] = (1.0,) * len(PATTERNS)  # calibrated log-odds = slope * logit + intercept
     intercept: tuple[float, ...] = (0.0,) * len(PATTERNS)
     thresholds: tuple[float, ...] = (0.5,) * len(PATTERNS)  # on calibrated probabilities
     seed: int = 0
-    command: str = ""  # what made the weights
+    command: str = ""  # that trained the weights
     weights_sha256: str = ""  # over the tensors; set when saved
 
 
@@ -54,8 +52,8 @@ class PatternModel:
 
     Parameters
     ----------
-    tensors : what was learned, by name, as `mlkit.models.patterns.network.weights_of` gives it.
-    meta : what else is needed.
+    tensors : learned arrays by name, as `mlkit.models.patterns.weights_of` gives them.
+    meta : patterns, calibration and thresholds.
     """
 
     tensors: dict[str, Array]
@@ -63,12 +61,17 @@ class PatternModel:
 
     @property
     def standard(self) -> Standard:
-        """Standard of the rules that taught it."""
+        """Standard of the rules that labelled its training bars."""
         return self.meta.standard
 
     @property
+    def patterns(self) -> tuple[str, ...]:
+        """Names of the outputs, (n_patterns,): the patterns it was trained on."""
+        return self.meta.patterns
+
+    @property
     def thresholds(self) -> Float64Array:
-        """Probability from which a pattern counts as detected, (15,); best F1 on simulated bars."""
+        """Probability from which a pattern counts as detected, (n_patterns,); best F1 on simulated bars."""
         return np.array(self.meta.thresholds)
 
     def probabilities(self, ohlcv: Float64Array) -> Float64Array:
@@ -80,7 +83,7 @@ class PatternModel:
 
         Returns
         -------
-        (n_bars, 15) float64, NaN in the first 19 rows and where any of the last 20 bars is not finite. Row
+        (n_bars, n_patterns) float64, NaN in the first 19 rows and where any of the last 20 bars is not finite. Row
         ``t`` depends on bars ``t - 19 .. t`` only, bit for bit.
 
         Raises
@@ -89,18 +92,17 @@ class PatternModel:
             For an array of another shape.
         """
         x = windows(ohlcv)
-        out = np.full((len(ohlcv), len(PATTERNS)), np.nan)
+        out = np.full((len(ohlcv), len(self.patterns)), np.nan)
         out[len(ohlcv) - len(x) :] = self.window_probabilities(x)
         return out
 
     def window_probabilities(self, x: Float32Array) -> Float64Array:
-        """Calibrated probabilities, (n, 15), of windows (n, 20, 5) made by :func:`windows`."""
+        """Calibrated probabilities, (n, n_patterns), of windows (n, 20, 5) made by :func:`windows`."""
         z = self._forward.logits(x)
         return logistic(np.array(self.meta.slope) * z + np.array(self.meta.intercept))
 
     @cached_property
     def _forward(self) -> Forward:
-        """The compiled network, without batch normalisations."""
         return Forward(self.tensors)
 
 
@@ -125,12 +127,12 @@ def save_cnn(path: Path, model: PatternModel) -> None:
 
 
 def load_cnn(path: Path) -> PatternModel:
-    """Read a file of :func:`save_cnn`.
+    """Read a file of :func:`save_cnn`; it may hold fewer patterns than there are rules for.
 
     Raises
     ------
     BundleError
-        When it is missing, damaged, altered, or of another shape, sequence length or set of patterns.
+        When it is missing, damaged, altered, of another shape or sequence length, or holds a pattern without a rule.
     """
     try:
         data = path.read_bytes()
@@ -145,29 +147,32 @@ def load_cnn(path: Path) -> PatternModel:
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         kind = type(error).__name__
         raise BundleError(f"{path}: not a pattern CNN of mlkit ({kind}); restore or retrain it") from None
-    _check(path, meta, tensors)
+    fault = _fault(meta, tensors)
+    if fault:
+        raise BundleError(f"{path}: {fault}; restore or retrain it")
     return PatternModel(tensors, meta)
 
 
-def _check(path: Path, meta: PatternMeta, tensors: dict[str, Array]) -> None:
-    """Refuse weights that are not the ones described, or that do not fit the network."""
+def _fault(meta: PatternMeta, tensors: dict[str, Array]) -> str:
+    """First reason why the weights are not those of the metadata, or do not fit the network; empty if there is none."""
+    n = len(meta.patterns)
     if meta.sequence_length != LENGTH:
-        raise BundleError(f"{path}: made for {meta.sequence_length} bars, mlkit uses {LENGTH}; retrain it")
-    sizes = {len(meta.slope), len(meta.intercept), len(meta.thresholds)}
-    if meta.patterns != PATTERNS or sizes != {len(PATTERNS)}:
-        raise BundleError(f"{path}: its patterns are not the {len(PATTERNS)} of this version; retrain it")
-    expected = tensor_shapes(len(PATTERNS))
-    got = {name: array.shape for name, array in tensors.items()}
-    for name in sorted(expected.keys() | got.keys()):
-        if expected.get(name) != got.get(name):
-            shapes = f"want {expected.get(name)}, got {got.get(name)}"
-            raise BundleError(f"{path}: tensor {name}: {shapes}; restore or retrain it")
-    kinds = {name: np.int64 if name.endswith("num_batches_tracked") else np.float32 for name in expected}
-    strange = next((name for name in sorted(kinds) if tensors[name].dtype != kinds[name]), None)
-    if strange is not None:
-        raise BundleError(f"{path}: tensor {strange}: of {tensors[strange].dtype}; restore or retrain it")
-    if _digest(tensors) != meta.weights_sha256:
-        raise BundleError(f"{path}: weights do not match their digest; restore or retrain it")
+        return f"made for {meta.sequence_length} bars, mlkit uses {LENGTH}"
+    unknown = [name for name in meta.patterns if name not in PATTERNS]
+    if unknown:
+        return f"holds the pattern {unknown[0][:40]!r}, for which this mlkit has no rule"
+    if not n or len(set(meta.patterns)) < n:
+        return "its patterns are empty or repeat"
+    if {len(meta.slope), len(meta.intercept), len(meta.thresholds)} != {n}:
+        return f"slope, intercept and thresholds must have one number for each of its {n} patterns"
+    expected = tensor_shapes(n)
+    for name in sorted(expected.keys() | tensors.keys()):
+        got = tensors[name].shape if name in tensors else None
+        if expected.get(name) != got:
+            return f"tensor {name}: want {expected.get(name)}, got {got}"
+        if tensors[name].dtype != (np.int64 if name.endswith("num_batches_tracked") else np.float32):
+            return f"tensor {name}: of {tensors[name].dtype}"
+    return "" if _digest(tensors) == meta.weights_sha256 else "weights do not match their digest"
 
 
 def weights_file(standard: Standard = "classic", folder: Path | None = None) -> Path:
@@ -175,8 +180,8 @@ def weights_file(standard: Standard = "classic", folder: Path | None = None) -> 
 
     Parameters
     ----------
-    standard : of the rules that taught it.
-    folder : what ``mlkit train --only patterns`` wrote; the weights that mlkit ships by default.
+    standard : "classic" or "continuous".
+    folder : written by ``mlkit train --only patterns``; by default that of the weights that mlkit ships.
 
     Raises
     ------

@@ -7,14 +7,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mlkit.config import Settings
+from mlkit.evaluation import traded_patterns
 from mlkit.features import FeatureSet
-from mlkit.labels import market_standard
-from mlkit.market import fingerprint
+from mlkit.labels import claimed_directions, earned_returns, market_standard
+from mlkit.market import COLUMNS, fingerprint
 from mlkit.models.bundle import market_root, pool_root
 from mlkit.models.ensemble import EnsembleSettings
 from mlkit.operations.drift.reference import DRIFT_FILE, DriftReference
-from mlkit.operations.patterns.evidence_of_patterns import measure_patterns
 from mlkit.operations.training.panel_layout import Garch, pool_name
 from mlkit.operations.training.scoring import score, score_symbols
 from mlkit.operations.training.training_set import TrainingSet
@@ -80,8 +82,25 @@ def _one_market(bars: "pd.DataFrame", settings: Settings, garch: Mapping[str, Ga
         "training_span": _span(bars),
         "garch": list(garch[symbol]),
         "data_sha256": fingerprint(bars),
-        "pattern_evidence": measure_patterns(bars, settings.prediction_horizons, cost_bps=settings.cost_bps),
+        "pattern_evidence": pattern_evidence(bars, settings),
     }
+
+
+def pattern_evidence(bars: "pd.DataFrame", settings: Settings) -> dict[str, dict[str, Any]]:
+    """What followed each pattern that the shipped CNN detects on the training bars, for a manifest.
+
+    The CNN learned shapes from simulated bars alone, so the returns after them are out of sample; only the choice of
+    pattern and horizon is a search, for which the lower bounds are corrected. Returns the fields of
+    `mlkit.inference.insight.PatternEvidence` by pattern.
+    """
+    from mlkit.models.patterns import pretrained
+
+    cnn = pretrained(market_standard(bars))
+    with np.errstate(invalid="ignore"):  # the first bars have no window
+        detected = cnn.probabilities(bars[list(COLUMNS)].to_numpy()) >= cnn.thresholds
+    flags = claimed_directions(bars)[list(cnn.patterns)] * detected
+    returns = earned_returns(bars, settings.prediction_horizons)
+    return traded_patterns(flags, returns, cost_bps=settings.cost_bps)
 
 
 def _pool(

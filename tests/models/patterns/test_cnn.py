@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+import mlkit
 from mlkit.errors import BundleError, ConfigError
 from mlkit.features.rules import PATTERNS, STANDARDS, Standard, pattern_flags
 from mlkit.models.patterns import cnn as pattern_cnn
@@ -271,8 +272,11 @@ def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, obj
         (lambda t, m: t.pop("read_out.bias"), r"read_out.bias: want \(15,\), got None"),
         (lambda t, m: t.update({"extra": torch.zeros(1)}), r"extra: want None, got \(1,\)"),
         (lambda t, m: m.update({"sequence_length": 30}), "made for 30 bars, mlkit uses 20"),
-        (lambda t, m: m.update({"patterns": m["patterns"][::-1]}), "patterns are not the 15"),
-        (lambda t, m: m.update({"thresholds": m["thresholds"][:-1]}), "patterns are not the 15"),
+        (lambda t, m: m.update({"patterns": [*m["patterns"][1:], "kicker"]}), "pattern 'kicker', for which .* no rule"),
+        (lambda t, m: m.update({"patterns": []}), "patterns are empty or repeat"),
+        (lambda t, m: m.update({"patterns": ["doji"] * 15}), "patterns are empty or repeat"),
+        (lambda t, m: m.update({"thresholds": m["thresholds"][:-1]}), "one number for each of its 15 patterns"),
+        (lambda t, m: m.update({"patterns": m["patterns"][1:]}), "one number for each of its 14 patterns"),
         (lambda t, m: m.update({"standard": "modern"}), "metadata: standard"),
         (lambda t, m: m.update({"schema_version": 2}), "metadata: schema_version"),
     ],
@@ -371,5 +375,25 @@ def test_shipped_detections_are_steadier_than_the_rules(sp500: pd.DataFrame, sta
     assert 0.0 < cnn < 0.85 * rule
 
 
-def test_patterns_are_in_the_order_of_the_rules() -> None:
-    assert pretrained("classic").meta.patterns == PATTERNS
+def test_shipped_weights_hold_all_patterns() -> None:
+    assert pretrained("classic").patterns == pretrained("continuous").patterns == PATTERNS
+
+
+def test_a_model_may_hold_fewer_patterns_than_there_are_rules(tmp_path: Path, sp500: pd.DataFrame) -> None:
+    """Its answers carry its own names, in its own order."""
+    whole = pretrained("classic")
+    kept = [PATTERNS.index(name) for name in ("marubozu", "hammer", "doji")]
+    tensors = whole.tensors | {name: whole.tensors[name][kept] for name in ("read_out.weight", "read_out.bias")}
+    names = ("patterns", "slope", "intercept", "thresholds")
+    meta = {name: tuple(getattr(whole.meta, name)[k] for k in kept) for name in names}
+    save_cnn(tmp_path / "three.safetensors", PatternModel(tensors, whole.meta.model_copy(update=meta)))
+
+    three = load_cnn(tmp_path / "three.safetensors")
+    bars = sp500.iloc[-300:]
+    expected = whole.probabilities(bars.to_numpy())[:, kept]
+    np.testing.assert_allclose(three.probabilities(bars.to_numpy()), expected, rtol=0, atol=1e-6)
+    table = mlkit.Predictor(cnn=three).pattern_probabilities(bars)
+    assert list(table.columns) == ["marubozu", "hammer", "doji"]
+    reading = mlkit.Predictor(cnn=three).insight(bars).patterns
+    assert list(reading.probabilities) == list(reading.thresholds) == ["marubozu", "hammer", "doji"]
+    assert set(reading.rules) == set(PATTERNS)
