@@ -1,4 +1,4 @@
-"""Figures of drift: which inputs moved, and whether the intervals still hold."""
+"""Figures of drift: which columns changed in distribution, and whether the intervals still cover."""
 
 import numpy as np
 import pandas as pd
@@ -6,13 +6,14 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from mlkit.evaluation import coverage_noise
-from mlkit.plots.look import BLUE, GREY, INK, PALE, RED, SKY, date_axis, legend_above
+from mlkit.plots.look import BLUE, GREY, INK, PALE, RED, SKY, bars_ahead, date_axis, legend_above, row_axis
 
 
 def drift_features(ax: Axes, table: pd.DataFrame, top: int = 12, *, level: float = 0.005) -> Axes:
-    """PSI of the columns that moved most against the training, beside what is usual for a window of the training.
+    """Population stability index (PSI) of the columns that changed most, beside what is usual within the training span.
 
-    Bars in red are columns whose corrected p-value is under ``level``: the window is not like the training's own.
+    Red bars are columns whose corrected p-value is at most ``level``: the distribution of the window differs from that
+    of the training span.
 
     Parameters
     ----------
@@ -26,10 +27,7 @@ def drift_features(ax: Axes, table: pd.DataFrame, top: int = 12, *, level: float
         if found.any():
             ax.barh(y[found], rows["psi"].to_numpy()[found], height=0.66, color=colour, label=label)
     ax.plot(rows["usual_psi"], y, "|", ms=13, mew=2.2, color=INK, label="usual in training")
-    ax.set_yticks(y, [str(name) for name in rows.index], fontsize=9 if top <= 12 else 8)
-    ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.set_xlim(left=0)
-    ax.grid(axis="y", visible=False)
+    row_axis(ax, rows.index)
     ax.set_xlabel("population stability index against the training span")
     legend_above(ax, 3)
     return ax
@@ -38,9 +36,9 @@ def drift_features(ax: Axes, table: pd.DataFrame, top: int = 12, *, level: float
 def coverage_over_time(
     ax: Axes, monitored: pd.DataFrame, *, horizon: int = 1, level: int = 90, window: int = 100
 ) -> Axes:
-    """Share of the last ``window`` outcomes inside their intervals, beside what was promised and its noise.
+    """Coverage of the last ``window`` outcomes, beside the nominal level and its sampling error.
 
-    The band is two standard errors of an oracle's coverage over as many overlapping outcomes.
+    The band is two standard errors of the coverage that the true quantiles reach over as many overlapping outcomes.
 
     Parameters
     ----------
@@ -56,8 +54,7 @@ def coverage_over_time(
     ax.plot(rows["timestamp"], share, color=BLUE, label=f"last {window} outcomes")
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     ax.set_ylim(min(0.95 * float(share.min()), promised - 1.5 * noise), 1.005)
-    ahead = f"{horizon} bar{'s' if horizon > 1 else ''} ahead"
-    ax.set_ylabel(f"outcomes inside, {ahead}")
+    ax.set_ylabel(f"outcomes inside, {bars_ahead(horizon)} ahead")
     date_axis(ax)
     legend_above(ax, 3)
     return ax

@@ -1,4 +1,4 @@
-"""Figures of what was measured out of sample, each with the naive answer beside it."""
+"""Figures of out-of-sample results, each beside its naive baseline."""
 
 import math
 from collections.abc import Iterable
@@ -19,12 +19,14 @@ from mlkit.plots.look import (
     PALETTE,
     RED,
     SKY,
+    bars_ahead,
     date_axis,
+    horizon_axis,
     legend_above,
     legend_beside,
     padded,
     words,
-)
+)  # fmt: skip
 
 
 def horizon_scores(ax: Axes, table: pd.DataFrame, *, unit: str, naive: float = 0.0) -> Axes:
@@ -32,8 +34,8 @@ def horizon_scores(ax: Axes, table: pd.DataFrame, *, unit: str, naive: float = 0
 
     Parameters
     ----------
-    table: index the horizon in bars; columns ``value``, ``low``, ``high`` (the interval's ends). With more
-        rows a horizon, a column ``model`` names the line.
+    table: index the horizon in bars; columns ``value``, ``low``, ``high`` (interval bounds). With several
+        rows a horizon, the column ``model`` names the line of each.
     """
     horizons = list(dict.fromkeys(table.index))
     models = list(dict.fromkeys(table["model"])) if "model" in table else [""]
@@ -44,30 +46,21 @@ def horizon_scores(ax: Axes, table: pd.DataFrame, *, unit: str, naive: float = 0
         colour = PALETTE[k % len(PALETTE)]
         ax.errorbar(x, value, [value - low, high - value], fmt="o", ms=6, capsize=4, color=colour, label=model or None)
     ax.axhline(naive, color=GREY, ls="--", lw=1.2, label="naive: no change")
-    ax.set_xticks(range(len(horizons)), [f"{h}" for h in horizons])
-    ax.set_xlim(-0.5, len(horizons) - 0.5)
-    ax.grid(axis="x", visible=False)
-    ax.set(xlabel="horizon (bars)", ylabel=unit)
+    horizon_axis(ax, horizons)
+    ax.set_ylabel(unit)
     legend_above(ax, len(models) + 1)
     return ax
 
 
 def folds(ax: Axes, splits: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]], index: pd.DatetimeIndex) -> Axes:
-    """Walk-forward folds on the time axis: train, purged, test; no test bar in its own training."""
+    """Walk-forward folds on the time axis: training rows, purged rows, test rows."""
     count = 0
     for count, (train, test) in enumerate(splits, start=1):
         for rows, colour, label in ((train, SKY, "train"), (test, RED, "test")):
             start, end = index[rows[0]], index[rows[-1]]
             ax.barh(count, end - start, left=start, height=0.6, color=colour, label=label if count == 1 else None)
-        gap = index[train[-1]], index[test[0]]
-        ax.plot(
-            gap,
-            [count, count],
-            color=INK,
-            lw=3,
-            solid_capstyle="butt",
-            label="purged" if count == 1 else None,
-        )
+        purged = {"color": INK, "lw": 3, "solid_capstyle": "butt", "label": "purged" if count == 1 else None}
+        ax.plot([index[train[-1]], index[test[0]]], [count, count], **purged)
     ax.set_yticks(range(1, count + 1))
     ax.set_ylim(count + 0.5, 0.5)
     ax.grid(axis="y", visible=False)
@@ -80,8 +73,8 @@ def folds(ax: Axes, splits: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]],
 def forecast_vs_outcome(ax: Axes, predicted: npt.ArrayLike, realised: npt.ArrayLike, *, bins: int = 12) -> Axes:
     """Mean realised return in bins of equally many forecasts, with 95 % intervals (1.96 standard errors).
 
-    A useful forecast climbs along the dotted diagonal; one without information stays on the dashed
-    no-change line. Overlapping horizons make the true intervals wider than those drawn.
+    The means of a useful forecast lie along the dotted diagonal, those of one without information on the dashed
+    no-change line. Outcomes of horizons above 1 overlap, so the true intervals are wider than those drawn.
 
     Parameters
     ----------
@@ -105,12 +98,12 @@ def forecast_vs_outcome(ax: Axes, predicted: npt.ArrayLike, realised: npt.ArrayL
 
 
 def reliability(ax: Axes, table: pd.DataFrame) -> Axes:
-    """Stated probability against the share that came true, with 95 % intervals and the counts.
+    """Reliability diagram: forecast probability against observed frequency, with 95 % intervals and the counts.
 
     Parameters
     ----------
     table: one row a bin, columns ``forecast`` (mean), ``observed`` (share) and ``rows`` (count), as from
-        ``evaluation.metrics.reliability_table``; empty bins are left out.
+        `mlkit.evaluation.reliability_table`; empty bins are left out.
     """
     rows = table[table["rows"] > 0]
     p, share, n = (rows[name].to_numpy(dtype=float) for name in ("forecast", "observed", "rows"))
@@ -132,30 +125,21 @@ def reliability(ax: Axes, table: pd.DataFrame) -> Axes:
 
 
 def coverage(ax: Axes, table: pd.DataFrame) -> Axes:
-    """Share of outcomes inside the intervals at every horizon, beside what the intervals promise.
+    """Coverage of the intervals at every horizon, beside their nominal level.
 
     Parameters
     ----------
-    table: index the horizon in bars; one column for each promised level (0.8, 0.9), values the share.
+    table: index the horizon in bars; one column for each nominal level (0.8, 0.9), values the coverage.
     """
     x = np.arange(len(table))
     for k, level in enumerate(table.columns):
         colour = PALETTE[k % len(PALETTE)]
         ax.axhline(float(level), color=colour, ls="--", lw=1.2)
-        ax.plot(
-            x,
-            table[level].to_numpy(dtype=float),
-            "o",
-            ms=7,
-            color=colour,
-            label=f"{float(level):.0%} interval",
-        )
+        ax.plot(x, table[level].to_numpy(dtype=float), "o", ms=7, color=colour, label=f"{float(level):.0%} interval")
     lowest = min(float(np.nanmin(table.to_numpy(dtype=float))), *map(float, table.columns))
-    ax.set(ylim=(max(0.0, lowest - 0.1), 1.005), xlim=(-0.5, len(x) - 0.5))
-    ax.set_xticks(x, [str(h) for h in table.index])
+    horizon_axis(ax, table.index)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    ax.grid(axis="x", visible=False)
-    ax.set(xlabel="horizon (bars)", ylabel="outcomes inside (dashed: promised)")
+    ax.set(ylim=(max(0.0, lowest - 0.1), 1.005), ylabel="outcomes inside (dashed: promised)")
     legend_above(ax, table.shape[1])
     return ax
 
@@ -184,11 +168,11 @@ def equity(ax: Axes, curves: pd.DataFrame) -> Axes:
 
 
 def risk_coverage(ax: Axes, curves: dict[int, pd.DataFrame], *, unit: str, naive: float) -> Axes:
-    """Skill when acting on the most confident share of the bars only, with its intervals; one line a horizon.
+    """Risk-coverage curve: skill on the most confident share of the bars, with intervals; one line a horizon.
 
     Parameters
     ----------
-    curves: horizon to the table of ``evaluation.selective.risk_coverage``: index the share, columns ``value``,
+    curves: horizon to the table of `mlkit.evaluation.risk_coverage`: index the share, columns ``value``,
         ``low``, ``high``.
     unit, naive: what the value is, and its value without skill.
     """
@@ -196,7 +180,7 @@ def risk_coverage(ax: Axes, curves: dict[int, pd.DataFrame], *, unit: str, naive
         colour, share = PALETTE[k % len(PALETTE)], table.index.to_numpy(dtype=float)
         value, low, high = (table[name].to_numpy(dtype=float) for name in ("value", "low", "high"))
         ax.fill_between(share, low, high, color=colour, alpha=0.12, lw=0)
-        ax.plot(share, value, "o-", ms=4, lw=1.3, color=colour, label=f"{horizon} bar{'s' if horizon > 1 else ''}")
+        ax.plot(share, value, "o-", ms=4, lw=1.3, color=colour, label=bars_ahead(horizon))
     ax.axhline(naive, color=GREY, ls="--", lw=1.2, label="no skill")
     ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     ax.set(xlabel="share of the bars acted on, most confident first", ylabel=unit)
@@ -205,7 +189,7 @@ def risk_coverage(ax: Axes, curves: dict[int, pd.DataFrame], *, unit: str, naive
 
 
 def random_entry(ax: Axes, draws: npt.ArrayLike, strategy: float, *, bins: int = 40) -> Axes:
-    """Net return of the same positions entered at other times, and where the strategy's own lies among them.
+    """Net return of the strategy, among those of the same positions entered at other times.
 
     Parameters
     ----------
@@ -223,7 +207,7 @@ def random_entry(ax: Axes, draws: npt.ArrayLike, strategy: float, *, bins: int =
 
 
 def _log_ticks(curves: pd.DataFrame) -> FixedLocator:
-    """Round numbers that fit the range, whether it spans 10 % or decades."""
+    """Ticks at round numbers, for a range of a few per cent or of decades."""
     low, high = float(np.nanmin(curves.to_numpy())), float(np.nanmax(curves.to_numpy()))
     if high < 4 * low:
         return FixedLocator(list(MaxNLocator(6).tick_values(low, high)))

@@ -1,16 +1,16 @@
-"""The look that all figures share: colours, sizes, legends and date axes."""
+"""The style that all figures share: colours, sizes, legends and axes."""
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import matplotlib as mpl
-import pandas as pd
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
-# Okabe and Ito (2008): colour-blind readers can tell these apart. Rising is blue, falling is orange-red;
-# what a result is compared against is grey and dashed.
+# Palette of Okabe and Ito (2008), which colour-blind readers can distinguish. Rising is blue, falling is
+# orange-red; a reference that a result is compared with is grey and dashed.
 BLUE, RED, GREEN, SKY, ORANGE, PINK = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#E69F00", "#CC79A7"
 INK, GREY, PALE = "#24292f", "#6e7781", "#d8dee4"
 PALETTE = (BLUE, RED, GREEN, ORANGE, SKY, PINK)
@@ -42,7 +42,7 @@ RC: dict[str, Any] = {
 
 
 def style() -> None:
-    """Set the look for the session, and in a notebook crisp PNG figures (2x), the same bytes on every run.
+    """Set the style of the session; in a notebook also PNG figures at twice the resolution.
 
     For one figure only use ``with matplotlib.rc_context(plots.RC)``.
     """
@@ -55,18 +55,23 @@ def style() -> None:
 
 
 def words(name: object) -> str:
-    """A column's name as it is read."""
+    """A column's name with spaces instead of underscores."""
     return str(name).replace("_", " ")
 
 
+def bars_ahead(horizon: int) -> str:
+    """``1 bar``, ``5 bars``."""
+    return f"{horizon} bar{'s' if horizon > 1 else ''}"
+
+
 def padded(low: float, high: float, share: float = 0.04) -> tuple[float, float]:
-    """Axis limits with a little room on both sides."""
+    """Axis limits with a margin on both sides, as a share of the range."""
     room = share * (high - low or 1.0)
     return low - room, high + room
 
 
 def legend_above(ax: Axes, columns: int) -> None:
-    """A legend in one row over the axes, where it covers no data."""
+    """A legend in one row above the axes, where it covers no data."""
     ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=columns, borderaxespad=0.2, handlelength=1.4)
 
 
@@ -75,17 +80,26 @@ def legend_beside(ax: Axes) -> None:
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), borderaxespad=0.0, handlelength=1.4)
 
 
+def row_axis(ax: Axes, names: Iterable[object]) -> None:
+    """Names of horizontal bars on the y axis, the first on top; the x axis starts at zero."""
+    labels = [str(name) for name in names]
+    ax.set_yticks(range(len(labels)), labels, fontsize=9 if len(labels) <= 12 else 8)
+    ax.set_ylim(len(labels) - 0.4, -0.6)
+    ax.set_xlim(left=0)
+    ax.grid(axis="y", visible=False)
+
+
+def horizon_axis(ax: Axes, horizons: Iterable[object]) -> None:
+    """Horizons side by side on the x axis, at equal distances."""
+    labels = [str(horizon) for horizon in horizons]
+    ax.set_xticks(range(len(labels)), labels)
+    ax.set_xlim(-0.5, len(labels) - 0.5)
+    ax.grid(axis="x", visible=False)
+    ax.set_xlabel("horizon (bars)")
+
+
 def date_axis(ax: Axes) -> None:
     """Few and short dates on the x axis."""
     locator = AutoDateLocator(minticks=4, maxticks=9)  # type: ignore[no-untyped-call]
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
-
-
-def duration(gap: pd.Timedelta) -> str:
-    """A time span in its largest unit, such as ``3 d``."""
-    seconds = int(gap.total_seconds())
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds} s"

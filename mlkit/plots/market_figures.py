@@ -9,19 +9,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.ticker import FuncFormatter
 
 from mlkit.labels import BULLISH
-from mlkit.plots.look import (
-    BLUE,
-    GREY,
-    INK,
-    PALE,
-    RED,
-    SKY,
-    date_axis,
-    duration,
-    legend_beside,
-    padded,
-    words,
-)
+from mlkit.plots.look import BLUE, GREY, INK, PALE, RED, SKY, date_axis, legend_beside, padded, words
 from mlkit.plots.model_figures import grouped_bars
 
 _CONE = ("log_return", "lo80", "hi80", "lo90", "hi90")
@@ -33,9 +21,9 @@ def candles(ax: Axes, bars: pd.DataFrame, *, markers: pd.DataFrame | None = None
     Parameters
     ----------
     bars: bars to draw; some 40 to 150 read well.
-    markers: bool (n_bars, n_patterns), such as ``pattern_labels(bars)``; the mark stands at the bar whose
-        close completes the pattern. Bullish ones below the candles, the others above.
-    max_labels: at most so many marks on each side, the latest ones.
+    markers: bool (n_bars, n_patterns), such as ``pattern_labels(bars)``; a name is written at the bar whose
+        close completes the pattern: names of bullish patterns below the candles, the others above.
+    max_labels: at most so many names on each side, the latest ones.
     """
     x = np.arange(len(bars))
     o, h, lo, c = (bars[name].to_numpy() for name in ("open", "high", "low", "close"))
@@ -54,7 +42,7 @@ def candles(ax: Axes, bars: pd.DataFrame, *, markers: pd.DataFrame | None = None
 
 
 def _mark_patterns(ax: Axes, bars: pd.DataFrame, markers: pd.DataFrame, most: int) -> None:
-    """Each name as near to its bar as candles and the names already there allow."""
+    """Write each pattern's name as near to its bar as the candles and the names already drawn allow."""
     low, high = bars["low"].to_numpy(), bars["high"].to_numpy()
     inches = ax.get_window_extent().width / ax.figure.dpi
     letter = 0.075 * (len(bars) + 1) / inches  # width of a letter of 8 points, in bars
@@ -78,27 +66,17 @@ def _mark_patterns(ax: Axes, bars: pd.DataFrame, markers: pd.DataFrame, most: in
                 y += side * 0.25 * line
             boxes.append((x - half, x + half, bottom, top))
             ax.plot([i, i], [tips[i], y], color=GREY, lw=0.7, ls=":", zorder=0.5)
-            blank = {
-                "facecolor": ax.get_facecolor(),
-                "edgecolor": "none",
-                "pad": 0.4,
-            }  # over other marks' lines
-            spot: dict[str, Any] = {
-                "ha": "center",
-                "va": "center",
-                "fontsize": 8,
-                "linespacing": 1.0,
-                "bbox": blank,
-            }
+            # A background of its own, over the dotted lines of other names.
+            blank = {"facecolor": ax.get_facecolor(), "edgecolor": "none", "pad": 0.4}
+            spot: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8, "linespacing": 1.0, "bbox": blank}
             ax.text(x, (bottom + top) / 2, "\n".join(found), **spot)
     if boxes:
-        ax.set_ylim(
-            *padded(min(low.min(), *(box[2] for box in boxes)), max(high.max(), *(box[3] for box in boxes)), 0.02)
-        )
+        lowest, highest = min(box[2] for box in boxes), max(box[3] for box in boxes)
+        ax.set_ylim(*padded(min(low.min(), lowest), max(high.max(), highest), 0.02))
 
 
 def _date_ticks(ax: Axes, index: pd.Index, most: int = 7) -> None:
-    """Dates at bar numbers: with the time of day where bars are shorter than a day."""
+    """Dates at bar numbers, with the time of day if bars are shorter than a day."""
     times = pd.DatetimeIndex(index)
     rows = np.unique(np.linspace(0, len(times) - 1, min(most, len(times))).round().astype(int))
     daily = bool((times == times.normalize()).all())
@@ -124,11 +102,11 @@ def returns_histogram(ax: Axes, log_returns: pd.Series, *, bins: int = 81) -> Ax
 
 
 def calendar_gaps(ax: Axes, bars: pd.DataFrame, *, most: int = 8) -> Axes:
-    """How far apart neighbouring bars open: one timeframe, or nights, weekends, holidays and holes."""
+    """Counts of the times between successive opens: one timeframe, or more over nights, weekends and gaps."""
     index = pd.DatetimeIndex(bars.index)
     gaps = pd.Series(index[1:] - index[:-1]).value_counts().sort_index()
     shown = gaps if len(gaps) <= most else gaps.iloc[: most - 1]
-    labels = [duration(pd.Timedelta(gap)) for gap in shown.index]
+    labels = [_duration(pd.Timedelta(gap)) for gap in shown.index]
     heights = [int(n) for n in shown]
     if len(gaps) > most:
         labels.append("longer")
@@ -144,8 +122,17 @@ def calendar_gaps(ax: Axes, bars: pd.DataFrame, *, most: int = 8) -> Axes:
     return ax
 
 
+def _duration(gap: pd.Timedelta) -> str:
+    """A time span in its largest unit, such as ``3 d``."""
+    seconds = int(gap.total_seconds())
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds} s"
+
+
 def feature_panel(ax: Axes, series: pd.Series, *, unit: str = "") -> Axes:
-    """One feature over time; its warm-up, where it does not exist yet, is shaded."""
+    """One feature over time; its warm-up, in which it is NaN, is shaded."""
     known = series.notna().to_numpy()
     first = int(known.argmax()) if known.any() else len(series)
     if first:
@@ -165,7 +152,7 @@ def base_rates(ax: Axes, table: pd.DataFrame, *, unit: str = "hits per 1,000 bar
 
 
 def cones(ax: Axes, bars: pd.DataFrame, forecasts: pd.DataFrame, *, n_past: int = 60) -> Axes:
-    """The last closes before a forecast, its 80 and 90 % intervals, the no-change line, and what came.
+    """The last closes before a forecast, its 80 and 90 % intervals, the no-change line, and the outcome.
 
     Parameters
     ----------

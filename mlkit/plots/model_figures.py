@@ -1,11 +1,11 @@
-"""Figures of the models themselves: how they learned and what they look at."""
+"""Figures of the models: learning curves, feature importance, grouped bars."""
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from mlkit.plots.look import BLUE, GREEN, GREY, INK, PALETTE, RED, SKY, legend_above, words
+from mlkit.plots.look import BLUE, GREEN, GREY, INK, PALETTE, RED, SKY, legend_above, row_axis, words
 
 
 def grouped_bars(ax: Axes, table: pd.DataFrame, *, unit: str, digits: int = 3) -> Axes:
@@ -19,7 +19,7 @@ def grouped_bars(ax: Axes, table: pd.DataFrame, *, unit: str, digits: int = 3) -
         drawn = ax.barh(y, np.nan_to_num(values), height * 0.92, color=PALETTE[k % len(PALETTE)], label=str(name))
         text = ["n/a" if np.isnan(v) else f"{v:.{digits}g}" for v in values]
         ax.bar_label(drawn, labels=text, padding=3, fontsize=8 if n_columns < 3 else 7)
-    ax.set_yticks(range(n_rows), [str(name).replace("_", " ") for name in table.index])
+    ax.set_yticks(range(n_rows), [words(name) for name in table.index])
     ax.set_ylim(n_rows - 0.5, -0.5)
     lowest = float(np.nanmin(table.to_numpy(dtype=float), initial=0.0))
     ax.set_xlim(lowest * 1.15, largest * 1.15)
@@ -44,15 +44,8 @@ def learning_curve(ax: Axes, history: pd.DataFrame, *, unit: str = "loss") -> Ax
         if str(name).startswith("val"):
             best = int(np.nanargmin(values))
             ax.axvline(epochs[best], color=GREY, ls="--", lw=1)
-            ax.plot(
-                epochs[best],
-                values[best],
-                "o",
-                ms=8,
-                mfc="none",
-                color=INK,
-                label=f"best: epoch {epochs[best]}",
-            )
+            ring = {"ms": 8, "mfc": "none", "color": INK}
+            ax.plot(epochs[best], values[best], "o", label=f"best: epoch {epochs[best]}", **ring)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="epoch", ylabel=unit)
     ax.legend()
@@ -60,7 +53,7 @@ def learning_curve(ax: Axes, history: pd.DataFrame, *, unit: str = "loss") -> Ax
 
 
 def importance(ax: Axes, table: pd.Series | pd.DataFrame, top: int = 20, *, unit: str = "share of all gain") -> Axes:
-    """The ``top`` features: bar for the mean, one dot for each model where the table has several columns.
+    """The ``top`` features: a bar for the mean, and a dot for each model if the table has several columns.
 
     Parameters
     ----------
@@ -77,9 +70,6 @@ def importance(ax: Axes, table: pd.Series | pd.DataFrame, top: int = 20, *, unit
         for k, name in enumerate(frame.columns):
             ax.plot(frame.loc[order, name], y, "o", ms=4.5, color=(INK, RED, GREEN)[k % 3], label=words(name))
         ax.legend(loc="lower right")
-    ax.set_yticks(y, [str(name) for name in order], fontsize=9 if len(order) <= 12 else 8)
-    ax.set_ylim(len(order) - 0.4, -0.6)
-    ax.set_xlim(left=0)
-    ax.grid(axis="y", visible=False)
+    row_axis(ax, order)
     ax.set_xlabel(unit)
     return ax

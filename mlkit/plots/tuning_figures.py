@@ -9,7 +9,7 @@ from mlkit.plots.look import BLUE, GREY, INK, PALE, RED, legend_above, words
 
 
 def tuning_history(ax: Axes, trials: pd.DataFrame, *, unit: str = "loss (no change = 1)") -> Axes:
-    """Score of every trial in order, and the best so far; pruned trials are crosses at the score they had.
+    """Score of every trial in order, and the best so far; a pruned trial is a cross at its last score.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def tuning_history(ax: Axes, trials: pd.DataFrame, *, unit: str = "loss (no chan
 
 
 def tuning_slice(ax: Axes, trials: pd.DataFrame, parameter: str, *, log: bool = False, unit: str = "loss") -> Axes:
-    """Score against one parameter, later trials darker; the default is a ring, the best a star."""
+    """Score against one parameter, later trials darker; the default is marked by a ring, the best by a star."""
     done = trials[trials["state"] == "complete"]
     shade = np.linspace(0.25, 1.0, len(done)) if len(done) > 1 else np.ones(len(done))
     ax.scatter(done[parameter], done["score"], c=shade, cmap="Blues", vmin=0.0, vmax=1.0, s=28, ec=PALE, lw=0.5)
