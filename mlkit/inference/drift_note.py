@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mlkit.errors import BundleError
-from mlkit.inference.insight import Drift
+from mlkit.inference.insight_data import Drift
 from mlkit.market import symbol_folder
 from mlkit.models.bundle import read_plain
 

@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 
-from mlkit.inference.insight import Freshness, Insight
+from mlkit.inference.insight import Insight
+from mlkit.inference.insight_data import Freshness
 from mlkit.market import timeframe_delta
 
 LATE_BARS = 3  # whole bars that may be missing before the newest one is stale

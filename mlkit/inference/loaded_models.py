@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mlkit.errors import DependencyError
 from mlkit.features import Standard
-from mlkit.inference.insight import NOT_TRAINED, Drift, ModelStatus, PatternEvidence, Verdict
+from mlkit.inference.insight_data import NOT_TRAINED, Drift, EdgeVerdict, ModelStatus, PatternEvidence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,7 +107,7 @@ class Models:
         symbol, timeframe = market.rsplit(" ", 1)
         return f"{reason}: run mlkit train --symbol {symbol} --timeframe {timeframe}"
 
-    def verdict(self, horizon: int) -> Verdict | None:
+    def verdict(self, horizon: int) -> EdgeVerdict | None:
         """What the walk-forward found for a horizon when the bundle was trained."""
         measured = None if self.bundle is None else self.bundle.manifest.metrics.get(str(horizon))
         value = measured.get("verdict") if isinstance(measured, dict) else None

@@ -12,7 +12,8 @@ from mlkit.errors import BundleError, ConfigError, DependencyError, NotTrainedEr
 from mlkit.features import Standard, pattern_flags
 from mlkit.inference.bundle_roots import current_bundle
 from mlkit.inference.freshness import at_time
-from mlkit.inference.insight import NOT_TRAINED, Insight, ModelStatus, PatternReading, PricePrediction, Signal
+from mlkit.inference.insight import Insight
+from mlkit.inference.insight_data import NOT_TRAINED, ModelStatus, PatternReading, PricePrediction, Signal
 from mlkit.inference.live import BarLike, Live, LiveBars, Memory, calendar_blocks, prices_of, realised_returns
 from mlkit.inference.loaded_models import Models
 from mlkit.inference.reading import (

@@ -10,13 +10,13 @@ import pandas as pd
 
 from mlkit.features import PATTERNS, Standard
 from mlkit.inference.freshness import model_freshness
-from mlkit.inference.insight import (
+from mlkit.inference.insight import Insight
+from mlkit.inference.insight_data import (
     NOT_TRAINED,
-    Insight,
+    EdgeVerdict,
     PatternReading,
     PricePrediction,
     Signal,
-    Verdict,
 )
 from mlkit.inference.loaded_models import Models
 from mlkit.inference.signals import (
@@ -125,7 +125,7 @@ def pattern_reading(moment: Moment, models: Models) -> PatternReading:
 
 
 def price_predictions(
-    forecast: "Forecast | None", price: float, verdict: Callable[[int], Verdict | None]
+    forecast: "Forecast | None", price: float, verdict: Callable[[int], EdgeVerdict | None]
 ) -> dict[str, PricePrediction]:
     """The last row of a forecast in units of the price, by horizon; empty without one."""
     if forecast is None:

@@ -1,4 +1,4 @@
-"""The markets of a server, each followed live: bars of the lake and the current bundle in, answers out."""
+"""The markets of a server or panel, each followed live: bars of the lake and the current bundle in, insights out."""
 
 import threading
 from collections import OrderedDict
@@ -10,52 +10,54 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mlkit.config import Settings
+from mlkit.errors import DependencyError
 from mlkit.inference.bundle_roots import Stamp, answering_root, current_bundle, current_stamp
 from mlkit.inference.freshness import at_time
 from mlkit.inference.insight import Insight
 from mlkit.inference.predictor import Predictor
-from mlkit.inference.show.chart_data import Candle
-from mlkit.inference.show.marks import Mark, marks_of, recent_marks
-from mlkit.market import BUILT_IN, available, load_bars
+from mlkit.inference.show.chart_data import CandleRow, PatternMark, marks_of
+from mlkit.labels import pattern_direction
+from mlkit.market import BUILT_IN, available, load_bars, open_times
 from mlkit.market.lake import BarStore
 
 if TYPE_CHECKING:
     from mlkit.market.lake import Manifest
 
 MarketKey = tuple[str, str]  # symbol, timeframe
-MOST_NEW = 5000  # bars that are taken one by one; more of them and the market starts again
+MAX_UPDATES = 5000  # with more new bars than this the predictor is started again instead of updated bar by bar
+MARKED_BARS = 250  # newest bars of a history whose patterns are marked in the chart
 
 
 @dataclass(eq=False)
-class Answer:
-    """One insight, the candles up to its bar with their patterns, and the bodies made of them; all by one bundle."""
+class ServedInsight:
+    """An insight, the candles up to its bar with their detected patterns, and the response bodies made of them."""
 
     insight: Insight
-    candles: list[Candle]
-    marks: list[Mark]
+    candles: list[CandleRow]
+    marks: list[PatternMark]
     bundle: Stamp | None
     bodies: dict[Any, Any] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
 class _Feed:
-    """A predictor that follows one market, and the state of the lake that it has seen."""
+    """A predictor that follows one market, and the state of bundle and lake at its last update."""
 
     predictor: Predictor
     bundle: Stamp | None
     generation: int | None
     revised: int
-    marks: list[Mark]
+    marks: list[PatternMark]
 
 
 class Markets:
-    """Answers by market; safe to ask from several threads, but for one market in one thread at a time.
+    """Newest insight by market. Several threads may ask, but only one at a time for the same market.
 
     Parameters
     ----------
     settings : names the lake and the bundles.
-    size : markets followed at a time.
-    clock : time with a zone, for the ages in an answer.
+    size : markets followed at a time; the one unused for longest is dropped.
+    clock : returns the current time with a zone, for the ages in an insight.
     """
 
     def __init__(self, settings: Settings, *, size: int, clock: Callable[[], datetime]) -> None:
@@ -69,13 +71,14 @@ class Markets:
         return frozenset(available(self._settings))
 
     def bundle_stamp(self, key: MarketKey) -> Stamp | None:
-        """Which bundle is current, from a look at one file, of a market without an own bundle at each pool's."""
+        """Identity of the market's current bundle: one file read, or one for each pool without a bundle of its own."""
         root = answering_root(*key, self._settings)
         return None if root is None else current_stamp(root)
 
-    def answer(self, key: MarketKey) -> Answer:
-        """What is to be said about the newest bar now."""
-        stamp = self.bundle_stamp(key)  # before the bundle is opened: a later one is noticed at the next look
+    def answer(self, key: MarketKey) -> ServedInsight:
+        """The insight of the newest bar, with its ages at the current time."""
+        # Read before the bundle is opened, so that a bundle published meanwhile is noticed at the next call.
+        stamp = self.bundle_stamp(key)
         with self._lock:
             feed = self._feeds.get(key)
         feed = self._follow(key, feed) if feed is not None and feed.bundle == stamp else self._start(key, stamp)
@@ -90,35 +93,62 @@ class Markets:
         candles = [(t, *row) for t, row in zip(seconds, live.ohlcv.rows.tolist(), strict=True)]
         insight = at_time(latest, self._clock(), never_closes=live.hours.never_closes)
         marks = [mark for mark in feed.marks if mark[0] >= seconds[0]]
-        return Answer(insight, candles, marks, feed.bundle)
+        return ServedInsight(insight, candles, marks, feed.bundle)
 
     def _start(self, key: MarketKey, stamp: Stamp | None) -> _Feed:
         predictor = Predictor(current_bundle(*key, self._settings), self._settings)
         state = self._state(key)
         bars = load_bars(*key, settings=self._settings)
         predictor.start(bars)
-        return _Feed(predictor, stamp, *_counted(state), recent_marks(predictor, bars))
+        return _Feed(predictor, stamp, *_counted(state), _recent_marks(predictor, bars))
 
     def _follow(self, key: MarketKey, feed: _Feed) -> _Feed:
-        """Take the bars that are new; start again where history was changed."""
+        """Update with the new bars; start again where history was changed."""
         state = self._state(key)
         generation, revised = _counted(state)
         live = feed.predictor.live_bars
         assert live is not None
         if generation == feed.generation and (generation is not None or _built_in(key)):
             return feed
-        if state is None or revised != feed.revised or not 0 <= state.rows - live.seen <= MOST_NEW:
+        if state is None or revised != feed.revised or not 0 <= state.rows - live.seen <= MAX_UPDATES:
             return self._start(key, feed.bundle)
         last = pd.Timestamp(int(live.times.rows[-1]), tz="UTC")
         bars = load_bars(*key, since=last, settings=self._settings)
         known = bars.index[0] == last and bars.iloc[0].tolist() == live.ohlcv.rows[-1].tolist()
         if not known or live.seen + len(bars) - 1 < state.rows:
-            return self._start(key, feed.bundle)  # something older came in
+            return self._start(key, feed.bundle)  # an older bar was added
         fresh = [mark for bar in bars.iloc[1:].itertuples() for mark in marks_of(feed.predictor.update(bar))]
-        return _Feed(feed.predictor, feed.bundle, generation, revised, [*feed.marks, *fresh][-MOST_NEW:])
+        return _Feed(feed.predictor, feed.bundle, generation, revised, [*feed.marks, *fresh][-MAX_UPDATES:])
 
     def _state(self, key: MarketKey) -> "Manifest | None":
         return None if _built_in(key) else self._store.manifest(*key)
+
+
+def _recent_marks(predictor: Predictor, bars: pd.DataFrame) -> list[PatternMark]:
+    """The patterns detected at the newest bars of a history, each known at the close of its own bar; oldest first.
+
+    Parameters
+    ----------
+    predictor : started with these bars.
+    bars : DataFrame (n_bars, 5).
+    """
+    insight = predictor.latest
+    if insight is None or not insight.patterns.thresholds:
+        return []
+    tail = bars.iloc[-2 * MARKED_BARS :]
+    try:
+        probabilities = predictor.pattern_probabilities(tail)
+    except DependencyError:  # the insight itself reports the missing package
+        return []
+    thresholds = pd.Series(insight.patterns.thresholds)
+    found = (probabilities[thresholds.index] >= thresholds).iloc[-MARKED_BARS:].stack()
+    seconds = dict(zip(tail.index, (open_times(tail) // 1_000_000_000).tolist(), strict=True))
+    colours = (tail["close"] >= tail["open"]).astype(int) * 2 - 1
+    before = colours.shift(fill_value=1)
+    return [
+        (seconds[time], str(name), pattern_direction(str(name), int(colours[time]), int(before[time])))
+        for time, name in found.index[found.to_numpy()]
+    ]
 
 
 def _built_in(key: MarketKey) -> bool:

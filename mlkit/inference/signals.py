@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mlkit.inference.insight import PatternEvidence, PatternReading, PricePrediction, Signal, SignalType
+from mlkit.inference.insight_data import PatternEvidence, PatternReading, PricePrediction, Signal, SignalType
 
 MEMBERS = ("xgboost", "lightgbm", "random_forest")
 CONTRADICTION = "signals contradict each other"

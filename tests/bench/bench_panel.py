@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import mlkit
-from mlkit.inference.insight import PricePrediction
+from mlkit.inference.insight_data import PricePrediction
 from mlkit.inference.show.chart_data import candles_of
-from mlkit.inference.show.live_panel import FOLDER, panel_module
+from mlkit.inference.show.panel_files import STATIC_FOLDER, panel_module
 
 ADDRESS = "http://127.0.0.1:9/"  # nothing listens there: each request is answered in the browser's process
 CANDLES = 1000
@@ -23,7 +23,7 @@ LOADS = 9
 REFRESHES = 100
 FRAME = 1000 / 60  # ms
 BLANK = "<!doctype html><title>blank</title><p>.</p>"
-KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
+MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 PAINT = "() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
 READY = "() => document.getElementById('panel')?.shadowRoot?.querySelector('.tile') && performance.now()"
 # A bar closes, everything changes: candle, price, forecasts; then the browser draws.
@@ -74,9 +74,9 @@ def answer(page: Any, told: dict[str, Any]) -> None:
         elif path == "blank":
             route.fulfill(body=BLANK, content_type="text/html")
         else:
-            file = FOLDER / (Path(path).name or "index.html")
+            file = STATIC_FOLDER / (Path(path).name or "index.html")
             text = panel_module() if file.name == "panel.js" else file.read_text(encoding="utf-8")
-            route.fulfill(body=text, content_type=KINDS[file.suffix])
+            route.fulfill(body=text, content_type=MEDIA_TYPES[file.suffix])
 
     page.route(f"{ADDRESS}**", reply)
 
@@ -121,7 +121,7 @@ def main() -> int:
     """Print the figures; 1 where a refresh costs more than a frame or the module is too large."""
     module = panel_module().encode()
     print(f"module: {len(module):,} bytes, {len(gzip.compress(module, 9, mtime=0)):,} zipped")
-    print(f"  of which the chart library: {(FOLDER / 'lightweight-charts.js').stat().st_size:,} bytes")
+    print(f"  of which the chart library: {(STATIC_FOLDER / 'lightweight-charts.js').stat().st_size:,} bytes")
     chromium = shutil.which("chromium")
     if chromium is None:
         print("no Chromium on this machine: the rest is not measured")

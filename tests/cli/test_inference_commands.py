@@ -15,14 +15,8 @@ import pytest
 import mlkit
 from mlkit.cli import insight_commands as command
 from mlkit.cli import main
-from mlkit.inference.insight import (
-    Freshness,
-    Insight,
-    ModelStatus,
-    PatternReading,
-    PricePrediction,
-    Signal,
-)
+from mlkit.inference.insight import Insight
+from mlkit.inference.insight_data import Freshness, ModelStatus, PatternReading, PricePrediction, Signal
 from mlkit.inference.show.terminal import insight_table
 
 

@@ -11,9 +11,11 @@ import pandas as pd
 import pytest
 
 from mlkit.features.rules import PATTERNS
-from mlkit.inference.insight import NOT_TRAINED, Freshness, Insight, PatternReading, PricePrediction, Signal
-from mlkit.inference.show.card import format_price, format_prices, render_card
-from mlkit.inference.show.chart_data import Candle, Plot, candles_of
+from mlkit.inference.insight import Insight
+from mlkit.inference.insight_data import NOT_TRAINED, Freshness, PatternReading, PricePrediction, Signal
+from mlkit.inference.show.card import render_card
+from mlkit.inference.show.chart_data import CandleRow, Plot, candles_of
+from mlkit.inference.show.number_format import format_price, format_prices
 
 EVIL = "<script>alert('&')</script>"
 VOID = {"line", "path", "polygon", "polyline"}
@@ -171,7 +173,7 @@ def test_notes_on_ages_are_shown_and_escaped() -> None:
     assert f"the bars are stale {EVIL}" in page.text and "script" not in page.tags
 
 
-def candles(price: float, n: int = 120) -> list[Candle]:
+def candles(price: float, n: int = 120) -> list[CandleRow]:
     """A walk that ends at ``price``."""
     moves = np.random.default_rng(7).normal(0, 0.01, (n, 3))
     closes = price * np.exp(moves[:, 0].cumsum() - moves[:, 0].sum())

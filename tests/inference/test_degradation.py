@@ -13,7 +13,8 @@ import pytest
 
 import mlkit
 from mlkit.config import Settings
-from mlkit.inference.insight import NOT_TRAINED, Insight
+from mlkit.inference.insight import Insight
+from mlkit.inference.insight_data import NOT_TRAINED
 from mlkit.models.bundle.bundle import ModelBundle
 from mlkit.models.bundle.publishing import publish
 

@@ -8,14 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from mlkit.inference.insight import (
-    NOT_TRAINED,
-    Insight,
-    ModelStatus,
-    PatternReading,
-    PricePrediction,
-    Signal,
-)
+from mlkit.inference.insight import Insight
+from mlkit.inference.insight_data import NOT_TRAINED, ModelStatus, PatternReading, PricePrediction, Signal
 
 # The documented example, written out by hand: key -> type, nested.
 HORIZON = {

@@ -10,10 +10,9 @@ import pytest
 import mlkit
 from mlkit.config import Settings
 from mlkit.errors import ConfigError
-from mlkit.inference.insight import NOT_TRAINED
-from mlkit.inference.show.chart_data import candles_of
-from mlkit.inference.show.live_panel import FOLDER, PARTS, panel_module
-from mlkit.inference.show.marks import marks_of
+from mlkit.inference.insight_data import NOT_TRAINED
+from mlkit.inference.show.chart_data import candles_of, marks_of
+from mlkit.inference.show.panel_files import PANEL_SCRIPTS, STATIC_FOLDER, panel_module
 
 LIBRARY = "e21cc5caa0226ef30bd8549c50b9ef926615f2a4ee6b4e486353477a55f598cf"
 # Ways to turn text into markup, styles or code.
@@ -25,16 +24,20 @@ SINKS = re.compile(
 
 def own_sources() -> dict[str, str]:
     return {
-        path.name: path.read_text(encoding="utf-8") for path in FOLDER.rglob("*.js") if "lightweight" not in path.name
+        path.name: path.read_text(encoding="utf-8")
+        for path in STATIC_FOLDER.rglob("*.js")
+        if "lightweight" not in path.name
     }
 
 
 def test_every_part_is_in_the_module_after_those_that_it_needs() -> None:
-    parts = {path.stem for path in (FOLDER / "panel").glob("*.js")}
-    assert parts == set(PARTS)
-    for place, name in enumerate(PARTS):
-        needs = set(re.findall(r'from "\./(\w+)\.js"', (FOLDER / "panel" / f"{name}.js").read_text(encoding="utf-8")))
-        assert needs <= {"library", *PARTS[:place]}, name
+    parts = {path.stem for path in (STATIC_FOLDER / "panel").glob("*.js")}
+    assert parts == set(PANEL_SCRIPTS)
+    for place, name in enumerate(PANEL_SCRIPTS):
+        needs = set(
+            re.findall(r'from "\./(\w+)\.js"', (STATIC_FOLDER / "panel" / f"{name}.js").read_text(encoding="utf-8"))
+        )
+        assert needs <= {"library", *PANEL_SCRIPTS[:place]}, name
 
 
 def test_the_module_is_one_small_file_that_loads_nothing() -> None:
@@ -62,20 +65,20 @@ def test_no_text_becomes_markup_style_or_code() -> None:
 
 
 def test_the_chart_library_is_as_published_with_licence_and_notice() -> None:
-    library = FOLDER / "lightweight-charts.js"
+    library = STATIC_FOLDER / "lightweight-charts.js"
     assert hashlib.sha256(library.read_bytes()).hexdigest() == LIBRARY
-    assert "Apache License" in (FOLDER / "lightweight-charts.LICENSE.txt").read_text(encoding="utf-8")
-    notice = (FOLDER / "lightweight-charts.NOTICE.txt").read_text(encoding="utf-8")
+    assert "Apache License" in (STATIC_FOLDER / "lightweight-charts.LICENSE.txt").read_text(encoding="utf-8")
+    notice = (STATIC_FOLDER / "lightweight-charts.NOTICE.txt").read_text(encoding="utf-8")
     assert "TradingView, Inc. https://www.tradingview.com/" in notice
-    chart = (FOLDER / "panel" / "chart.js").read_text(encoding="utf-8")
+    chart = (STATIC_FOLDER / "panel" / "chart.js").read_text(encoding="utf-8")
     assert "TradingView Lightweight Charts™ Copyright" in chart and "https://www.tradingview.com/" in chart
 
 
 def test_the_page_has_no_inline_script_or_style() -> None:
-    page = (FOLDER / "index.html").read_text(encoding="utf-8")
+    page = (STATIC_FOLDER / "index.html").read_text(encoding="utf-8")
     assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\son\w+=|\sstyle=", page)
     files = re.findall(r"/static/([\w.-]+)", page)
-    assert {name for name in files if not (FOLDER / name).is_file()} == {"panel.js"}  # made by panel_module()
+    assert {name for name in files if not (STATIC_FOLDER / name).is_file()} == {"panel.js"}  # made by panel_module()
 
 
 # --- the widget ----------------------------------------------------------------------------------------
@@ -105,7 +108,7 @@ def test_a_panel_follows_the_bars_of_the_lake(settings: Settings, sp500: pd.Data
     bars = sp500.iloc[-301:].copy()
     bars.attrs.update(symbol="TEST", timeframe="1d")
     mlkit.save_bars(bars, settings)
-    panel._hear(panel, {"ask": "refresh", "id": 7}, [])
+    panel._on_message(panel, {"ask": "refresh", "id": 7}, [])
     assert told == [{"id": 7}]
     assert panel.answer["candles"][:-1] == before["candles"]
     expected = mlkit.Predictor(None, settings).insight(bars).model_dump(mode="json")
@@ -121,10 +124,10 @@ def test_a_panel_keeps_its_picture_when_there_is_no_answer(settings: Settings) -
     def gone() -> Any:
         raise ConfigError("there are no bars TEST 1d")
 
-    panel._question = gone
-    panel._hear(panel, {"ask": "refresh", "id": 1}, [])
-    panel._hear(panel, {"ask": "something else", "id": 2}, [])
-    panel._hear(panel, "no document", [])
+    panel._ask = gone
+    panel._on_message(panel, {"ask": "refresh", "id": 1}, [])
+    panel._on_message(panel, {"ask": "something else", "id": 2}, [])
+    panel._on_message(panel, "no document", [])
     assert told == [{"id": 1, "error": "there are no bars TEST 1d"}] and panel.answer == before
 
 

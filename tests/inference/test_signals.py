@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mlkit.inference.insight import PatternEvidence, PatternReading, PricePrediction, Signal
+from mlkit.inference.insight_data import PatternEvidence, PatternReading, PricePrediction, Signal
 from mlkit.inference.signals import (
     NO_EDGE,
     SignalRules,

@@ -21,7 +21,6 @@ from mlkit.inference.api.bodies import body_of, render, respond
 from mlkit.inference.api.limits import Guard, error_body
 from mlkit.inference.api.options import ServeOptions
 from mlkit.inference.api.panel_page import mount_page
-from mlkit.inference.api.readiness import server_status
 from mlkit.inference.api.request_metrics import CONTENT_TYPE, Metrics
 from mlkit.inference.api.schemas import (
     ERRORS,
@@ -30,11 +29,11 @@ from mlkit.inference.api.schemas import (
     PatternsAnswer,
     PricePredictionAnswer,
     SignalsAnswer,
-    StatusAnswer,
 )
 from mlkit.inference.api.shared import BusyError, Shared
 from mlkit.inference.predictor import LIVE_BARS
-from mlkit.inference.served_markets import Answer, MarketKey, Markets
+from mlkit.inference.readiness import StatusAnswer, server_status
+from mlkit.inference.served_markets import MarketKey, Markets, ServedInsight
 from mlkit.market import TIMEFRAMES, check_symbol, timeframe_delta
 
 NAMES_TTL = 2.0  # seconds for which the list of markets is kept
@@ -101,7 +100,7 @@ class Desk:
         self._deadline, self._metrics = options.deadline, metrics
         self.markets = Markets(settings, size=options.markets, clock=clock)
         ttl = float(settings.ml_cache_ttl)
-        self.insights: Shared[MarketKey, Answer] = Shared(
+        self.insights: Shared[MarketKey, ServedInsight] = Shared(
             self._compute, self._current, ttl=ttl, jobs=options.jobs, seats=options.seats, size=4 * options.markets
         )
         self.statuses: Shared[str, StatusAnswer] = Shared(
@@ -112,7 +111,7 @@ class Desk:
         )
         self._looked: dict[MarketKey, tuple[float, bool]] = {}
 
-    async def insight(self, symbol: str, timeframe: str) -> tuple[Answer, float]:
+    async def insight(self, symbol: str, timeframe: str) -> tuple[ServedInsight, float]:
         """The answer of a market and the seconds it is kept; the errors of `Shared.get`, of the market, a timeout."""
         key = check_symbol(symbol), timeframe
         timeframe_delta(timeframe)
@@ -139,13 +138,13 @@ class Desk:
         async with asyncio.timeout(self._deadline):
             return await self.statuses.get("status")
 
-    def _compute(self, key: MarketKey) -> Answer:
+    def _compute(self, key: MarketKey) -> ServedInsight:
         begun = time.perf_counter()
         answer = self.markets.answer(key)
         self._metrics.computing.observe(time.perf_counter() - begun)
         return answer
 
-    def _current(self, key: MarketKey, answer: Answer) -> bool:
+    def _current(self, key: MarketKey, answer: ServedInsight) -> bool:
         """Whether an answer's bundle is still the current one; looked up once a second."""
         now = time.monotonic()
         looked = self._looked.get(key)

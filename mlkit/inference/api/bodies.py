@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mlkit.inference.insight import Freshness
-from mlkit.inference.served_markets import Answer
+from mlkit.inference.insight_data import Freshness
+from mlkit.inference.served_markets import ServedInsight
 
 PARTS: dict[str, tuple[str, ...]] = {
     "patterns": ("patterns",),
@@ -42,7 +42,7 @@ class Body(NamedTuple):
     tag: str
 
 
-def body_of(answer: Answer, part: str, candles: int = 0) -> Body:
+def body_of(answer: ServedInsight, part: str, candles: int = 0) -> Body:
     """The body of an endpoint, ``part`` of `PARTS` or "insights" with so many candles."""
     made: Body | None = answer.bodies.get((part, candles))
     if made is None:

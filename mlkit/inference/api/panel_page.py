@@ -7,9 +7,9 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from mlkit.errors import MlkitError
-from mlkit.inference.show.live_panel import FOLDER, panel_module
+from mlkit.inference.show.panel_files import STATIC_FOLDER, panel_module
 
-KINDS = {
+MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -24,7 +24,7 @@ POLICY = (
 HEADERS = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache", "X-Frame-Options": "DENY"}
 
 
-def mount_page(app: Any, folder: Path = FOLDER) -> list[str]:
+def mount_page(app: Any, folder: Path = STATIC_FOLDER) -> list[str]:
     """Serve ``index.html`` of a folder at `/`, its other files and the panel's module at `/static/<name>`; their paths.
 
     The names are read once, here: no path is made of a request. Without ``index.html`` nothing is served.
@@ -33,7 +33,7 @@ def mount_page(app: Any, folder: Path = FOLDER) -> list[str]:
         return []
     served = {"/": folder / "index.html"}
     for path in sorted(folder.iterdir()):
-        if path.suffix in KINDS and path.name != "index.html":
+        if path.suffix in MEDIA_TYPES and path.name != "index.html":
             served[f"/static/{path.name}"] = path
     for url, path in served.items():
         app.router.routes.append(Route(url, _endpoint(path), methods=["GET"], include_in_schema=False))
@@ -44,13 +44,13 @@ def mount_page(app: Any, folder: Path = FOLDER) -> list[str]:
 
 async def _panel(_: Any) -> Response:
     """The module that notebooks run too."""
-    return Response(panel_module(), media_type=KINDS[".js"], headers=HEADERS)
+    return Response(panel_module(), media_type=MEDIA_TYPES[".js"], headers=HEADERS)
 
 
 def _endpoint(path: Path) -> Any:
     async def send(_: Any) -> Response:
         if not path.is_file():
             raise MlkitError("the page is not installed")
-        return FileResponse(path, media_type=KINDS[path.suffix], headers=HEADERS)
+        return FileResponse(path, media_type=MEDIA_TYPES[path.suffix], headers=HEADERS)
 
     return send

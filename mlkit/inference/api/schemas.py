@@ -1,13 +1,12 @@
 """The documents of the endpoints, as OpenAPI shows them."""
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict
 
-from mlkit.inference.insight import (
-    Drift,
+from mlkit.inference.insight_data import (
     Freshness,
-    Insight,
+    InsightData,
     ModelStatus,
     PatternReading,
     Price,
@@ -16,18 +15,14 @@ from mlkit.inference.insight import (
     Signal,
     UtcTime,
 )
-
-Mark = tuple[int, str, Literal[-1, 0, 1]]
-Volume = Annotated[float, Field(ge=0.0)]
-Candle = tuple[int, Price, Price, Price, Price, Volume]
+from mlkit.inference.show.chart_data import CandleRow, PatternMark
 
 
-class InsightAnswer(Insight):
+class InsightAnswer(InsightData):
     """An insight, and the newest bars with their patterns where they were asked for."""
 
-    candles: list[Candle] | None = None  # [epoch seconds of the open, open, high, low, close, volume], oldest first
-
-    marks: list[Mark] | None = None  # [epoch seconds, pattern, direction] of each pattern detected at these bars
+    candles: list[CandleRow] | None = None  # [epoch seconds of the open, open, high, low, close, volume], oldest first
+    marks: list[PatternMark] | None = None  # [epoch seconds, pattern, direction] of each pattern detected at these bars
 
 
 class Part(BaseModel):
@@ -64,33 +59,6 @@ class SignalsAnswer(Part):
 
     signals: list[Signal]
     confidence: Probability | None
-
-
-class MarketStatus(BaseModel):
-    """One market: its newest bundle and what was measured when that was trained."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    symbol: str
-    timeframe: str
-    bundle: str | None = None
-    created: str | None = None
-    trained_from: str | None = None  # open time of the first training bar
-    trained_until: str | None = None  # of the last
-    training_bars: int | None = None
-    metrics: dict[str, JsonValue] = {}  # horizon -> metrics out of sample, with the verdict
-    pattern_evidence: dict[str, JsonValue] = {}
-    drift: Drift | None = None  # None: not monitored
-    reason: str | None = None  # why there is no bundle
-
-
-class StatusAnswer(ModelStatus):
-    """What this server can answer."""
-
-    message: str | None = None
-    version: str
-    packages: dict[str, bool]  # optional package -> whether it is installed
-    markets: list[MarketStatus]
 
 
 class Health(BaseModel):

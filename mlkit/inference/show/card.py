@@ -12,17 +12,24 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
-from mlkit.inference.insight import Insight, PatternReading, PricePrediction, Signal
-from mlkit.inference.show.chart_data import Candle, Plot
+from mlkit.inference.insight_data import InsightData, PatternReading, PricePrediction, Signal
+from mlkit.inference.show.chart_data import CandleRow, Plot
+from mlkit.inference.show.number_format import (
+    change_decimals,
+    format_bars,
+    format_change,
+    format_price,
+    format_prices,
+    format_probability,
+)
 from mlkit.inference.signals import MEMBERS, pattern_title
 
 _STYLE: Final = Path(__file__).with_name("card.css")
-_SUPERSCRIPT: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _GLYPHS: Final = {1: "▲", -1: "▼", 0: "◆"}
 _MEMBER_NAMES: Final = dict(zip(MEMBERS, ("XGBoost", "LightGBM", "Random forest"), strict=True))
 
 
-def render_card(insight: Insight, candles: Sequence[Candle] = ()) -> str:
+def render_card(insight: InsightData, candles: Sequence[CandleRow] = ()) -> str:
     """Self-contained HTML of one insight, for a notebook, a report or a page of its own.
 
     Parameters
@@ -41,73 +48,20 @@ def render_card(insight: Insight, candles: Sequence[Candle] = ()) -> str:
     return "\n".join(parts)
 
 
-# --- numbers in words ------------------------------------------------------------------------------
-
-
-def format_price(value: float, *, plain: bool = False) -> str:
-    """A quoted price with all of its digits, 7 significant ones at most."""
-    digits = len(f"{value:.7g}".split("e")[0].replace(".", "").strip("0"))
-    return format_prices(value, significant=max(1, digits), plain=plain)
-
-
-def format_prices(*values: float, step: float | None = None, significant: int = 5, plain: bool = False) -> str:
-    """Prices side by side, all with the digits that tell ``step`` apart; tiny ones share a power of ten.
-
-    At least ``significant`` digits each; whole numbers keep all of theirs. ``plain`` is ASCII.
-    """
-    finest = 10.0 ** (math.floor(math.log10(max(values))) - significant + 1)
-    finest = min(finest, step / 10) if step else finest
-    decimals = max(0, math.ceil(-math.log10(finest) - 1e-9))
-    dash = " to " if plain else " \N{EN DASH} "
-    if min(values) >= 1e-4:
-        return dash.join(f"{value:,.{decimals}f}" for value in values)
-    power = math.floor(math.log10(values[0]))
-    if plain:
-        return dash.join(f"{value:.{max(0, decimals + power)}e}" for value in values)
-    mantissas = dash.join(f"{value / 10.0**power:.{max(0, decimals + power)}f}" for value in values)
-    return f"{mantissas} \N{MULTIPLICATION SIGN}10{str(power).translate(_SUPERSCRIPT)}"
-
-
-def _change(log_return: float, decimals: int | None = None) -> str:
-    """A log return as a signed simple return."""
-    if log_return == 0 and decimals is None:
-        return "no change"
-    percent = math.expm1(log_return) * 100
-    decimals = _decimals(log_return) if decimals is None else decimals
-    return f"{percent:+.{decimals}f}%".replace("-", "\N{MINUS SIGN}")
-
-
-def _decimals(*log_returns: float) -> int:
-    """Decimals of a percentage that leave the largest change about three digits."""
-    largest = max((abs(x) for x in log_returns), default=0.0)
-    return 2 if largest >= 1e-3 or largest < 1e-8 else 3 if largest >= 1e-4 else 4
-
-
-def _percent(probability: float) -> str:
-    """A probability; 0 % and 100 % only where they are exact."""
-    if 0 < probability < 0.005:
-        return "<1%"
-    return ">99%" if 0.995 <= probability < 1 else f"{probability:.0%}"
-
-
-def _bars(horizon: str) -> str:
-    return f"{horizon} bar" if horizon == "1" else f"{horizon} bars"
+# --- parts -----------------------------------------------------------------------------------------
 
 
 def _tone(direction: float) -> str:
     return "up" if direction > 0 else "down" if direction < 0 else "hold"
 
 
-# --- parts -----------------------------------------------------------------------------------------
-
-
-def _head(insight: Insight) -> str:
+def _head(insight: InsightData) -> str:
     known = f", known at its close {insight.known_at:%H:%M}" if insight.known_at else ""
     if insight.known_at and insight.known_at.date() != insight.timestamp.date():
         known = f", known at its close {insight.known_at:%Y-%m-%d %H:%M}"
     lead = _badge(insight.signals[0]) if insight.signals else ""
     trade = insight.confidence is not None and insight.signals and insight.signals[0].type != "HOLD"
-    sure = f" confidence {_percent(insight.confidence or 0.0)}" if trade else ""
+    sure = f" confidence {format_probability(insight.confidence or 0.0)}" if trade else ""
     return (
         f'<div class="head"><div class="symbol">{escape(insight.symbol)} '
         f'<span class="chip">{escape(insight.timeframe)}</span></div>'
@@ -125,7 +79,7 @@ def _empty(reason: str | None) -> str:
     return f'<div class="soft">{escape(reason or "nothing here")}</div>'
 
 
-def _forecasts(insight: Insight, candles: Sequence[Candle]) -> str:
+def _forecasts(insight: InsightData, candles: Sequence[CandleRow]) -> str:
     prices = insight.price_predictions
     plot = Plot(candles, prices, insight.current_price)
     drawn = _drawing(plot, insight)
@@ -137,7 +91,7 @@ def _forecasts(insight: Insight, candles: Sequence[Candle]) -> str:
     return _title("Price forecast", aside if plot.known else "") + drawn + f'<div class="tiles">{tiles}</div>'
 
 
-def _drawing(plot: Plot, insight: Insight) -> str:
+def _drawing(plot: Plot, insight: InsightData) -> str:
     """Candles and cones around the no-change line; a random walk's cone has straight edges."""
     if not plot.known and not plot.candles:
         return ""
@@ -178,7 +132,9 @@ def _x_labels(plot: Plot) -> str:
         first_gap = (20 if not plot.candles else 10) if len(placed) == 2 else room  # the longest has a unit
         if min(abs(left - other) for other in placed) >= first_gap:
             text = (
-                _bars(str(horizon)) if len(placed) == 1 and not plot.candles else f"{'+' * bool(plot.candles)}{horizon}"
+                format_bars(str(horizon))
+                if len(placed) == 1 and not plot.candles
+                else f"{'+' * bool(plot.candles)}{horizon}"
             )
             labels.append(f'<span class="x" style="left:{left:.2f}%">{text}</span>')
             placed.append(left)
@@ -189,14 +145,14 @@ def _y_labels(plot: Plot) -> str:
     """Top, no change and bottom of the price axis; they never meet."""
     zero = plot.y(0.0)
     rows = [(zero, "no change")]
-    rows += [(at, _change(move)) for at, move in ((2.0, plot.top), (98.0, plot.bottom)) if abs(at - zero) > 10]
+    rows += [(at, format_change(move)) for at, move in ((2.0, plot.top), (98.0, plot.bottom)) if abs(at - zero) > 10]
     return "".join(f'<span class="y" style="top:{top:.4g}%">{label}</span>' for top, label in sorted(rows))
 
 
 def _tile(horizon: str, price: PricePrediction, current: float) -> str:
     tone = "badge up" if price.verdict == "edge" else "badge"
     badge = f'<span class="{tone}">{price.verdict or "not measured"}</span>'
-    head = f'<div class="pair"><span>{escape(_bars(horizon))}</span>{badge}</div>'
+    head = f'<div class="pair"><span>{escape(format_bars(horizon))}</span>{badge}</div>'
     if price.prediction is None or price.log_return is None:
         return f'<div class="tile">{head}{_empty(price.reason)}</div>'
     tone = _tone(price.log_return)
@@ -204,18 +160,18 @@ def _tile(horizon: str, price: PricePrediction, current: float) -> str:
     rows = [
         head,
         f'<div class="value">{format_prices(price.prediction, step=step)}</div>',
-        f'<div class="{tone}">{_GLYPHS[_sign(price.log_return)]} {_change(price.log_return)}</div>',
+        f'<div class="{tone}">{_GLYPHS[_sign(price.log_return)]} {format_change(price.log_return)}</div>',
     ]
     if price.confidence is not None:
         rows.append(_bar(price.confidence, tone, tick=0.5))
-        rows.append(_pair("P(rise)" if price.direction > 0 else "P(fall)", _percent(price.confidence)))
+        rows.append(_pair("P(rise)" if price.direction > 0 else "P(fall)", format_probability(price.confidence)))
     for label, ends in (("80%", price.interval_80), ("90%", price.interval)):
         if ends:
             rows.append(_pair(label, format_prices(*ends, step=step)))
     moves = {m: math.log(v / current) for m in MEMBERS if (v := getattr(price, m)) is not None}
     if moves:
-        places = _decimals(*moves.values())
-        pairs = "".join(_pair(_MEMBER_NAMES[m], _change(move, places)) for m, move in moves.items())
+        places = change_decimals(*moves.values())
+        pairs = "".join(_pair(_MEMBER_NAMES[m], format_change(move, places)) for m, move in moves.items())
         rows.append(f'<div class="members">{pairs}</div>')
     if price.reason:
         rows.append(_empty(price.reason))
@@ -249,7 +205,7 @@ def _pattern_row(name: str, probability: float, patterns: PatternReading) -> str
         tone = _tone(direction)
         title = f'<span class="{tone}">{_GLYPHS[direction]}</span> <b>{title}</b>'
         tail = _evidence(name, patterns)
-    head = f'<div class="pair"><span>{title}</span><i>{_percent(probability)}</i></div>'
+    head = f'<div class="pair"><span>{title}</span><i>{format_probability(probability)}</i></div>'
     return f"<div>{head}{_bar(probability, tone, tick=patterns.thresholds.get(name))}{tail}</div>"
 
 
@@ -257,7 +213,9 @@ def _evidence(name: str, patterns: PatternReading) -> str:
     """What followed a detected pattern, and whether its written rule agrees."""
     found, words = patterns.evidence.get(name), []
     if found is not None:
-        words.append(f"hit rate {_percent(found.hit_rate)} of {found.cases} within {_bars(str(found.horizon))}")
+        words.append(
+            f"hit rate {format_probability(found.hit_rate)} of {found.cases} within {format_bars(str(found.horizon))}"
+        )
         words.append(found.verdict)
     if name in patterns.rules:
         words.append("the rule agrees" if patterns.rules[name] else "the rule does not find it")
@@ -270,7 +228,7 @@ def _bar(share: float, tone: str, *, tick: float | None) -> str:
     return f'<div class="bar"><u class="{tone}" style="width:{share:.1%}"></u>{mark}</div>'
 
 
-def _signals(insight: Insight) -> str:
+def _signals(insight: InsightData) -> str:
     if not insight.signals:
         return _title("Signals") + _empty(insight.reasons.get("signals") or insight.message)
     aside = "the first one leads"
@@ -278,7 +236,7 @@ def _signals(insight: Insight) -> str:
 
 
 def _signal_row(signal: Signal) -> str:
-    sure = "" if signal.confidence is None else _percent(signal.confidence)
+    sure = "" if signal.confidence is None else format_probability(signal.confidence)
     return (
         f'<div class="signal">{_badge(signal)}<span><b>{escape(signal.source)}</b> '
         f'<span class="soft">{escape(signal.reason)}</span></span><span>{sure}</span></div>'
@@ -290,7 +248,7 @@ def _badge(signal: Signal) -> str:
     return f'<span class="badge {tone}">{signal.type}</span>'
 
 
-def _foot(insight: Insight) -> str:
+def _foot(insight: InsightData) -> str:
     status = insight.model_status
     models = (("pattern CNN", status.pattern_cnn_loaded), ("price ensemble", status.price_predictor_loaded))
     marks = "".join(

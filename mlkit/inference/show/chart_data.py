@@ -1,31 +1,44 @@
-"""The newest candles as rows of numbers, and as inline SVG with the forecast cones that start at the last one."""
+"""The newest bars and detected patterns as rows for a chart, and their positions in the static picture."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Annotated, Final, Literal
 
 import pandas as pd
+from pydantic import Field
 
-from mlkit.inference.insight import PricePrediction
+from mlkit.inference.insight_data import InsightData, Price, PricePrediction
 from mlkit.market import COLUMNS, open_times
 
-Candle = tuple[int, float, float, float, float, float]  # epoch seconds of the open, open, high, low, close, volume
-SHOWN: Final = 90  # candles in the static picture
-AHEAD: Final = 34  # per cent of its width for the forecasts
-_TONES: Final = {"up": "var(--up,#0b7566)", "down": "var(--down,#b23a26)"}
+# Epoch seconds of the bar's open time, open, high, low, close, volume.
+CandleRow = tuple[int, Price, Price, Price, Price, Annotated[float, Field(ge=0.0)]]
+# Epoch seconds of the bar's open time, pattern, direction: 1 bullish, -1 bearish, 0 neutral.
+PatternMark = tuple[int, str, Literal[-1, 0, 1]]
+CARD_CANDLES: Final = 90  # candles in the static picture
+FORECAST_WIDTH: Final = 34  # per cent of the picture's width
 
 
-def candles_of(bars: pd.DataFrame, newest: int) -> list[Candle]:
+def candles_of(bars: pd.DataFrame, newest: int = CARD_CANDLES) -> list[CandleRow]:
     """The newest bars as the endpoints send them, oldest first.
 
     Parameters
     ----------
     bars : DataFrame (n_bars, 5), valid bars.
-    newest : how many of them.
+    newest : number of bars.
     """
     seconds = (open_times(bars)[-newest:] // 1_000_000_000).tolist()
     rows = bars[list(COLUMNS)].iloc[-newest:].to_numpy().tolist()
     return [(time, *row) for time, row in zip(seconds, rows, strict=True)]
+
+
+def marks_of(insight: InsightData) -> list[PatternMark]:
+    """The patterns detected at the insight's own bar."""
+    time = int(pd.Timestamp(insight.timestamp, tz="UTC").timestamp())
+    directions = insight.patterns.directions
+    return [(time, name, directions.get(name, 0)) for name in insight.patterns.detected]
+
+
+_TONES: Final = {"up": "var(--up,#0b7566)", "down": "var(--down,#b23a26)"}
 
 
 class Plot:
@@ -42,11 +55,11 @@ class Plot:
     current : price at the end of the last candle.
     """
 
-    def __init__(self, candles: Sequence[Candle], prices: Mapping[str, PricePrediction], current: float) -> None:
-        self.candles = list(candles[-SHOWN:])
+    def __init__(self, candles: Sequence[CandleRow], prices: Mapping[str, PricePrediction], current: float) -> None:
+        self.candles = list(candles[-CARD_CANDLES:])
         self.known = sorted((int(h), p) for h, p in prices.items() if p.log_return is not None and p.interval)
         self.edges = {h: log_edges(p, current) for h, p in self.known}
-        self._start = 100 - (AHEAD if self.known else 1) if self.candles else 0
+        self._start = 100 - (FORECAST_WIDTH if self.known else 1) if self.candles else 0
         self._current = current
         moves = [e for four in self.edges.values() for e in four] + [p.log_return or 0.0 for _, p in self.known]
         moves += [math.log(price / current) for candle in self.candles for price in candle[2:4]]

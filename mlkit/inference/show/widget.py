@@ -1,48 +1,53 @@
-"""The panel in a notebook: an anywidget whose page asks and whose kernel answers."""
+"""The panel in a notebook: an anywidget. Its page asks for a newer insight, the kernel answers."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import anywidget
 import pandas as pd
-import traitlets
 
-from mlkit.errors import ConfigError, MlkitError
-from mlkit.inference.insight import Insight
+from mlkit.errors import ConfigError, DependencyError, MlkitError
+from mlkit.inference.insight_data import InsightData
 from mlkit.inference.show.card import render_card
-from mlkit.inference.show.chart_data import SHOWN, Candle, candles_of
-from mlkit.inference.show.live_panel import panel_module
-from mlkit.inference.show.marks import Mark, marks_of
+from mlkit.inference.show.chart_data import CandleRow, PatternMark, candles_of, marks_of
+from mlkit.inference.show.panel_files import panel_module
 
-KEPT = 400  # candles of a widget
+try:
+    import anywidget
+    import traitlets
+except ModuleNotFoundError as error:
+    raise DependencyError(f"the panel needs {error.name}: pip install 'mlkit[lab]'") from error
+
+WIDGET_CANDLES = 400  # newest candles that a widget shows
 
 
 @dataclass(frozen=True)
-class Picture:
-    """What a panel shows: an insight, the candles up to its bar, and what is known of the market's bundle."""
+class PanelContent:
+    """An insight, the candles up to its bar with their detected patterns, and the status of the market's bundle."""
 
-    insight: Insight
-    candles: list[Candle]
-    marks: list[Mark] = field(default_factory=list)
+    insight: InsightData
+    candles: Sequence[CandleRow]
+    marks: Sequence[PatternMark] = ()
     market: dict[str, Any] | None = None
 
     def document(self) -> dict[str, Any]:
-        """As JSON, for the page."""
-        rows = [list(candle) for candle in self.candles]
-        insight = self.insight.model_dump(mode="json")
-        marks = [list(mark) for mark in self.marks]
-        return {"insight": insight, "candles": rows, "marks": marks, "market": self.market}
+        """The content as the JSON that the page reads."""
+        return {
+            "insight": self.insight.model_dump(mode="json"),
+            "candles": [list(candle) for candle in self.candles],
+            "marks": [list(mark) for mark in self.marks],
+            "market": self.market,
+        }
 
 
-class Panel(anywidget.AnyWidget):  # type: ignore[misc]
-    """The three views on one insight; live where there is a question to ask again.
+class InsightPanel(anywidget.AnyWidget):  # type: ignore[misc]
+    """Prediction, pattern and signal views of one insight, renewed where ``ask`` is given.
 
     Parameters
     ----------
-    picture : what is shown first.
-    question : gives the next picture; called in the kernel when the page asks. None for a still picture.
-    every : seconds between two questions while somebody looks.
+    content : shown first.
+    ask : returns the next content; called in the kernel when the page asks. None for a panel that does not change.
+    every : seconds between two requests while the panel is in view, at least 1.
     """
 
     _esm = panel_module()
@@ -52,61 +57,65 @@ class Panel(anywidget.AnyWidget):  # type: ignore[misc]
     every = traitlets.Float(30.0).tag(sync=True)
     answer = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, picture: Picture, question: Callable[[], Picture] | None = None, *, every: float = 30.0) -> None:
+    def __init__(
+        self, content: PanelContent, ask: Callable[[], PanelContent] | None = None, *, every: float = 30.0
+    ) -> None:
         if not every >= 1.0:
             raise ConfigError(f"every={every!r}: a panel asks once a second at most; pass seconds, such as 30")
-        self._picture, self._question = picture, question
-        said = picture.insight
+        self._content, self._ask = content, ask
         super().__init__(
-            symbol=said.symbol,
-            timeframe=said.timeframe,
-            live=question is not None,
+            symbol=content.insight.symbol,
+            timeframe=content.insight.timeframe,
+            live=ask is not None,
             every=float(every),
-            answer=picture.document(),
+            answer=content.document(),
         )
-        self.on_msg(self._hear)
+        self.on_msg(self._on_message)
 
-    def show(self, insight: Insight, bars: pd.DataFrame | None = None) -> None:
-        """Show another insight, as of `Predictor.update`, in every view that is open.
+    def show(self, insight: InsightData, bars: pd.DataFrame | None = None) -> None:
+        """Show another insight, such as that of `Predictor.update`, in every open view.
 
         Parameters
         ----------
-        bars : DataFrame (n_bars, 5), the newest bars; those that are not known yet are added.
+        bars : DataFrame (n_bars, 5), the newest bars; they replace and extend the candles shown.
         """
-        candles = list(self._picture.candles)
+        candles = list(self._content.candles)
         if bars is not None:
-            fresh = candles_of(bars, KEPT)
+            fresh = candles_of(bars, WIDGET_CANDLES)
             candles = [candle for candle in candles if candle[0] < fresh[0][0]] + fresh
-        marks = [*self._picture.marks, *marks_of(insight)][-KEPT:]
-        self._take(Picture(insight, candles[-KEPT:], marks, self._picture.market))
+        marks = [*self._content.marks, *marks_of(insight)][-WIDGET_CANDLES:]
+        self._set(PanelContent(insight, candles[-WIDGET_CANDLES:], marks, self._content.market))
 
     def refresh(self) -> None:
-        """Ask now, as the page does by itself; the errors of the question."""
-        if self._question is not None:
-            self._take(self._question())
+        """Ask now instead of at the next interval; raises the errors of ``ask``."""
+        if self._ask is not None:
+            self._set(self._ask())
 
-    def _take(self, picture: Picture) -> None:
-        self._picture = picture
-        self.answer = picture.document()
+    def _set(self, content: PanelContent) -> None:
+        self._content = content
+        self.answer = content.document()
 
-    def _hear(self, _: Any, content: Any, __: Any) -> None:
-        """The page asks; it keeps its last picture where there is no answer."""
-        if not isinstance(content, dict) or content.get("ask") != "refresh":
+    def _on_message(self, _: Any, message: Any, __: Any) -> None:
+        """Answer a request of the page; after an error the page keeps the content that it shows."""
+        if not isinstance(message, dict) or message.get("ask") != "refresh":
             return
-        said: dict[str, Any] = {"id": content.get("id")}
+        reply: dict[str, Any] = {"id": message.get("id")}
         try:
             self.refresh()
         except (MlkitError, OSError) as error:
-            said["error"] = str(error)
-        self.send(said)
+            reply["error"] = str(error)
+        self.send(reply)
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        """The widget, and beside it the static card for where no JavaScript runs."""
+        """The widget, and beside it the static card for viewers without JavaScript."""
         bundle = super()._repr_mimebundle_(**options)
-        faces = bundle[0] if isinstance(bundle, tuple) else bundle
-        if faces is None:
-            return bundle
-        insight = self._picture.insight
-        faces["text/html"] = render_card(insight, self._picture.candles[-SHOWN:])
-        faces["text/plain"] = str(insight)
+        data = bundle[0] if isinstance(bundle, tuple) else bundle
+        if data is not None:
+            data["text/html"] = render_card(self._content.insight, self._content.candles)
+            data["text/plain"] = str(self._content.insight)
         return bundle
+
+
+def panel_of(insight: InsightData, bars: pd.DataFrame | None = None) -> InsightPanel:
+    """A panel of one insight that does not change, with the candles of ``bars``, which end with its bar."""
+    return InsightPanel(PanelContent(insight, [] if bars is None else candles_of(bars, WIDGET_CANDLES)))

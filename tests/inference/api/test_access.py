@@ -10,7 +10,7 @@ from mlkit.config import Settings
 from mlkit.errors import ConfigError
 from mlkit.inference.api.app import create_app
 from mlkit.inference.api.options import ServeOptions
-from mlkit.inference.show.live_panel import panel_module
+from mlkit.inference.show.panel_files import panel_module
 
 URL = "/api/ml/insights/TEST?timeframe=1d"
 TOKEN = "0123456789abcdef0123456789abcdef"

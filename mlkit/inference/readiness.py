@@ -2,18 +2,46 @@
 
 from importlib.util import find_spec
 
+from pydantic import BaseModel, ConfigDict, JsonValue
+
 from mlkit import __version__
 from mlkit.config import Settings
 from mlkit.errors import BundleError
-from mlkit.inference.api.schemas import MarketStatus, StatusAnswer
 from mlkit.inference.bundle_roots import answering_root
 from mlkit.inference.drift_note import read_drift
-from mlkit.inference.insight import NOT_TRAINED
+from mlkit.inference.insight_data import NOT_TRAINED, Drift, ModelStatus
 from mlkit.inference.loaded_models import Models
 from mlkit.market import available
 from mlkit.models.bundle import read_current, read_manifest
 
-PACKAGES = ("safetensors", "torch", "xgboost", "lightgbm", "sklearn", "arch")
+REPORTED_PACKAGES = ("safetensors", "torch", "xgboost", "lightgbm", "sklearn", "arch")
+
+
+class MarketStatus(BaseModel):
+    """One market: its newest bundle and what was measured when that was trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    symbol: str
+    timeframe: str
+    bundle: str | None = None
+    created: str | None = None
+    trained_from: str | None = None  # open time of the first training bar
+    trained_until: str | None = None  # of the last
+    training_bars: int | None = None
+    metrics: dict[str, JsonValue] = {}  # horizon -> metrics out of sample, with the verdict
+    pattern_evidence: dict[str, JsonValue] = {}
+    drift: Drift | None = None  # None: not monitored
+    reason: str | None = None  # why there is no bundle
+
+
+class StatusAnswer(ModelStatus):
+    """What this server can answer."""
+
+    message: str | None = None
+    version: str
+    packages: dict[str, bool]  # optional package -> whether it is installed
+    markets: list[MarketStatus]
 
 
 def server_status(settings: Settings) -> StatusAnswer:
@@ -35,7 +63,7 @@ def server_status(settings: Settings) -> StatusAnswer:
         reasons=reasons,
         message=None if loaded else NOT_TRAINED,
         version=__version__,
-        packages={name: find_spec(name) is not None for name in PACKAGES},
+        packages={name: find_spec(name) is not None for name in REPORTED_PACKAGES},
         markets=markets,
     )
 
