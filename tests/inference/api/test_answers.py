@@ -15,9 +15,9 @@ from mlkit.inference.api.schemas import (
     PatternsAnswer,
     PricePredictionAnswer,
     SignalsAnswer,
-    StatusAnswer,
 )
 from mlkit.inference.predictor import insights
+from mlkit.inference.readiness import StatusAnswer
 from mlkit.inference.served_markets import Markets
 from mlkit.models.bundle.bundle import ModelBundle
 from mlkit.models.bundle.publishing import publish
