@@ -1,4 +1,4 @@
-"""Settings and the few file-system habits that every layer shares."""
+"""Settings, and how every layer writes files."""
 
 import hashlib
 import os
@@ -6,28 +6,32 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _WRITE = 1 << 24  # bytes of one write call
-# Settings that say nothing about a model.
-_ELSEWHERE = {
+# Settings that do not change what a model predicts: folders, tracking, and when to check and retrain.
+_NOT_OF_A_MODEL = {
     "model_storage_path",
     "training_data_path",
     "ledger_path",
     "pattern_weights_path",
     "tuning_storage",
     "tracking",
+    "retrain_age",
+    "retrain_new_bars",
+    "retrain_rows",
+    "retrain_keep",
+    "drift_level",
 }
-_ELSEWHERE |= {"retrain_age", "retrain_new_bars", "retrain_rows", "retrain_keep", "drift_level"}
 
 
 def project_root() -> Path:
     """Folder that relative paths start from.
 
     ``MLKIT_HOME`` if set; else the nearest folder at or above the working directory that holds
-    ``pyproject.toml`` and ``notebooks/``; else the working directory. So a notebook, a test and the
-    command line all see the same ``data/``.
+    ``pyproject.toml`` and ``notebooks/``; else the working directory. So notebooks, tests and the
+    command line all use the same ``data/``.
     """
     home = os.environ.get("MLKIT_HOME")
     if home:
@@ -40,7 +44,7 @@ def project_root() -> Path:
 
 
 class Settings(BaseSettings):
-    """The seed values of mlkit, frozen; every field can be set as ``MLKIT_<FIELD>`` in the environment."""
+    """The settings of mlkit, frozen; every field can be set as ``MLKIT_<FIELD>`` in the environment."""
 
     model_config = SettingsConfigDict(env_prefix="MLKIT_", frozen=True, extra="forbid", protected_namespaces=())
 
@@ -49,8 +53,8 @@ class Settings(BaseSettings):
     tuning_storage: str | None = None  # URL of the Optuna storage; None: the SQLite file data/optuna.db
     training_data_path: Path | str = Path("data/bars")  # or the URL of an object store, such as s3://bucket/bars
     pattern_weights_path: Path | None = None  # folder of pattern CNN weights to use instead of the shipped ones
-    pattern_sequence_length: int = 20  # bars in one CNN window
-    pattern_num_classes: int = 15
+    pattern_sequence_length: int = 20  # bars in one window of the pattern CNN, which has no other length
+    pattern_num_classes: int = 15  # patterns of the pattern CNN
     prediction_horizons: tuple[int, ...] = (1, 5, 15, 60)  # bars ahead
     ml_cache_ttl: int = 30  # seconds an insight may be served from cache
     min_confidence_threshold: float = Field(0.5, ge=0.0, le=1.0)
@@ -69,8 +73,8 @@ class Settings(BaseSettings):
     tracking: bool | None = None  # runs go to MLflow; None: those of the commands and of the full profile
 
     def chosen(self) -> dict[str, Any]:
-        """All that decides what a model says, as plain JSON values: no folder, no tracking."""
-        return self.model_dump(mode="json", exclude=_ELSEWHERE)
+        """The settings that decide what a model predicts, as plain JSON values."""
+        return self.model_dump(mode="json", exclude=_NOT_OF_A_MODEL)
 
     @property
     def models(self) -> Path:
@@ -85,8 +89,17 @@ class Settings(BaseSettings):
     @field_validator("training_data_path")
     @classmethod
     def _path_or_url(cls, value: Path | str) -> Path | str:
-        """Text with ``://`` stays a URL; a Path would swallow one of its slashes."""
+        """Keep text with ``://`` as a URL: a Path would drop one of its slashes."""
         return value if isinstance(value, str) and "://" in value else Path(value)
+
+    @field_validator("pattern_sequence_length", "pattern_num_classes")
+    @classmethod
+    def _of_the_cnn(cls, value: int, info: ValidationInfo) -> int:
+        """The shape of the pattern CNN is that of its weights: refuse a value that would change nothing."""
+        built = cls.model_fields[str(info.field_name)].default
+        if value != built:
+            raise ValueError(f"the pattern CNN is built for {built}; leave this setting out")
+        return value
 
     @property
     def ledger(self) -> Path:
@@ -101,12 +114,12 @@ class Settings(BaseSettings):
     @property
     def lake(self) -> Path | str:
         """Absolute folder of the bar files, or their URL."""
-        place = self.training_data_path
-        return place if isinstance(place, str) else project_root() / place
+        lake = self.training_data_path
+        return lake if isinstance(lake, str) else project_root() / lake
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write ``data`` so that a reader sees the old file or the new one: temporary name, fsync, rename."""
+    """Replace a file in one step (temporary file, fsync, rename): a reader sees the old bytes or the new ones."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:

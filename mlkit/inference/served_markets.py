@@ -21,7 +21,7 @@ from mlkit.market import BUILT_IN, available, load_bars, open_times
 from mlkit.market.lake import BarStore
 
 if TYPE_CHECKING:
-    from mlkit.market.lake import Manifest
+    from mlkit.market.lake import LakeManifest
 
 MarketKey = tuple[str, str]  # symbol, timeframe
 MAX_UPDATES = 5000  # with more new bars than this the predictor is started again instead of updated bar by bar
@@ -120,7 +120,7 @@ class Markets:
         fresh = [mark for bar in bars.iloc[1:].itertuples() for mark in marks_of(feed.predictor.update(bar))]
         return _Feed(feed.predictor, feed.bundle, generation, revised, [*feed.marks, *fresh][-MAX_UPDATES:])
 
-    def _state(self, key: MarketKey) -> "Manifest | None":
+    def _state(self, key: MarketKey) -> "LakeManifest | None":
         return None if _built_in(key) else self._store.manifest(*key)
 
 
@@ -155,5 +155,5 @@ def _built_in(key: MarketKey) -> bool:
     return key[0] in BUILT_IN and key[1] == "1d"
 
 
-def _counted(state: "Manifest | None") -> tuple[int | None, int]:
+def _counted(state: "LakeManifest | None") -> tuple[int | None, int]:
     return (None, 0) if state is None else (state.generation, state.revised)

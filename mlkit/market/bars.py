@@ -1,6 +1,7 @@
 """The Bars contract: a pandas DataFrame checked once at each public door; inner code trusts it."""
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import numpy as np
@@ -8,16 +9,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from mlkit.errors import BarsError
-from mlkit.market.symbols import check_symbol as check_symbol
-from mlkit.market.times import TIMEFRAMES as TIMEFRAMES
-from mlkit.market.times import Int64Array, floor_times, such_rows, timeframe_ns
-from mlkit.market.times import timeframe_delta as timeframe_delta
+from mlkit.market.bar_columns import BAR_COLUMNS
+from mlkit.market.bar_columns import COLUMNS as COLUMNS
+from mlkit.market.symbols import check_symbol
+from mlkit.market.times import Int64Array, floor_times, such_rows, timeframe_delta, timeframe_ns
 
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+Values = tuple[Int64Array, Float64Array]  # open times in ns (n,), values (5, n)
+Month = tuple[str, Int64Array, Float64Array]  # YYYY-MM, open times in ns (n,), values (5, n)
 
-COLUMNS = ("open", "high", "low", "close", "volume")
-PRICES = COLUMNS[:4]
 TIME_NAMES = ("timestamp", "date", "time", "datetime", "open time", "open_time", "opentime")
 
 _BLOCK = 1 << 15
@@ -63,6 +64,19 @@ def make_bars(index: pd.DatetimeIndex, data: Float64Array, *, symbol: str, timef
     bars = pd.DataFrame(data.T, index=index, columns=pd.Index(COLUMNS), copy=False)
     bars.attrs = {"symbol": symbol, "timeframe": timeframe}
     return bars
+
+
+def bars_of(values: Values, *, symbol: str, timeframe: str) -> pd.DataFrame:
+    """`make_bars` of open times in ns since the epoch (n,) and values (5, n)."""
+    return make_bars(pd.DatetimeIndex(values[0], tz="UTC"), values[1], symbol=symbol, timeframe=timeframe)
+
+
+def by_month(times: Int64Array, data: Float64Array) -> Iterator[Month]:
+    """Sorted open times (n,) and values (5, n) month by month."""
+    months = times.astype("datetime64[ns]").astype("datetime64[M]")
+    starts = np.flatnonzero(np.append(len(times) > 0, months[1:] != months[:-1]))
+    for start, stop in zip(starts, [*starts[1:], len(times)], strict=True):
+        yield str(months[start]), times[start:stop], data[:, start:stop]
 
 
 def ohlcv_arrays(
@@ -200,14 +214,16 @@ def _numbers(column: pd.Series, index: pd.DatetimeIndex, where: str) -> Float64A
 def check_values(data: Float64Array, index: pd.DatetimeIndex, where: str, first: int = 0) -> None:
     """Raise BarsError for values (5, n) that no bar has; ``first`` is the number of the first row."""
     for start in range(0, data.shape[1], _BLOCK):  # in blocks that stay in the cache
-        o, h, lo, c, v = data[:, start : start + _BLOCK]
-        fine = (lo > 0) & (lo <= o) & (lo <= c) & (o <= h) & (c <= h) & (h < np.inf) & (v >= 0) & (v < np.inf)
+        o, h, lo, c, *others = data[:, start : start + _BLOCK]
+        fine = (lo > 0) & (lo <= o) & (lo <= c) & (o <= h) & (c <= h) & (h < np.inf)
+        for column, values in zip(BAR_COLUMNS[4:], others, strict=True):
+            fine &= (values >= column.least) & (values < np.inf)
         if not fine.all():
             _report_values(data, index, where, first)
 
 
 def _report_values(data: Float64Array, index: pd.DatetimeIndex, where: str, first: int) -> NoReturn:
-    """Raise for the first fault that applies; one certainly does."""
+    """Raise BarsError for the first rule that the values break."""
 
     def refuse(name: str, bad: BoolArray, what: str, mend: str, than: Float64Array | None = None) -> None:
         if bad.any():
@@ -219,17 +235,17 @@ def _report_values(data: Float64Array, index: pd.DatetimeIndex, where: str, firs
                 f"{mend}, or use mlkit.repair_bars{such_rows(bad)}"
             )
 
-    o, h, lo, c, v = data
-    for name, values in zip(COLUMNS, data, strict=True):
-        refuse(name, np.isnan(values), "is missing", "drop the row")
-        refuse(name, np.isinf(values), "is infinite", "drop the row")
-    for name, values in zip(PRICES, data, strict=False):
-        refuse(name, values <= 0, "is not a positive price", "drop the row")
+    for column, values in zip(BAR_COLUMNS, data, strict=True):
+        refuse(column.name, np.isnan(values), "is missing", "drop the row")
+        refuse(column.name, np.isinf(values), "is infinite", "drop the row")
+    for column, values in zip(BAR_COLUMNS, data, strict=True):
+        mend = "drop the row" if column.neutral is None else f"set it to {column.neutral:g}"
+        refuse(column.name, values < column.least, column.fault, mend)
+    o, h, lo, c = data[:4]
     refuse("high", h < lo, "is below the low", "swap them", lo)
     for name, values in (("open", o), ("close", c)):
         refuse(name, values > h, "is above the high", "raise the high", h)
         refuse(name, values < lo, "is below the low", "lower the low", lo)
-    refuse("volume", v < 0, "is negative", "set it to 0")
     raise AssertionError("unreachable: one check above fails")
 
 

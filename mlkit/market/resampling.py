@@ -1,11 +1,23 @@
 """Bars of a smaller timeframe become bars of a larger one, each only once it is complete."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
 from mlkit.errors import BarsError, ConfigError
-from mlkit.market.bars import make_bars, ohlcv_arrays, open_times, validate_bars
-from mlkit.market.times import floor_times, timeframe_ns
+from mlkit.market.bar_columns import BAR_COLUMNS
+from mlkit.market.bars import Float64Array, bars_of, open_times, validate_bars
+from mlkit.market.times import Int64Array, floor_times, moment, timeframe_ns
+
+# How a larger bar takes a column from smaller ones: values (n,), row of the first smaller bar of each larger one.
+_REDUCE: dict[str, Callable[[Float64Array, Int64Array], Float64Array]] = {
+    "first": lambda values, starts: values[starts],
+    "max": np.maximum.reduceat,
+    "min": np.minimum.reduceat,
+    "last": lambda values, starts: values[np.append(starts[1:], len(values)) - 1],
+    "sum": np.add.reduceat,
+}
 
 
 def resample(bars: pd.DataFrame, timeframe: str, *, known_at: pd.Timestamp | None = None) -> pd.DataFrame:
@@ -36,28 +48,14 @@ def resample(bars: pd.DataFrame, timeframe: str, *, known_at: pd.Timestamp | Non
         raise ConfigError(f"{timeframe} bars cannot be made of {bars.attrs['timeframe']} bars: not a multiple")
     times = open_times(bars)
     opens = floor_times(times, timeframe)
-    end = int(times[-1]) + small if known_at is None else _ns(known_at)
+    known = moment("known_at", known_at)
+    end = int(times[-1]) + small if known is None else known.as_unit("ns").value
     starts = np.flatnonzero(np.diff(opens, prepend=opens[0] - 1))
-    o, h, lo, c, v = ohlcv_arrays(bars)
-    data = np.stack(
-        [
-            o[starts],
-            np.maximum.reduceat(h, starts),
-            np.minimum.reduceat(lo, starts),
-            c[np.append(starts[1:], len(times)) - 1],
-            np.add.reduceat(v, starts),
-        ]
-    )
+    data = np.stack([_REDUCE[column.resample](bars[column.name].to_numpy(), starts) for column in BAR_COLUMNS])
     keep = opens[starts] + large <= end
     keep[0] &= times[0] == opens[0]
     if not keep.any():
         market = f"{bars.attrs['symbol']} {bars.attrs['timeframe']}"
         raise BarsError(f"{market}: {len(bars)} bars are too few for one whole {timeframe} bar")
-    index = pd.DatetimeIndex(opens[starts][keep], tz="UTC")
-    return make_bars(index, np.ascontiguousarray(data[:, keep]), symbol=bars.attrs["symbol"], timeframe=timeframe)
-
-
-def _ns(moment: pd.Timestamp) -> int:
-    stamp = pd.Timestamp(moment)
-    stamp = stamp.tz_localize("UTC") if stamp.tz is None else stamp
-    return int(stamp.as_unit("ns").value)
+    values = opens[starts][keep], np.ascontiguousarray(data[:, keep])
+    return bars_of(values, symbol=bars.attrs["symbol"], timeframe=timeframe)

@@ -8,13 +8,14 @@ import pandas as pd
 
 from mlkit.config import Settings
 from mlkit.errors import BarsError, ConfigError, DependencyError
-from mlkit.market.bars import check_symbol, listing, timeframe_delta, validate_bars
+from mlkit.market.bars import listing, validate_bars
 from mlkit.market.lake.commits import Commit, Conflict
 from mlkit.market.lake.store import BarStore
 from mlkit.market.reading.repair import RepairReport
 from mlkit.market.reading.rows import Intake
 from mlkit.market.reading.tables import KINDS
-from mlkit.market.times import moment
+from mlkit.market.symbols import check_symbol
+from mlkit.market.times import moment, timeframe_delta
 
 BUILT_IN = {
     "SP500": "sp500",

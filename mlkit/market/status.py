@@ -39,17 +39,15 @@ def _row(store: BarStore, symbol: str, timeframe: str, now: pd.Timestamp, check:
     step = timeframe_delta(timeframe)
     try:
         manifest = store.manifest(symbol, timeframe)
-        bars = store.read(symbol, timeframe) if check or manifest is None else None
+        if manifest is None or check:
+            store.read(symbol, timeframe)  # raises where a month is damaged, or all bars were removed meanwhile
+        assert manifest is not None
     except MlkitError as error:
         none = pd.Timestamp("NaT")
         empty = {"bars": 0, "first": none, "last": none, "age": pd.Timedelta("NaT"), "of_the_grid": 0.0, "revised": 0}
         return {**empty, "source": "", "dataset": "", "problem": str(error)}
-    if manifest is not None:
-        rows, first, last = manifest.rows, manifest.first, manifest.last
-        known = (manifest.revised, manifest.source or "", manifest.dataset[:12], "")
-    else:
-        assert bars is not None
-        rows, first, last = len(bars), bars.index[0], bars.index[-1]
-        known = (0, "", "", "no manifest yet: the next write makes one")
-    share = rows / ((last - first) // step + 1)
-    return dict(zip(_COLUMNS, (rows, first, last, now - last - step, share, *known), strict=True))
+    first, last = manifest.first, manifest.last
+    share = manifest.rows / ((last - first) // step + 1)
+    known = (manifest.revised, manifest.source or "", manifest.dataset[:12])
+    problem = "" if manifest.generation else "no manifest yet: the next write makes one"
+    return dict(zip(_COLUMNS, (manifest.rows, first, last, now - last - step, share, *known, problem), strict=True))

@@ -42,10 +42,9 @@ def revised(bars: pd.DataFrame, volume: float) -> pd.DataFrame:
     return bars.assign(volume=volume)
 
 
-def old_lake(store: BarStore) -> None:
-    folder = Path(store.location) / "symbol=BTC%2FUSDT" / "timeframe=1h"
-    folder.mkdir(parents=True)
-    BARS.iloc[:1000].reset_index().to_parquet(folder / "bars.parquet")
+def without_manifest(store: BarStore) -> None:
+    store.append(BARS.iloc[:1000])
+    (Path(store.location) / "symbol=BTC%2FUSDT" / "timeframe=1h" / "_manifest.json").unlink()
 
 
 # name: how the lake was, what is written, what it is afterwards
@@ -60,7 +59,7 @@ OPERATIONS: dict[str, Operation] = {
         revised(BARS, 7.0),
     ),
     "replacement": (lambda s: s.append(BARS), lambda s: s.replace(BARS.iloc[900:990]), BARS.iloc[900:990]),
-    "migration": (old_lake, lambda s: s.append(BARS), BARS),
+    "lost manifest": (without_manifest, lambda s: s.append(BARS), BARS),
 }
 
 

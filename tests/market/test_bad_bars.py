@@ -16,6 +16,7 @@ from mlkit.cli import main
 from mlkit.config import Settings
 from mlkit.errors import MlkitError
 from mlkit.market.bars import validate_bars
+from mlkit.market.lake.partitions import encode_month
 from mlkit.market.reading.rows import Intake
 from mlkit.market.simulate.markets import null_market
 from mlkit.report.plan import ReportRequest, make_plan
@@ -137,7 +138,7 @@ KINDS: dict[str, Kind] = {
         "timeframes are mixed", "timeframes are mixed", {},
     ),
     "no time in a row": (put(9, 0, ""), "'timestamp', line 11: ''", "=rows without a time dropped 1", {}),
-    "a word for a time": (put(9, 0, "noon"), "'timestamp', line 11: 'noon'", "time of row 9: 'noon'", {}),
+    "a word for a time": (put(9, 0, "noon"), "'timestamp', line 11: 'noon'", "'timestamp', row 9: 'noon'", {}),
     "NaN price": (put(9, 4, "nan"), "'close', row 9 (2024-01-01 00:09", "=rows without a valid price dropped 1", {}),
     "infinite price": (put(9, 2, "inf"), "inf is infinite", "=rows without a valid price dropped 1", {}),
     "zero price": (put(9, 3, "0"), "0.0 is not a positive price", "=rows without a valid price dropped 1", {}),
@@ -161,7 +162,7 @@ KINDS: dict[str, Kind] = {
         each(1, lambda x: f'"{float(x):,.2f}"'), "has a decimal comma or thousands", "has a decimal comma", {},
     ),
     "empty file": (lambda _: [], "the file is empty", "the file is empty", {}),
-    "header only": (lambda r: r[:1], "a header but no rows", "no valid row is left of 0|0 rows", {}),
+    "header only": (lambda r: r[:1], "a header but no rows", "a header but no rows", {}),
     "missing column": (lambda r: [row[:5] for row in r], "no column 'volume'", "no column 'volume'", {}),
     "extra column": (lambda r: [[*row, "1"] for row in r], "kept", "kept", {}),
     "wrong-case columns": (header(open="OPEN", close=" Close "), "kept", "kept", {}),
@@ -280,16 +281,17 @@ def test_repairing_twice_changes_nothing(kind: str, tmp_path: Path) -> None:
 def test_a_bad_file_laid_into_the_lake_by_hand_is_refused(lake: Settings) -> None:
     folder = Path(lake.lake) / "symbol=A" / "timeframe=1m"
     folder.mkdir(parents=True)
-    frame = CLEAN.reset_index()
-    for broken, part in (
-        (frame.assign(high=1.0), "'high', row 0"),
-        (frame.drop(columns="low"), "no column 'low'"),
-        (frame.assign(timestamp=frame["timestamp"].astype("int64") // 60), "is no whole epoch|off the 1m grid|epoch"),
-        (frame.iloc[::-1], "earlier than"),
+    for values, part in (
+        (CLEAN.assign(high=1.0), "'high', row 0"),
+        (CLEAN.set_axis(CLEAN.index + pd.Timedelta(seconds=7)), "off the 1m grid"),
+        (CLEAN.iloc[::-1], "earlier than"),
     ):
-        broken.to_parquet(folder / "bars.parquet")
+        raw = encode_month((values.index.as_unit("ns").asi8, values.to_numpy().T))
+        (folder / "2024-01.parquet").write_bytes(raw)
         assert says(part, answer(lambda: mlkit.load_bars("A", "1m")))
-    (folder / "bars.parquet").write_bytes(b"PAR1")
+    CLEAN.reset_index().drop(columns="low").to_parquet(folder / "2024-01.parquet")
+    assert "not a readable Parquet file of bars (columns" in answer(lambda: mlkit.load_bars("A", "1m"))
+    (folder / "2024-01.parquet").write_bytes(b"PAR1")
     assert "not a readable Parquet file" in answer(lambda: mlkit.load_bars("A", "1m"))
 
 

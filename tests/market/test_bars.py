@@ -10,12 +10,12 @@ import pytest
 from mlkit.errors import BarsError, ConfigError
 from mlkit.market.bars import (
     COLUMNS,
-    TIMEFRAMES,
     fingerprint,
     ohlcv_arrays,
     timeframe_delta,
     validate_bars,
 )
+from mlkit.market.times import TIMEFRAMES
 
 Fault = Callable[[pd.DataFrame], object]
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mlkit.errors import BarsError, ConfigError
 from mlkit.market.bars import validate_bars
-from mlkit.market.reading.repair import repair_bars
+from mlkit.market.reading.rows import repair_bars
 from mlkit.market.simulate.markets import null_market
 
 CLEAN = null_market(30, seed=1, symbol="A")
@@ -123,7 +123,7 @@ def test_bars_that_are_finer_than_the_timeframe_are_refused() -> None:
         (CLEAN.iloc[:0], "0 rows"),
         (CLEAN.assign(open=np.nan), "no valid row is left of 30"),
         (CLEAN.set_axis(pd.DatetimeIndex([pd.NaT] * 30, tz="UTC"), axis=0), "no row has a time"),
-        (CLEAN.reset_index(drop=True), "A 1m: time of row 0: 0 is no whole epoch"),
+        (CLEAN.reset_index(drop=True), "A 1m: no column 'timestamp'"),
         (CLEAN.assign(Date="2024-01-01", Timestamp="00:00"), "'Date' and 'Timestamp' both name the timestamp"),
         (CLEAN.to_numpy(), "not ndarray"),
     ],

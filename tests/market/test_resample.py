@@ -8,8 +8,9 @@ import pytest
 
 import mlkit
 from mlkit.errors import BarsError, ConfigError
-from mlkit.market.bars import TIMEFRAMES, validate_bars
+from mlkit.market.bars import validate_bars
 from mlkit.market.simulate.markets import null_market
+from mlkit.market.times import TIMEFRAMES
 
 MINUTES = null_market(3 * 1440 + 17, seed=6, symbol="A")  # from midnight
 HOW = {"open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum"}

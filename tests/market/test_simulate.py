@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from mlkit.errors import ConfigError
-from mlkit.market.bars import TIMEFRAMES, fingerprint, ohlcv_arrays, validate_bars
+from mlkit.market.bars import fingerprint, ohlcv_arrays, validate_bars
 from mlkit.market.simulate.markets import GAPS, draw_regime, edge_r2, null_market, pattern_factory, planted_edge
+from mlkit.market.times import TIMEFRAMES
 
 MARKETS = [null_market, planted_edge, pattern_factory]
 Market = Callable[..., pd.DataFrame]

@@ -20,9 +20,8 @@ NOW = MINUTES.index[-1] + pd.Timedelta(minutes=31)
 def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setenv("MLKIT_TRAINING_DATA_PATH", str(tmp_path / "bars"))
     BarStore(tmp_path / "bars").append(MINUTES.drop(index=MINUTES.index[100:200]), source="binance")
-    (tmp_path / "bars" / "symbol=OLD" / "timeframe=1h").mkdir(parents=True)
-    old = null_market(40, seed=3, timeframe="1h", symbol="OLD").reset_index()
-    old.to_parquet(tmp_path / "bars" / "symbol=OLD" / "timeframe=1h" / "bars.parquet")
+    BarStore(tmp_path / "bars").append(null_market(40, seed=3, timeframe="1h", symbol="OLD"))
+    (tmp_path / "bars" / "symbol=OLD" / "timeframe=1h" / "_manifest.json").unlink()
     return Settings()
 
 

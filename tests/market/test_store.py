@@ -140,36 +140,20 @@ def test_only_valid_bars_are_written(local: BarStore) -> None:
     assert not Path(local.location).exists()
 
 
-def test_old_lakes_are_read_and_migrated_by_the_next_write(store: BarStore, tmp_path: Path) -> None:
-    local = BarStore(tmp_path / "old")
-    folder(local).mkdir(parents=True)
-    MONTHS.iloc[:1000].reset_index().to_parquet(folder(local) / "bars.parquet")
-    assert local.markets() == [MARKET] and local.manifest(*MARKET) is None
-    assert local.last(*MARKET) == MONTHS.index[999]
-    pd.testing.assert_frame_equal(local.read(*MARKET), MONTHS.iloc[:1000], check_freq=False)
-    part = local.read(*MARKET, MONTHS.index[10], MONTHS.index[20])
-    pd.testing.assert_frame_equal(part, MONTHS.iloc[10:20], check_freq=False)
-    commit = local.append(MONTHS.iloc[900:])
-    assert (commit.added, commit.known, commit.rows) == (len(MONTHS) - 1000, 100, len(MONTHS))
-    pd.testing.assert_frame_equal(local.read(*MARKET), MONTHS)
-    names = sorted(path.name for path in folder(local).iterdir())
-    assert names == [*(f"2024-0{month}.parquet" for month in (1, 2, 3, 4)), "_manifest.json"]
-
-
-def test_old_bars_that_disagree_stay_as_they_were(local: BarStore) -> None:
-    folder(local).mkdir(parents=True)
-    changed(MONTHS, 3).reset_index().to_parquet(folder(local) / "bars.parquet")
-    with pytest.raises(BarsError, match="other values"):
-        local.append(MONTHS)
-    assert [path.name for path in folder(local).iterdir()] == ["bars.parquet"]
-
-
 def test_a_lake_without_its_manifest_is_read_by_its_files(local: BarStore) -> None:
     local.append(MONTHS)
+    before = local.manifest(*MARKET)
     (folder(local) / "_manifest.json").unlink()
-    pd.testing.assert_frame_equal(local.read(*MARKET), MONTHS, check_freq=False)
-    local.append(MONTHS.iloc[:5])
-    assert local.manifest(*MARKET) is not None
+    (folder(local) / "2024-02.parquet").write_bytes(b"PAR1")
+    with pytest.raises(LakeError, match=r"2024-02\.parquet: not a readable Parquet file"):
+        local.read(*MARKET)
+    (folder(local) / "2024-02.parquet").unlink()  # damaged: deleted with the manifest, and imported again
+    rest = MONTHS[MONTHS.index.month != 2]
+    pd.testing.assert_frame_equal(local.read(*MARKET), rest, check_freq=False)
+    assert local.markets() == [MARKET] and local.last(*MARKET) == MONTHS.index[-1]
+    assert local.append(rest.iloc[:5]).generation == 1  # nothing is new, but the manifest is written again
+    commit = local.append(MONTHS)
+    assert before is not None and (commit.generation, commit.dataset) == (2, before.dataset)
     pd.testing.assert_frame_equal(local.read(*MARKET), MONTHS)
 
 

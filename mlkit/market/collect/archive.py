@@ -11,13 +11,14 @@ import pandas as pd
 
 from mlkit.config import Settings
 from mlkit.errors import BarsError, ConfigError, FetchError, MlkitError
-from mlkit.market.bars import check_symbol, open_times
+from mlkit.market.bars import open_times
 from mlkit.market.collect.archive_files import Folder, Period, Web, open_archive, read_zip
 from mlkit.market.collect.exchange import Patience, Sleep
 from mlkit.market.collect.fetch import Revised, Time, refuse_foreign
 from mlkit.market.collect.progress_lines import Collected, FetchReport, Progress, ProgressLines, utc
 from mlkit.market.lake.store import BarStore
 from mlkit.market.sources import check_free
+from mlkit.market.symbols import check_symbol
 from mlkit.market.times import moment, timeframe_delta, timeframe_ns
 
 _ID = re.compile(r"[A-Za-z0-9_]{1,32}", re.ASCII)  # Binance's ids; they become part of a path

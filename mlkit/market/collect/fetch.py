@@ -11,11 +11,12 @@ import pandas as pd
 
 from mlkit.config import Settings
 from mlkit.errors import BarsError, ConfigError, FetchError, MlkitError
-from mlkit.market.bars import Float64Array, check_symbol, make_bars, open_times
+from mlkit.market.bars import Float64Array, make_bars, open_times
 from mlkit.market.collect.exchange import Exchange, Halted, connect
 from mlkit.market.collect.progress_lines import Collected, FetchReport, Progress, ProgressLines, utc
 from mlkit.market.lake.store import BarStore
 from mlkit.market.sources import check_free
+from mlkit.market.symbols import check_symbol
 from mlkit.market.times import Int64Array, floor_times, moment, timeframe_ns
 
 OVERLAP = 10  # bars on either side of what is missing that are fetched again and compared

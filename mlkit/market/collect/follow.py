@@ -6,11 +6,11 @@ import pandas as pd
 
 from mlkit.config import Settings
 from mlkit.errors import FetchError
-from mlkit.market.bars import check_symbol
 from mlkit.market.collect.exchange import SETTLE, Exchange, connect
 from mlkit.market.collect.fetch import Collector, Time
 from mlkit.market.lake.store import BarStore
 from mlkit.market.sources import check_free
+from mlkit.market.symbols import check_symbol
 from mlkit.market.times import moment, timeframe_delta
 
 _LATE = 30.0  # the longest pause, in seconds, between two polls for a bar that is overdue

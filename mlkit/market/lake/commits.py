@@ -2,17 +2,16 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from hashlib import sha256
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from mlkit.errors import BarsError, LakeError
-from mlkit.market.bars import COLUMNS, Float64Array
-from mlkit.market.lake.index import NAME, Manifest, Partition, values_digest
-from mlkit.market.lake.partitions import Market, Month, Overtaken, Values, encode_month, months_of
+from mlkit.market.bars import COLUMNS, Float64Array, Month, Values
+from mlkit.market.lake.index import MANIFEST_FILE, LakeManifest, Partition, values_digest
+from mlkit.market.lake.partitions import LakeMarket, Overtaken, encode_month, month_partition
 from mlkit.market.times import Int64Array
 
 Conflict = Literal["refuse", "keep", "replace"]
@@ -51,7 +50,7 @@ class Merged(NamedTuple):
 class Write:
     """One write under the lock of its symbol. The manifest is replaced once, after all months are staged."""
 
-    def __init__(self, market: Market, on_conflict: Conflict, source: str | None) -> None:
+    def __init__(self, market: LakeMarket, on_conflict: Conflict, source: str | None) -> None:
         self._market, self._on_conflict, self._source = market, on_conflict, source
         self._added = self._known = self._revised = 0
         self._staged: list[Partition] = []
@@ -60,115 +59,90 @@ class Write:
         """Merge ``months`` into what is there; ``exact``: they become all there is."""
         market = self._market
         before = market.manifest()
-        old_files = [] if before is not None else market.old_files()
+        parts = {}
         if before is not None:
             finish(market, before)
-        parts = {part.month: part for part in before.files} if before is not None else {}
-        old_bars = months_of(market.read_old(old_files)) if old_files else ()
-        old = {month: (times, data) for month, times, data in old_bars}
+            parts = {part.month: part for part in before.files}
         after: dict[str, Partition] = {}
         try:
             for month, times, data in months:
                 if month in after:
                     raise ValueError(f"month {month} comes twice")
-                there = old.pop(month, None)
-                if there is None and month in parts:
-                    there = self._committed(parts[month])
-                after[month] = self._month(month, there, (times, data), parts.get(month), exact)
-            if not exact:
-                after |= {month: self._stage(month, values) for month, values in old.items()}
-                after |= {month: part for month, part in parts.items() if month not in after}
+                after[month] = self._month(month, parts.get(month), (times, data), exact)
         except BaseException:
-            with suppress(LakeError):  # what stays is swept by the next write
+            with suppress(LakeError):  # the next write removes what stays
                 for part in self._staged:
-                    market.folder.remove(f"{market.place}/{part.staged}")
+                    market.folder.remove(f"{market.path}/{part.staged}")
             raise
+        after = after if exact else parts | after
         if not after:
             raise BarsError(f"{market.symbol} {market.timeframe}: no bars to write")
-        return self._commit(before, parts, after, old_files)
+        return self._commit(before, tuple(after[month] for month in sorted(after)))
 
-    def _committed(self, part: Partition) -> Values:
-        try:
-            return self._market.month(part)
-        except Overtaken as damage:  # nobody else may write: it is damage
-            raise LakeError(str(damage)) from None
-
-    def _month(self, month: str, there: Values | None, new: Values, part: Partition | None, exact: bool) -> Partition:
+    def _month(self, month: str, part: Partition | None, new: Values, exact: bool) -> Partition:
         """What the month is after this write: the old file where nothing changes."""
-        if there is None:
+        values = new
+        if part is None:
             self._added += len(new[0])
-            return self._stage(month, new)
-        merged = merge(there, new, self._on_conflict, f"{self._market.symbol} {self._market.timeframe}")
-        self._added += merged.added
-        self._known += merged.known
-        self._revised += merged.revised
-        values = new if exact else merged.values
-        if part is not None and values_digest(*values) == part.values:
-            return part
-        return self._stage(month, values)
+        else:
+            try:
+                there = self._market.month(part)
+            except Overtaken as damage:  # this write holds the lock, so no other writer was faster
+                raise LakeError(str(damage)) from None
+            merged = merge(there, new, self._on_conflict, f"{self._market.symbol} {self._market.timeframe}")
+            self._added += merged.added
+            self._known += merged.known
+            self._revised += merged.revised
+            values = new if exact else merged.values
+            if values_digest(*values) == part.values:
+                return part
+        raw = encode_month(values)
+        staged = month_partition(month, values, raw)
+        self._staged.append(staged)
+        self._market.folder.stage(f"{self._market.path}/{staged.staged}", raw)
+        return staged
 
-    def _stage(self, month: str, values: Values) -> Partition:
-        times, data = values
-        raw = encode_month(times, data)
-        part = Partition(
-            month, len(times), int(times[0]), int(times[-1]), len(raw), sha256(raw).hexdigest(), values_digest(*values)
-        )
-        self._staged.append(part)
-        self._market.folder.stage(f"{self._market.place}/{part.staged}", raw)
-        return part
-
-    def _commit(
-        self,
-        before: Manifest | None,
-        parts: dict[str, Partition],
-        after: dict[str, Partition],
-        old_files: list[str],
-    ) -> Commit:
-        market = self._market
-        files = tuple(after[month] for month in sorted(after))
-        manifest = before
-        if before is None or before.files != files:
-            gone = {*old_files, *(part.name for part in parts.values())} - {part.name for part in files}
+    def _commit(self, before: LakeManifest | None, files: tuple[Partition, ...]) -> Commit:
+        market, manifest = self._market, before
+        if manifest is None or manifest.generation == 0 or manifest.files != files:
+            old = before or LakeManifest(market.symbol, market.timeframe, 0, ())
+            gone = {part.name for part in old.files} - {part.name for part in files}
             revised = self._revised if self._on_conflict == "replace" else 0
-            manifest = Manifest(
-                market.symbol,
-                market.timeframe,
-                before.generation + 1 if before else 1,
-                files,
-                revised + (before.revised if before else 0),
-                self._source or (before.source if before else None),
-                tuple(sorted(gone)),
+            manifest = replace(
+                old,
+                generation=old.generation + 1,
+                files=files,
+                revised=old.revised + revised,
+                source=self._source or old.source,
+                removes=tuple(sorted(gone)),
             )
-            market.folder.settle(market.place)
-            market.folder.commit(f"{market.place}/{NAME}", manifest.to_bytes())
+            market.folder.settle(market.path)
+            market.folder.commit(f"{market.path}/{MANIFEST_FILE}", manifest.to_bytes())
             finish(market, manifest)
-        assert manifest is not None
+        counts = {"added": self._added, "known": self._known, "revised": self._revised, "rows": manifest.rows}
         return Commit(
             market.symbol,
             market.timeframe,
             market.where,
-            self._added,
-            self._known,
-            self._revised,
-            manifest.rows,
-            manifest.generation,
-            manifest.dataset,
+            **counts,
+            generation=manifest.generation,
+            dataset=manifest.dataset,
         )
 
 
-def finish(market: Market, manifest: Manifest) -> None:
-    """Give committed months their names, and remove what the commit made stale and what crashes left."""
-    folder, place = market.folder, market.place
-    names = set(folder.names(place))
+def finish(market: LakeMarket, manifest: LakeManifest) -> None:
+    """Rename committed months to their names; remove files that the commit replaced and that crashes left."""
+    folder, path = market.folder, market.path
+    names = set(folder.names(path))
     staged = {part.staged: part.name for part in manifest.files if part.staged in names}
     stale = {name for name in names if name.startswith(".") and name.endswith((".staged", ".tmp"))} - set(staged)
     stale |= names & set(manifest.removes) - {part.name for part in manifest.files}
-    for name in sorted(stale):  # first: another engine shall never find a bar in two files
-        folder.remove(f"{place}/{name}")
+    for name in sorted(stale):  # before the renames, so that another engine never finds a bar in two files
+        folder.remove(f"{path}/{name}")
     for name, final in staged.items():
-        folder.rename(f"{place}/{name}", f"{place}/{final}")
+        folder.rename(f"{path}/{name}", f"{path}/{final}")
     if stale or staged:
-        folder.settle(place)
+        folder.settle(path)
 
 
 def merge(there: Values, new: Values, on_conflict: Conflict, where: str) -> Merged:

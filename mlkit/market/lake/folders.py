@@ -1,4 +1,4 @@
-"""Where the lake lives: a local folder, written durably, or an object store behind an fsspec URL."""
+"""The folder that holds the lake: local, written durably, or an object store behind an fsspec URL."""
 
 import hashlib
 import os
@@ -58,7 +58,7 @@ class LocalFolder:
         self.location = str(path)
 
     def read(self, name: str) -> bytes | None:
-        with _told("read", f"{self.location}/{name}"):
+        with _lake_errors("read", f"{self.location}/{name}"):
             try:
                 return (self.path / name).read_bytes()
             except (FileNotFoundError, NotADirectoryError):
@@ -66,7 +66,7 @@ class LocalFolder:
 
     def stage(self, name: str, data: bytes) -> None:
         target = self.path / name
-        with _told("write", str(target)):
+        with _lake_errors("write", str(target)):
             target.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             try:
@@ -79,19 +79,19 @@ class LocalFolder:
                 os.close(handle)
 
     def commit(self, name: str, data: bytes) -> None:
-        with _told("write", f"{self.location}/{name}"):
+        with _lake_errors("write", f"{self.location}/{name}"):
             write_atomic(self.path / name, data)
 
     def rename(self, old: str, new: str) -> None:
-        with _told("rename", f"{self.location}/{old}"):
+        with _lake_errors("rename", f"{self.location}/{old}"):
             os.replace(self.path / old, self.path / new)
 
     def remove(self, name: str) -> None:
-        with _told("remove", f"{self.location}/{name}"):
+        with _lake_errors("remove", f"{self.location}/{name}"):
             (self.path / name).unlink(missing_ok=True)
 
     def names(self, folder: str) -> list[str]:
-        with _told("list", f"{self.location}/{folder}"):
+        with _lake_errors("list", f"{self.location}/{folder}"):
             try:
                 return sorted(os.listdir(self.path / folder))
             except (FileNotFoundError, NotADirectoryError):
@@ -100,7 +100,7 @@ class LocalFolder:
     def settle(self, folder: str) -> None:
         """The folder and, as it may be new, those above it up to the lake's own parent."""
         place = self.path / folder
-        with _told("sync", str(place)):
+        with _lake_errors("sync", str(place)):
             for each in (place, *place.parents):
                 fsync_folder(each)
                 if each == self.path.parent:
@@ -108,7 +108,7 @@ class LocalFolder:
 
     def lock_path(self, name: str) -> Path:
         folder = self.path / ".locks"
-        with _told("write", str(folder)):
+        with _lake_errors("write", str(folder)):
             folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{name}.lock"
 
@@ -132,7 +132,7 @@ class RemoteFolder:
         self._root = str(path).rstrip("/")
 
     def read(self, name: str) -> bytes | None:
-        with _told("read", f"{self.location}/{name}", Exception):
+        with _lake_errors("read", f"{self.location}/{name}", Exception):
             try:
                 data: bytes = self._fs.cat_file(self._path(name))
                 return data
@@ -140,26 +140,26 @@ class RemoteFolder:
                 return None
 
     def stage(self, name: str, data: bytes) -> None:
-        with _told("write", f"{self.location}/{name}", Exception):
+        with _lake_errors("write", f"{self.location}/{name}", Exception):
             self._fs.pipe_file(self._path(name), data)
 
     def commit(self, name: str, data: bytes) -> None:
         self.stage(name, data)
 
     def rename(self, old: str, new: str) -> None:
-        with _told("rename", f"{self.location}/{old}", Exception):
+        with _lake_errors("rename", f"{self.location}/{old}", Exception):
             self._fs.copy(self._path(old), self._path(new))
             self._fs.rm_file(self._path(old))
 
     def remove(self, name: str) -> None:
-        with _told("remove", f"{self.location}/{name}", Exception):
+        with _lake_errors("remove", f"{self.location}/{name}", Exception):
             try:
                 self._fs.rm_file(self._path(name))
             except (FileNotFoundError, KeyError):
                 return
 
     def names(self, folder: str) -> list[str]:
-        with _told("list", f"{self.location}/{folder}", Exception):
+        with _lake_errors("list", f"{self.location}/{folder}", Exception):
             try:
                 found: list[Any] = self._fs.ls(self._path(folder), detail=False)
             except FileNotFoundError:
@@ -170,9 +170,8 @@ class RemoteFolder:
         """An object that was written is durable."""
 
     def lock_path(self, name: str) -> Path:
-        user = os.getuid() if hasattr(os, "getuid") else 0
-        folder = Path(tempfile.gettempdir()) / f"mlkit-locks-{user}"
-        with _told("write", str(folder)):
+        folder = Path(tempfile.gettempdir()) / f"mlkit-locks-{os.getuid()}"
+        with _lake_errors("write", str(folder)):
             folder.mkdir(mode=0o700, exist_ok=True)
         return folder / f"{hashlib.sha256(f'{self.location} {name}'.encode()).hexdigest()[:32]}.lock"
 
@@ -181,8 +180,8 @@ class RemoteFolder:
 
 
 @contextmanager
-def _told(deed: str, where: str, refusals: type[Exception] = OSError) -> Iterator[None]:
-    """What the system or the object store refuses, as one LakeError that says what is kept."""
+def _lake_errors(deed: str, where: str, refusals: type[Exception] = OSError) -> Iterator[None]:
+    """Turn an error of the system or the object store into one LakeError that says what is kept."""
     try:
         yield
     except refusals as error:

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from mlkit.errors import LakeError
 from mlkit.market.bars import Float64Array
 from mlkit.market.times import Int64Array
 
-NAME = "_manifest.json"  # a leading underscore: engines that list a folder for data leave it out
-SCHEMA = 1
+# The leading underscore hides it from engines that list a folder for data.
+MANIFEST_FILE = "_manifest.json"
+_SCHEMA = 1
 _SECOND = 10**9
 _MONTH = re.compile(r"\d{4}-\d{2}", re.ASCII)
 
@@ -44,15 +44,15 @@ class Partition:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class LakeManifest:
     """A market of the lake as one commit left it."""
 
     symbol: str
     timeframe: str
-    generation: int  # +1 with each commit
+    generation: int  # +1 with each commit; 0: made from the months that are there, as the file is missing
     files: tuple[Partition, ...]  # in order of time
     revised: int = 0  # bars that a later write changed, over all commits
-    source: str | None = None  # what the last commit that said so named
+    source: str | None = None  # where bars came from, by the last commit that named it
     removes: tuple[str, ...] = ()  # files that this commit made stale
 
     @property
@@ -88,19 +88,12 @@ def values_digest(times: Int64Array, data: Float64Array) -> str:
     return digest.hexdigest()
 
 
-def month_starts(times: Int64Array) -> tuple[list[str], Int64Array]:
-    """Months of sorted open times as YYYY-MM, and the row at which each begins, with the end: (k,), (k + 1,)."""
-    months = times.astype("datetime64[ns]").astype("datetime64[M]")
-    starts = np.flatnonzero(np.r_[True, months[1:] != months[:-1]]) if len(times) else np.empty(0, np.int64)
-    return [str(month) for month in months[starts]], np.append(starts, len(times)).astype(np.int64)
-
-
-def parse_manifest(raw: bytes, where: str) -> Manifest:
-    """Manifest of its bytes. Raises LakeError, naming ``where``, for damage or another schema."""
+def parse_manifest(raw: bytes, where: str) -> LakeManifest:
+    """LakeManifest of its bytes. Raises LakeError, naming ``where``, for damage or another schema."""
     try:
         read = json.loads(raw)
-        if read["schema"] != SCHEMA:
-            raise LakeError(f"{where}: schema {read['schema']!r}, this mlkit reads {SCHEMA}; update mlkit")
+        if read["schema"] != _SCHEMA:
+            raise LakeError(f"{where}: schema {read['schema']!r}, this mlkit reads {_SCHEMA}; update mlkit")
         files = tuple(
             Partition(
                 part["month"],
@@ -113,7 +106,7 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
             )
             for part in read["files"]
         )
-        found = Manifest(
+        found = LakeManifest(
             read["symbol"],
             read["timeframe"],
             int(read["generation"]),
@@ -133,9 +126,9 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
     return found
 
 
-def _canonical(manifest: Manifest) -> bytes:
+def _canonical(manifest: LakeManifest) -> bytes:
     body: dict[str, Any] = {
-        "schema": SCHEMA,
+        "schema": _SCHEMA,
         "symbol": manifest.symbol,
         "timeframe": manifest.timeframe,
         "generation": manifest.generation,

@@ -1,25 +1,21 @@
-"""One market of the lake as it lies: its manifest, its months, and old lakes that have neither."""
+"""One market of the lake: its manifest and its months."""
 
 import io
-from collections.abc import Iterator
+import re
 from hashlib import sha256
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from mlkit.errors import BarsError, LakeError
-from mlkit.market.bars import COLUMNS, Float64Array, ohlcv_arrays, open_times, validate_bars
+from mlkit.errors import LakeError
+from mlkit.market.bars import COLUMNS, Values, bars_of, validate_bars
 from mlkit.market.lake.folders import Folder
-from mlkit.market.lake.index import NAME, Manifest, Partition, month_starts, parse_manifest
-from mlkit.market.reading.headers import choose, make_block
+from mlkit.market.lake.index import MANIFEST_FILE, LakeManifest, Partition, parse_manifest, values_digest
 from mlkit.market.symbols import symbol_folder
-from mlkit.market.times import Int64Array, timeframe_delta
+from mlkit.market.times import timeframe_delta
 
-Values = tuple[Int64Array, Float64Array]  # open times (n,), values (5, n)
-Month = tuple[str, Int64Array, Float64Array]  # YYYY-MM, open times (n,), values (5, n)
-
+_MONTH_FILE = re.compile(r"\d{4}-\d{2}\.parquet", re.ASCII)
 _SCHEMA = pa.schema([("timestamp", pa.timestamp("ns", tz="UTC")), *((name, pa.float64()) for name in COLUMNS)])
 
 
@@ -27,77 +23,75 @@ class Overtaken(Exception):
     """A month is not what the manifest says: a writer was faster, or the file is damaged."""
 
 
-class Market:
-    """Reads one market; what is there is judged by the caller's manifest alone."""
+class LakeMarket:
+    """Reads one market of the lake."""
 
     def __init__(self, folder: Folder, symbol: str, timeframe: str) -> None:
         timeframe_delta(timeframe)
         self.folder, self.symbol, self.timeframe = folder, symbol, timeframe
-        self.place = f"symbol={symbol_folder(symbol)}/timeframe={timeframe}"
-        self.where = f"{folder.location}/{self.place}"
+        self.path = f"symbol={symbol_folder(symbol)}/timeframe={timeframe}"
+        self.where = f"{folder.location}/{self.path}"
 
-    def manifest(self) -> Manifest | None:
-        """The committed state; None where none was ever committed."""
-        raw = self.folder.read(f"{self.place}/{NAME}")
+    def manifest(self) -> LakeManifest | None:
+        """The committed state; None where there are no bars.
+
+        Where the manifest was deleted, it is made from the months that are there, as they are.
+        """
+        raw = self.folder.read(f"{self.path}/{MANIFEST_FILE}")
         if raw is None:
-            return None
-        found = parse_manifest(raw, f"{self.where}/{NAME}")
-        if (found.symbol, found.timeframe) != (self.symbol, self.timeframe):
+            found = tuple(self._found(name) for name in self._months())
+            return LakeManifest(self.symbol, self.timeframe, 0, found) if found else None
+        manifest = parse_manifest(raw, f"{self.where}/{MANIFEST_FILE}")
+        if (manifest.symbol, manifest.timeframe) != (self.symbol, self.timeframe):
             raise LakeError(
-                f"{self.where} holds {found.symbol} {found.timeframe}, not {self.symbol} {self.timeframe}; "
+                f"{self.where} holds {manifest.symbol} {manifest.timeframe}, not {self.symbol} {self.timeframe}; "
                 "give the bars another symbol (some disks do not tell upper from lower case)"
             )
-        return found
+        return manifest
 
     def month(self, part: Partition) -> Values:
         """One committed month, compared with its digest.
 
-        The file has its own name, or, where its writer has not come so far, the staged one; it may get its
-        name between two looks. Raises Overtaken where the bytes are under none of them.
+        The file has its final name, or still the staged one while its writer is at work; it may be renamed between
+        two reads, so the final name is tried again. Raises Overtaken where no file has the committed bytes.
         """
         seen = False
         for name in (part.name, part.staged, part.name):
-            raw = self.folder.read(f"{self.place}/{name}")
+            raw = self.folder.read(f"{self.path}/{name}")
             seen |= raw is not None
             if raw is not None and len(raw) == part.size and sha256(raw).hexdigest() == part.sha256:
                 return decode_month(raw, f"{self.where}/{name}")
         fault = "is damaged (its digest is not the manifest's)" if seen else "is missing"
         raise Overtaken(
-            f"{self.where}/{part.name} {fault}; restore it from a copy, or delete it with {NAME} beside it "
+            f"{self.where}/{part.name} {fault}; restore it from a copy, or delete it with {MANIFEST_FILE} beside it "
             "and import or fetch that month again"
         )
 
-    def old_files(self) -> list[str]:
-        """Parquet files of a folder without a manifest: what mlkit wrote before, or a hand put there."""
-        return [name for name in self.folder.names(self.place) if name.endswith(".parquet") and name[0] not in "._"]
-
     def has_bars(self) -> bool:
-        """Whether there is anything to read, by a look at the names."""
-        return NAME in self.folder.names(self.place) or bool(self.old_files())
+        """Whether there is anything to read, by the names of the files alone."""
+        return MANIFEST_FILE in self.folder.names(self.path) or bool(self._months())
 
-    def read_old(self, names: list[str]) -> pd.DataFrame:
-        """Bars of files without a manifest, as strictly checked as any file."""
-        parts = []
-        for name in names:
-            where = f"{self.where}/{name}"
-            raw = self.folder.read(f"{self.place}/{name}")
-            if raw is None:
-                raise LakeError(f"{where} is missing; try again")
-            table = _parquet(raw, where).read(use_threads=False)
-            chosen = choose(table.column_names, where)
-            columns = {role: table.column(table.column_names.index(column)) for role, column in chosen.items()}
-            block = make_block(columns, chosen, where, "UTC", 0, lambda row: f"row {row}")
-            index = pd.DatetimeIndex(block.times, tz="UTC")
-            parts.append(pd.DataFrame(block.data.T, index=index, columns=list(COLUMNS)))
-        frame = pd.concat(parts) if len(parts) > 1 else parts[0]
-        try:
-            return validate_bars(frame, symbol=self.symbol, timeframe=self.timeframe)
-        except BarsError as error:
-            raise BarsError(f"{self.where} ({', '.join(names[:3])}): {error}") from None
+    def _months(self) -> list[str]:
+        return [name for name in self.folder.names(self.path) if _MONTH_FILE.fullmatch(name)]
+
+    def _found(self, name: str) -> Partition:
+        """A month without a manifest: its page checksums and its bars are verified."""
+        raw = self.folder.read(f"{self.path}/{name}") or b""
+        values = decode_month(raw, f"{self.where}/{name}")
+        validate_bars(bars_of(values, symbol=self.symbol, timeframe=self.timeframe))
+        return month_partition(name.removesuffix(".parquet"), values, raw)
 
 
-def encode_month(times: Int64Array, data: Float64Array) -> bytes:
+def month_partition(month: str, values: Values, raw: bytes) -> Partition:
+    """The manifest's entry for a month: its values, and the bytes of its file."""
+    times = values[0]
+    digests = sha256(raw).hexdigest(), values_digest(*values)
+    return Partition(month, len(times), int(times[0]), int(times[-1]), len(raw), *digests)
+
+
+def encode_month(values: Values) -> bytes:
     """Parquet with a checksum on each page; the same bytes for the same bars and pyarrow."""
+    times, data = values
     columns = [pa.array(times).cast(_SCHEMA.field(0).type), *(pa.array(row) for row in data)]
     sink = io.BytesIO()
     pa.parquet.write_table(
@@ -108,34 +102,16 @@ def encode_month(times: Int64Array, data: Float64Array) -> bytes:
 
 def decode_month(raw: bytes, where: str) -> Values:
     """Open times and values of a month that `encode_month` wrote, its page checksums verified. Raises LakeError."""
-    file = _parquet(raw, where)
     try:
+        file = pa.parquet.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True)
         if not file.schema_arrow.equals(_SCHEMA):
             raise TypeError(f"columns {file.schema_arrow.names}")
         table = file.read(use_threads=False)
         times = table.column(0).cast(pa.int64()).to_numpy()
         data = np.stack([table.column(name).to_numpy() for name in COLUMNS])
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
-        raise _unreadable(where, error) from error
+        reason = " ".join(str(error).split())[:160]
+        raise LakeError(
+            f"{where}: not a readable Parquet file of bars ({reason}); restore it or import it again"
+        ) from error
     return np.asarray(times, dtype=np.int64), data
-
-
-def _parquet(raw: bytes, where: str) -> pa.parquet.ParquetFile:
-    try:
-        return pa.parquet.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(where, error) from error
-
-
-def _unreadable(where: str, error: Exception) -> LakeError:
-    reason = " ".join(str(error).split())[:160]
-    return LakeError(f"{where}: not a readable Parquet file of bars ({reason}); restore it or import it again")
-
-
-def months_of(bars: pd.DataFrame) -> Iterator[Month]:
-    """Valid bars month by month."""
-    times = open_times(bars)
-    data = np.stack(ohlcv_arrays(bars))
-    months, starts = month_starts(times)
-    for month, start, stop in zip(months, starts, starts[1:], strict=False):
-        yield month, times[start:stop], data[:, start:stop]

@@ -1,10 +1,10 @@
-"""The Parquet lake: ``symbol=<S>/timeframe=<tf>/YYYY-MM.parquet`` beside a manifest that says what is committed.
+"""The Parquet lake: ``symbol=<S>/timeframe=<tf>/YYYY-MM.parquet`` beside a manifest that lists what is committed.
 
-A write goes: new months under hidden names, synced; then the manifest, replaced in one step: the commit; then the
-new months get their names, which replaces the old ones. A reader takes from the manifest the digest of each month
-and accepts no other bytes, under either name; where a writer was faster it starts again. So it sees the state
-before a commit or after it. What a crash leaves behind is either not committed (hidden files, swept by the next
-write) or committed (hidden files that the manifest names, read where they are and renamed by the next write).
+A write stages new months under hidden names and syncs them. Then it replaces the manifest in one step, which is the
+commit. Then it renames the new months, which replaces the old ones. A reader takes the digest of each month from the
+manifest and accepts no other bytes, under either name; where a writer was faster it starts again. So it sees the
+state before a commit or after it. What a crash leaves behind is either not committed (hidden files, removed by the
+next write) or committed (hidden files that the manifest names, read where they are and renamed by the next write).
 
 Other engines that read ``symbol=*/timeframe=*/*.parquet`` see each month as it was before or after a commit, and
 never twice; while a commit of several months is being named they may see some of them new and some old.
@@ -22,12 +22,11 @@ import numpy as np
 import pandas as pd
 
 from mlkit.errors import BarsError, ConfigError, LakeError
-from mlkit.market.bars import make_bars, open_times, validate_bars
-from mlkit.market.lake.commits import Commit as Commit
-from mlkit.market.lake.commits import Conflict, Write
+from mlkit.market.bars import COLUMNS, Month, bars_of, by_month, ohlcv_arrays, open_times, validate_bars
+from mlkit.market.lake.commits import Commit, Conflict, Write
 from mlkit.market.lake.folders import open_folder
-from mlkit.market.lake.index import Manifest
-from mlkit.market.lake.partitions import Market, Month, Overtaken, months_of
+from mlkit.market.lake.index import LakeManifest
+from mlkit.market.lake.partitions import LakeMarket, Overtaken
 from mlkit.market.symbols import folder_symbol, symbol_folder
 from mlkit.market.times import TIMEFRAMES
 
@@ -73,18 +72,14 @@ class BarStore:
         """Whether there is anything to read, by a look at the names."""
         return self._market(symbol, timeframe).has_bars()
 
-    def manifest(self, symbol: str, timeframe: str) -> Manifest | None:
-        """The committed state, from one small file; None where there is none (an old lake, or no bars)."""
+    def manifest(self, symbol: str, timeframe: str) -> LakeManifest | None:
+        """The committed state, from one small file; None where there are no bars."""
         return self._market(symbol, timeframe).manifest()
 
     def last(self, symbol: str, timeframe: str) -> pd.Timestamp | None:
         """Open time of the newest bar, UTC; None where there are no bars."""
-        market = self._market(symbol, timeframe)
-        found = market.manifest()
-        if found is not None:
-            return found.last
-        old = market.old_files()
-        return pd.Timestamp(market.read_old(old).index[-1]) if old else None
+        found = self.manifest(symbol, timeframe)
+        return None if found is None else found.last
 
     def read(
         self,
@@ -103,12 +98,7 @@ class BarStore:
         stop = 2**63 - 1 if until is None else until.as_unit("ns").value
         found = market.manifest()
         if found is None:
-            old = market.old_files()
-            if not old:
-                raise BarsError(f"{symbol} {timeframe}: no bars in {self.location}")
-            bars = market.read_old(old)
-            times = open_times(bars)
-            return bars.iloc[np.searchsorted(times, start) : np.searchsorted(times, stop)]
+            raise BarsError(f"{symbol} {timeframe}: no bars in {self.location}")
         for _ in range(_ATTEMPTS):
             try:
                 return _months(market, found, start, stop)
@@ -150,15 +140,15 @@ class BarStore:
         source: where the bars come from, kept in the manifest.
         """
         bars = validate_bars(bars)
-        symbol, timeframe = bars.attrs["symbol"], bars.attrs["timeframe"]
-        return self.append_months(symbol, timeframe, months_of(bars), on_conflict=on_conflict, source=source)
+        market = bars.attrs["symbol"], bars.attrs["timeframe"]
+        return self.append_months(*market, _months_of(bars), on_conflict=on_conflict, source=source)
 
     def replace(self, bars: pd.DataFrame, *, source: str | None = None) -> Commit:
         """Make the market exactly these valid bars, in one commit."""
         bars = validate_bars(bars)
         symbol, timeframe = bars.attrs["symbol"], bars.attrs["timeframe"]
         with self.lock(symbol):
-            return Write(self._market(symbol, timeframe), "replace", source).run(months_of(bars), exact=True)
+            return Write(self._market(symbol, timeframe), "replace", source).run(_months_of(bars), exact=True)
 
     def append_months(
         self,
@@ -176,15 +166,18 @@ class BarStore:
         with self.lock(symbol):
             return Write(market, on_conflict, source).run(months)
 
-    def _market(self, symbol: str, timeframe: str) -> Market:
-        return Market(self._folder, symbol, timeframe)
+    def _market(self, symbol: str, timeframe: str) -> LakeMarket:
+        return LakeMarket(self._folder, symbol, timeframe)
 
 
-def _months(market: Market, manifest: Manifest, start: int, stop: int) -> pd.DataFrame:
+def _months_of(bars: pd.DataFrame) -> Iterator[Month]:
+    return by_month(open_times(bars), np.stack(ohlcv_arrays(bars)))
+
+
+def _months(market: LakeMarket, manifest: LakeManifest, start: int, stop: int) -> pd.DataFrame:
     """Bars of the months that the span touches, cut to it: ns since the epoch, half open."""
     parts = [market.month(part) for part in manifest.files if part.last_ns >= start and part.first_ns < stop]
     times = np.concatenate([part[0] for part in parts] or [np.empty(0, np.int64)])
-    data = np.concatenate([part[1] for part in parts] or [np.empty((5, 0))], axis=1)
+    data = np.concatenate([part[1] for part in parts] or [np.empty((len(COLUMNS), 0))], axis=1)
     low, high = np.searchsorted(times, start), np.searchsorted(times, stop)
-    index = pd.DatetimeIndex(times[low:high], tz="UTC")
-    return make_bars(index, data[:, low:high], symbol=market.symbol, timeframe=market.timeframe)
+    return bars_of((times[low:high], data[:, low:high]), symbol=market.symbol, timeframe=market.timeframe)

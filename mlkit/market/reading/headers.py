@@ -1,32 +1,64 @@
 """Columns with free names and types become times and numbers: by rule, never by a guess."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
 from mlkit.errors import BarsError
-from mlkit.market.bars import COLUMNS, TIME_NAMES, Float64Array, listing
-from mlkit.market.times import Int64Array, RowError, first_fault, parse_times
+from mlkit.market.bars import COLUMNS, TIME_NAMES, BoolArray, Float64Array, Values, listing
+from mlkit.market.times import RowError, first_fault, parse_times
 
 _INDEX_NAME = "__index_level_0__"  # pandas' name for a nameless index in Parquet
 _VOLUMES = ("tickvol", "tick_volume")  # MetaTrader: its real volume is 0 at most brokers, its tick volume is not
+_COMMA = r"[-+]?\d[\d.' ]*,[\d.,' ]*\d|[-+]?\d+[' ][\d.,' ]*\d"  # a decimal comma or thousands separators
+
+_NUMERIC = (str, int, float, np.number, Decimal)  # types of values that may be numbers
 
 Column = Any  # pa.Array, pa.ChunkedArray or pd.Series
 
 
 @dataclass(frozen=True)
-class Block:
-    """Consecutive rows of a file, as they stand there."""
+class Piece:
+    """Consecutive rows of a file or frame as they were read."""
 
-    times: Int64Array  # ns since the epoch, (n,)
-    data: Float64Array  # open, high, low, close, volume: (5, n)
-    first_row: int  # of the file's data rows, from 0
+    columns: Mapping[str, Column]  # role (timestamp, clock, open, ... volume) -> values
+    names: Mapping[str, str]  # role -> name of the column in the source
+    where: str  # the source, for messages
+    place: Callable[[int], str] = "row {}".format  # row of the source, from 0 -> how a message names it
+    first_row: int = 0  # number of the piece's first row in the source
+
+    def __len__(self) -> int:
+        return len(self.columns["timestamp"])
+
+    def values(self, tz: str | None) -> Values:
+        """Times and numbers, read strictly. BarsError naming source, column, row and mend for one that is neither."""
+        with self.located("timestamp"):
+            times = parse_times(joined_times(self.columns), tz=tz).asi8
+        data = np.empty((len(COLUMNS), len(times)))
+        for number, role in enumerate(COLUMNS):
+            with self.located(role):
+                data[number], bad = parse_numbers(self.columns[role])
+                if bad.any():
+                    raise first_fault(as_pandas(self.columns[role]), bad, "is not a number", "mend the value")
+        return np.asarray(times, dtype=np.int64), data
+
+    @contextmanager
+    def located(self, role: str) -> Iterator[None]:
+        """Add source, column and row to a BarsError that the reading of a column raises."""
+        try:
+            yield
+        except RowError as error:
+            at = self.place(self.first_row + error.row)
+            raise BarsError(f"{self.where}: column {self.names[role]!r}, {at}: {error.detail}") from None
+        except BarsError as error:
+            raise BarsError(f"{self.where}: column {self.names[role]!r}: {error}") from None
 
 
 def names_time(name: object) -> bool:
@@ -70,53 +102,37 @@ def choose(names: list[str], where: object) -> dict[str, str]:
     return chosen
 
 
-def read_frame(frame: Any, tz: str | None) -> Block:
-    """The rows of a frame in memory: pandas, or anything with the Arrow C stream interface (polars, pyarrow)."""
-    where = f"{type(frame).__module__.split('.')[0]} frame"
-    columns: Mapping[str, Column]
+def frame_piece(frame: Any, where: str, counts: dict[str, int]) -> Piece:
+    """The rows of a frame in memory: pandas, or anything with the Arrow C stream interface (polars, pyarrow).
+
+    The index of a pandas frame holds the times where no column does. ``counts`` gains the columns that have another
+    name than in bars, and those that are left out.
+    """
+    columns: dict[str, Column]
     if isinstance(frame, pd.DataFrame):
         names = [str(name) for name in frame.columns]
-        if not isinstance(frame.index, pd.RangeIndex):
-            frame = frame.reset_index(names="timestamp" if frame.index.name is None else frame.index.name)
-            names = [str(name) for name in frame.columns]
-        chosen = choose(names, where)
-        columns = {role: frame.iloc[:, names.index(name)] for role, name in chosen.items()}
+        indexed = not isinstance(frame.index, pd.RangeIndex) and not any(map(names_time, names))
+        chosen = choose(["timestamp", *names] if indexed else names, where)
+        inside = {role: name for role, name in chosen.items() if not indexed or role != "timestamp"}
+        columns = {role: frame.iloc[:, names.index(name)] for role, name in inside.items()}
+        if indexed:
+            columns["timestamp"] = frame.index.to_series()
     elif hasattr(frame, "__arrow_c_stream__"):
         try:
             table = pa.table(frame)
         except (pa.ArrowException, TypeError, ValueError) as error:
             raise BarsError(f"{where}: not a table ({error}); pass a frame with a column for each field") from error
-        chosen = choose(table.column_names, where)
-        columns = {role: table.column(table.column_names.index(name)) for role, name in chosen.items()}
+        names, indexed = table.column_names, False
+        chosen = choose(names, where)
+        columns = {role: table.column(name) for role, name in chosen.items()}
     else:
-        raise BarsError(f"read_bars takes a path, or a frame of pandas, polars or pyarrow, not {type(frame).__name__}")
+        kind = type(frame).__name__
+        raise BarsError(f"{where}: bars come from a path, or a frame of pandas, polars or pyarrow, not {kind}")
     if not len(columns["timestamp"]):
         raise BarsError(f"{where}: no bars (0 rows); pass at least one")
-    return make_block(columns, chosen, where, tz, 0, lambda row: f"row {row}")
-
-
-def make_block(
-    columns: Mapping[str, Column],
-    names: Mapping[str, str],
-    where: object,
-    tz: str | None,
-    first: int,
-    at: Callable[[int], str],
-) -> Block:
-    """Times and numbers of one piece; BarsError naming ``where``, column, row and mend."""
-    role = "timestamp"
-    if not len(columns[role]):
-        return Block(np.empty(0, np.int64), np.empty((len(COLUMNS), 0)), first)
-    try:
-        times = parse_times(joined_times(columns), tz=tz).asi8
-        data = np.empty((len(COLUMNS), len(times)))
-        for number, role in enumerate(COLUMNS):
-            data[number] = _numbers(columns[role])
-    except RowError as error:
-        raise BarsError(f"{where}: column {names[role]!r}, {at(first + error.row)}: {error.detail}") from None
-    except BarsError as error:
-        raise BarsError(f"{where}: column {names[role]!r}: {error}") from None
-    return Block(np.asarray(times, dtype=np.int64), data, first)
+    counts["columns renamed"] = sum(role in COLUMNS and name != role for role, name in chosen.items())
+    counts["columns left out"] = len(names) - len(chosen) + indexed
+    return Piece(columns, chosen, where)
 
 
 def joined_times(columns: Mapping[str, Column]) -> pd.Series:
@@ -125,9 +141,7 @@ def joined_times(columns: Mapping[str, Column]) -> pd.Series:
     if "clock" in columns:  # MetaTrader: 2024.01.31 and 09:30:00
         day, clock = (as_pandas(column).astype("str") for column in (values, columns["clock"]))
         return day.str.strip().str.replace(".", "-") + " " + clock.str.strip()
-    if isinstance(values, pd.Series):
-        return as_pandas(values)
-    if pa.types.is_date(values.type):
+    if not isinstance(values, pd.Series) and pa.types.is_date(values.type):
         values = values.cast(pa.timestamp("s"))
     return as_pandas(values)
 
@@ -137,41 +151,31 @@ def as_pandas(values: Column) -> pd.Series:
     return values.reset_index(drop=True) if isinstance(values, pd.Series) else pd.Series(values.to_pandas())
 
 
-def _numbers(values: Column) -> Float64Array:
-    try:
-        if isinstance(values, pd.Series):
-            if pd.api.types.is_bool_dtype(values.dtype) or not pd.api.types.is_numeric_dtype(values.dtype):
-                raise TypeError
-            return np.asarray(values.to_numpy(dtype=np.float64, na_value=np.nan))
-        if pa.types.is_boolean(values.type):
-            raise TypeError
-        return np.asarray(values.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError, ValueError):
-        column = as_pandas(values)
-        return parse_numbers(column)
+def parse_numbers(values: Column) -> tuple[Float64Array, BoolArray]:
+    """Numbers of a column (n,), NaN where there is none, and the rows that hold something else than a number or "nan".
 
-
-def parse_numbers(column: pd.Series) -> Float64Array:
-    """A column of text or mixed values as numbers. Raises RowError for the first that is none."""
-    text = column.map(lambda value: isinstance(value, str | int | float | np.number) and not isinstance(value, bool))
-    parsed = pd.to_numeric(column.where(text.astype(bool)), errors="coerce")
-    bad = parsed.isna().to_numpy() & ~_written_nan(column)
-    if bad.any():
-        value = column.iloc[int(np.argmax(bad))]
-        what, mend = "is not a number", "mend the value"
-        if isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d[\d.,' ]*", value):
-            what = "has a decimal comma or thousands separators, which are not guessed"
-            mend = "mend it: export with decimal points and without separators"
-        raise first_fault(column, bad, what, mend)
-    return np.asarray(parsed, dtype=np.float64)
-
-
-def _written_nan(column: pd.Series) -> npt.NDArray[np.bool_]:
-    """Where "nan" is what stands there, in text or number: missing, but no fault of reading."""
-    return np.array(
-        [
-            (isinstance(value, str) and value.strip().lower() == "nan") or (isinstance(value, float) and value != value)
-            for value in column
-        ],
-        dtype=bool,
-    )
+    Raises RowError for a decimal comma or thousands separators: a guess would be wrong by a factor of 1000.
+    """
+    none = np.zeros(len(values), dtype=bool)
+    if not isinstance(values, pd.Series) and not pa.types.is_boolean(values.type):
+        try:
+            return np.asarray(values.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64), none
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            pass  # text that Arrow does not read as a number, or another type
+    column = as_pandas(values)
+    if pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype):
+        try:
+            return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan)), none
+        except (TypeError, ValueError):
+            pass  # complex numbers
+    plain = np.array([isinstance(x, _NUMERIC) and not isinstance(x, bool) for x in column], dtype=bool)
+    numbers = pd.to_numeric(column.astype(object).where(plain), errors="coerce").to_numpy(dtype=np.float64)
+    bad, commas = np.isnan(numbers), none
+    for row in np.flatnonzero(bad):
+        value = column.iloc[row]
+        bad[row] = value.strip().lower() != "nan" if isinstance(value, str) else not isinstance(value, float)
+        commas[row] = isinstance(value, str) and re.fullmatch(_COMMA, value.strip()) is not None
+    if commas.any():
+        what = "has a decimal comma or thousands separators, which are not guessed"
+        raise first_fault(column, commas, what, "mend it: export with decimal points and without separators")
+    return numbers, bad

@@ -12,12 +12,20 @@ import pandas as pd
 import pyarrow as pa
 
 from mlkit.errors import BarsError
-from mlkit.market.bars import COLUMNS, Float64Array, check_grid, check_values, make_bars
-from mlkit.market.lake.index import month_starts
-from mlkit.market.lake.partitions import Month, Values
-from mlkit.market.reading.headers import Block, read_frame
-from mlkit.market.reading.repair import RepairReport, mend_rows
-from mlkit.market.reading.tables import read_blocks, read_raw
+from mlkit.market.bars import (
+    COLUMNS,
+    Float64Array,
+    Month,
+    Values,
+    bars_of,
+    by_month,
+    check_grid,
+    check_values,
+    validate_bars,
+)
+from mlkit.market.reading.headers import Piece, frame_piece
+from mlkit.market.reading.repair import RepairReport, RowRepair
+from mlkit.market.reading.tables import file_pieces
 from mlkit.market.symbols import check_symbol
 from mlkit.market.times import TIMEFRAMES, Int64Array, such_rows, timeframe_delta, timeframe_ns
 
@@ -65,37 +73,38 @@ class Intake:
 
     def add(self, source: Any) -> None:
         """Take the rows of a path or of a frame in memory. Raises BarsError or ConfigError, naming the place."""
-        named = isinstance(source, str | Path)
-        where = str(source) if named else f"{self.symbol} {self.timeframe}"
-        if self._repair:
-            for frame in read_raw(Path(source), self._counts) if named else (source,):
-                self._rows_in += len(frame)
-                mended = mend_rows(frame, self.timeframe, where, self._counts, tz=self._tz, now=self._now)
-                if len(mended[0]):
-                    self._take(*mended, ordered=True)
-            return
-        blocks = read_blocks(Path(source), self._tz) if named else (read_frame(source, self._tz),)
-        for block in blocks:
-            self._rows_in += len(block.times)
-            if len(block.times):
-                self._check(block, where)
-                self._take(block.times, block.data)
+        if isinstance(source, str | Path):
+            pieces = file_pieces(Path(source), self._counts if self._repair else None)
+        else:
+            where = f"{self.symbol} {self.timeframe}"
+            pieces = iter((frame_piece(source, where, self._counts if self._repair else {}),))
+        repair = RowRepair(self.timeframe, self._counts, self._tz, self._now)
+        for piece in pieces:
+            self._rows_in += len(piece)
+            if self._repair:
+                times, data = repair.rows(piece)
+            else:
+                times, data = piece.values(self._tz)
+                self._check(times, data, piece)
+                late = int((np.diff(times) < 0).sum()) + (self._last is not None and times[0] < self._last)
+                self._counts["rows out of order"] += int(late)
+            if len(times):
+                self._last = int(times[-1])
+                self._spool.add(times, data)
 
     def bars(self) -> pd.DataFrame:
         """All rows as bars (n_bars, 5), in memory. BarsError for rows of one time that disagree, or none."""
-        times, data = self._settled(*self._spool.whole())
-        self._rows_out = len(times)
+        values = self._settled(*self._spool.whole())
+        self._rows_out = len(values[0])
         self._need_rows()
-        return make_bars(pd.DatetimeIndex(times, tz="UTC"), data, symbol=self.symbol, timeframe=self.timeframe)
+        return bars_of(values, symbol=self.symbol, timeframe=self.timeframe)
 
     def months(self) -> Iterator[Month]:
         """The bars month by month, in bounded memory. BarsError as `bars`, at the month where it shows."""
         for values in self._spool.pieces():
-            times, data = self._settled(*values)
-            months, starts = month_starts(times)
-            for month, start, stop in zip(months, starts, starts[1:], strict=False):
-                self._rows_out += int(stop - start)
-                yield month, times[start:stop], data[:, start:stop]
+            for month in by_month(*self._settled(*values)):
+                self._rows_out += len(month[1])
+                yield month
         self._need_rows()
 
     @property
@@ -104,26 +113,20 @@ class Intake:
         counts: Mapping[str, int] = MappingProxyType(dict(self._counts))
         return RepairReport(self.symbol, self.timeframe, self._rows_in, self._rows_out, counts)
 
-    def _check(self, block: Block, where: str) -> None:
-        index = pd.DatetimeIndex(block.times, tz="UTC")
-        check_grid(index, self.timeframe, where, block.first_row)
+    def _check(self, times: Int64Array, data: Float64Array, piece: Piece) -> None:
+        """BarsError for times off the grid, bars that are not closed yet, and values that no bar has."""
+        index = pd.DatetimeIndex(times, tz="UTC")
+        check_grid(index, self.timeframe, piece.where, piece.first_row)
         if self._now is not None:
-            early = block.times + timeframe_ns(self.timeframe) > self._now
+            early = times + timeframe_ns(self.timeframe) > self._now
             if early.any():
                 row = int(np.argmax(early))
                 raise BarsError(
-                    f"{where}: row {row + block.first_row} ({index[row]}): the bar is not closed yet by this machine's "
-                    f"clock ({pd.Timestamp(self._now, tz='UTC'):%Y-%m-%d %H:%M} UTC); drop it, or mend with --repair"
-                    f"{such_rows(early)}"
+                    f"{piece.where}: row {row + piece.first_row} ({index[row]}): the bar is not closed yet by this "
+                    f"machine's clock ({pd.Timestamp(self._now, tz='UTC'):%Y-%m-%d %H:%M} UTC); drop it, or mend with "
+                    f"--repair{such_rows(early)}"
                 )
-        check_values(block.data, index, where, block.first_row)
-
-    def _take(self, times: Int64Array, data: Float64Array, *, ordered: bool = False) -> None:
-        if not ordered:
-            late = int((np.diff(times) < 0).sum()) + (self._last is not None and times[0] < self._last)
-            self._counts["rows out of order"] += int(late)
-        self._last = int(times[-1])
-        self._spool.add(times, data)
+        check_values(data, index, piece.where, piece.first_row)
 
     def _settled(self, times: Int64Array, data: Float64Array) -> Values:
         """Sorted, each time once."""
@@ -188,6 +191,35 @@ class Intake:
             )
 
 
+def repair_bars(frame: Any, *, symbol: str, timeframe: str) -> tuple[pd.DataFrame, RepairReport]:
+    """Make valid bars of an untidy frame, counting every repair; ``frame`` is left as it is.
+
+    Row by row: columns named as in ``read_bars`` and other columns left out; times read as UTC (naive ones taken
+    as UTC) and floored to the timeframe's grid; text read as numbers; rows with a missing, infinite or
+    non-positive price dropped; volume that is missing, infinite or negative set to 0; high and low widened to hold
+    open and close (swapped where high < low). Then rows sorted, exact duplicates dropped, and of conflicting rows
+    with one time the last one kept. Repairing repaired bars changes nothing.
+
+    Flooring moves a bar back in time by less than one bar, so an off-grid bar closes later than its new open time
+    says. That is harmless for a few milliseconds of exchange jitter only: read the report.
+
+    Parameters
+    ----------
+    frame: any OHLCV frame of pandas, polars or pyarrow, (n_rows, >= 5).
+    symbol, timeframe: labels of the result.
+
+    Returns
+    -------
+    (bars, report): valid bars and a RepairReport.
+
+    Raises BarsError where no honest repair exists: a missing column, times or units that are mixed, decimal commas
+    and thousands separators, no row left, bars of another timeframe (resample finer ones).
+    """
+    with Intake(symbol, timeframe, repair=True) as intake:
+        intake.add(frame)
+        return validate_bars(intake.bars()), intake.report
+
+
 class _Spool:
     """Rows waiting for their month: in memory while they are few, else in a temporary folder."""
 
@@ -228,11 +260,9 @@ class _Spool:
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="mlkit-import-")
         for times, data in self._chunks:
-            months, starts = month_starts(times)
-            rows = np.concatenate([times.view(np.float64)[None], data])
-            for month, start, stop in zip(months, starts, starts[1:], strict=False):
+            for month, opens, values in by_month(times, data):
                 with (Path(self._folder.name) / month).open("ab") as file:
-                    np.ascontiguousarray(rows[:, start:stop].T).tofile(file)
+                    np.ascontiguousarray(np.vstack([opens.view(np.float64), values]).T).tofile(file)
         self._chunks, self._bytes = [], 0
         pa.default_memory_pool().release_unused()  # or what the pieces were parsed in stays with the process
 

@@ -1,4 +1,4 @@
-"""Files and frames as blocks of times and values: every value read by a rule, none by a guess."""
+"""Files as pieces of rows: CSV by its first two lines, Parquet and Feather by their schema."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
 from mlkit.errors import BarsError, ConfigError
 from mlkit.market.bars import COLUMNS
-from mlkit.market.reading.headers import Block, as_pandas, choose, joined_times, make_block
+from mlkit.market.reading.headers import Piece, choose
 
 TEXT = (".csv", ".csv.gz", ".txt", ".tsv")
 KINDS = (*TEXT, ".parquet", ".pq", ".feather", ".arrow")
@@ -28,59 +27,26 @@ _ZONED = r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}([.]\d+)?)?Z"
 _NAIVE = r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.]\d+)?)?)?"
 
 
-def read_blocks(path: Path, tz: str | None) -> Iterator[Block]:
+def file_pieces(path: Path, counts: dict[str, int] | None = None) -> Iterator[Piece]:
     """The rows of a file, in pieces of bounded size.
 
-    Raises ConfigError for a file that is missing or of another kind, BarsError with path, column, line (row) and
-    mend for what cannot be read as a time or a number. Whether they are bars is for the caller to say.
+    With ``counts`` (repair), text stays text, and lines with too few or too many fields are dropped and counted.
+
+    Raises ConfigError for a file that is missing or of another kind, BarsError for one that cannot be read.
     """
-    _check_kind(path)
-    blocks = _text_blocks(path, tz) if path.name.lower().endswith(TEXT) else _column_blocks(path, tz)
-    empty = True
-    for block in blocks:
-        empty = empty and not len(block.times)
-        yield block
-    if empty:
-        raise BarsError(f"{path}: a header but no rows; export the bars again")
-
-
-def _check_kind(path: Path) -> None:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; give the path of a .csv, .csv.gz, .parquet or .feather file")
     if not path.name.lower().endswith(KINDS):
         raise ConfigError(f"{path}: {path.suffix or 'no'} file type; mlkit reads {', '.join(KINDS)}")
     if path.stat().st_size == 0:
         raise BarsError(f"{path}: the file is empty; export the bars again")
-
-
-def read_raw(path: Path, counts: dict[str, int]) -> Iterator[pd.DataFrame]:
-    """The rows of a file as written, for `mlkit.market.reading.repair` to judge: columns by role, text as text.
-
-    Lines of a text file with too few or too many fields are dropped, and counted in ``counts``.
-    """
-    _check_kind(path)
-    if path.name.lower().endswith(TEXT):
-        layout, dropped = _layout(path), "lines of another length dropped"
-        counts.setdefault(dropped, 0)
-
-        def skip(_: Any) -> str:
-            counts[dropped] += 1
-            return "skip"
-
-        types = dict.fromkeys(layout.names, pa.string())
-        try:
-            for table in _text_tables(path, layout, types, skip):
-                columns = {role: table.column(name) for role, name in layout.chosen.items()}
-                yield pd.DataFrame(
-                    {"timestamp": joined_times(columns)} | {name: as_pandas(columns[name]) for name in COLUMNS}
-                )
-        except (pa.ArrowException, OSError, EOFError) as error:
-            reason = " ".join(str(error).split())
-            raise BarsError(f"{path}: not a readable UTF-8 CSV file ({reason}); export it again") from error
-        return
-    for chosen, batch in _batches(path):
-        columns = {role: batch.column(batch.schema.names.index(name)) for role, name in chosen.items()}
-        yield pd.DataFrame({"timestamp": joined_times(columns)} | {name: as_pandas(columns[name]) for name in COLUMNS})
+    rows = 0
+    for piece in _text_pieces(path, counts) if path.name.lower().endswith(TEXT) else _column_pieces(path):
+        rows += len(piece)
+        if len(piece):
+            yield piece
+    if not rows:
+        raise BarsError(f"{path}: a header but no rows; export the bars again")
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -114,7 +80,7 @@ class _Layout:
 
 def _layout(path: Path) -> _Layout:
     try:
-        with pa.input_stream(str(path), compression="gzip" if path.name.lower().endswith(".gz") else None) as file:
+        with _opened(path) as file:
             head = file.read(1 << 16)
         lines = [line.strip() for line in head.removeprefix(b"\xef\xbb\xbf").splitlines() if line.strip()]
         first, second = (line.decode() for line in [*lines, b"", b""][:2])
@@ -131,25 +97,14 @@ def _layout(path: Path) -> _Layout:
         if len(fields) < len(known):
             raise BarsError(f"{path}: no header and {len(fields)} columns; bars without one need {', '.join(known)}")
         names = (*known, *(f"column {number}" for number in range(len(known) + 1, len(fields) + 1)))
-        chosen = (
-            {role: role for role in _KLINE}
-            if not dated
-            else {"timestamp": "date", "clock": "time"} | {name: name for name in COLUMNS}
-        )
         second = first
     else:
-        names = tuple(field if quoted else raw for field, raw, quoted in _unquoted(first, comma))
-        chosen = choose(list(names), path)
+        names = tuple(re.sub(r'^"(.*)"$', r"\1", field) for field in first.split(comma))
+    chosen = choose(list(names), path)
     values = [field.strip('" ') for field in second.split(comma)]
     at = names.index(chosen["timestamp"])
     text = values[at] if at < len(values) else ""
     return _Layout(comma, names, chosen, headless, pa.string() if "clock" in chosen else _time_type(text))
-
-
-def _unquoted(line: str, comma: str) -> Iterator[tuple[str, str, bool]]:
-    for raw in line.split(comma):
-        quoted = len(raw) > 1 and raw[0] == raw[-1] == '"'
-        yield raw.strip('"'), raw, quoted
 
 
 def _time_type(text: str) -> pa.DataType:
@@ -161,54 +116,64 @@ def _time_type(text: str) -> pa.DataType:
     return pa.timestamp("ns") if re.fullmatch(_NAIVE, text) else pa.string()
 
 
-def _text_blocks(path: Path, tz: str | None) -> Iterator[Block]:
-    """Numbers read as such at once; from the piece where that fails on, as text, to say what is wrong."""
+def _text_pieces(path: Path, counts: dict[str, int] | None) -> Iterator[Piece]:
     layout = _layout(path)
-    types = dict.fromkeys(layout.names, pa.string()) | {layout.chosen[name]: pa.float64() for name in COLUMNS}
-    types[layout.chosen["timestamp"]] = layout.time
+    as_text = dict.fromkeys(layout.names, pa.string())
+    # Arrow parses times and numbers fast; from the piece where it cannot, the fields are read as text by our rules.
+    typed = (
+        as_text | {layout.chosen[name]: pa.float64() for name in COLUMNS} | {layout.chosen["timestamp"]: layout.time}
+    )
+    header = 0 if layout.headless else 1
+
+    def line(row: int) -> str:
+        return f"line {_line(path, row + header)}" if counts is None else f"row {row}"
+
     done = 0
-    try:
-        for table in _text_tables(path, layout, types):
-            yield _text_block(table, layout, path, tz, done)
-            done += table.num_rows
-        return
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        pass  # a value that Arrow does not take: below it is found, or read by the slower rules
-    skip = done
-    try:
-        for table in _text_tables(path, layout, dict.fromkeys(layout.names, pa.string())):
-            table, skip = table.slice(skip), max(0, skip - table.num_rows)
-            if table.num_rows:
-                yield _text_block(table, layout, path, tz, done)
+    for types in (as_text,) if counts is not None else (typed, as_text):
+        skip = done
+        try:
+            for table in _text_tables(path, layout, types, counts):
+                table, skip = table.slice(skip), max(0, skip - table.num_rows)
+                columns = {role: table.column(name) for role, name in layout.chosen.items()}
+                yield Piece(columns, layout.chosen, str(path), line, done)
                 done += table.num_rows
-    except pa.ArrowInvalid as error:
-        raise BarsError(f"{path}: {' '.join(str(error).split())}; mend the line or export again") from error
-    except (OSError, EOFError) as error:
-        raise BarsError(f"{path}: not a readable UTF-8 CSV file ({error}); export it again") from error
+            return
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            if types is as_text:
+                raise BarsError(f"{path}: {' '.join(str(error).split())}; mend the line or export again") from error
+        except (OSError, EOFError) as error:
+            raise BarsError(f"{path}: not a readable UTF-8 CSV file ({error}); export it again") from error
 
 
 def _text_tables(
-    path: Path, layout: _Layout, types: Mapping[str, pa.DataType], skip: Callable[[Any], str] | None = None
+    path: Path, layout: _Layout, types: Mapping[str, pa.DataType], counts: dict[str, int] | None
 ) -> Iterator[pa.Table]:
-    packed = path.name.lower().endswith(".gz")
-    with pa.input_stream(str(path), compression="gzip" if packed else None) as file:
-        if path.stat().st_size <= (_WHOLE >> 3 if packed else _WHOLE):
-            yield pa.csv.read_csv(file, **layout.options(types, skip))
+    dropped = "lines of another length dropped"
+
+    def skip(_: Any) -> str:
+        assert counts is not None
+        counts[dropped] += 1
+        return "skip"
+
+    if counts is not None:
+        counts.setdefault(dropped, 0)
+    options = layout.options(types, None if counts is None else skip)
+    with _opened(path) as file:
+        if path.stat().st_size <= (_WHOLE >> 3 if path.name.lower().endswith(".gz") else _WHOLE):
+            yield pa.csv.read_csv(file, **options)
             return
-        with pa.csv.open_csv(file, **layout.options(types, skip)) as reader:
+        with pa.csv.open_csv(file, **options) as reader:
             for batch in reader:
                 yield pa.Table.from_batches([batch])
 
 
-def _text_block(table: pa.Table, layout: _Layout, path: Path, tz: str | None, first: int) -> Block:
-    columns = {role: table.column(name) for role, name in layout.chosen.items()}
-    where = 0 if layout.headless else 1
-    return make_block(columns, layout.chosen, path, tz, first, lambda row: f"line {_line(path, row + where)}")
+def _opened(path: Path) -> Any:
+    return pa.input_stream(str(path), compression="gzip" if path.name.lower().endswith(".gz") else None)
 
 
 def _line(path: Path, filled: int) -> int:
     """Line of a text file, from 1, that is its ``filled``-th (from 0) without the blank ones."""
-    with pa.input_stream(str(path), compression="gzip" if path.name.lower().endswith(".gz") else None) as file:
+    with _opened(path) as file:
         rest, number = b"", 0
         while data := file.read(1 << 20):
             *lines, rest = (rest + data).split(b"\n")
@@ -223,19 +188,15 @@ def _line(path: Path, filled: int) -> int:
 # --- columns --------------------------------------------------------------------------------------
 
 
-def _column_blocks(path: Path, tz: str | None) -> Iterator[Block]:
-    done = 0
-    for chosen, batch in _batches(path):
-        columns = {role: batch.column(batch.schema.names.index(name)) for role, name in chosen.items()}
-        yield make_block(columns, chosen, path, tz, done, lambda row: f"row {row}")
-        done += batch.num_rows
-
-
-def _batches(path: Path) -> Iterator[tuple[dict[str, str], pa.RecordBatch]]:
-    """Parquet and Feather, batch by batch: role -> column name, and the columns."""
+def _column_pieces(path: Path) -> Iterator[Piece]:
+    """Parquet and Feather, batch by batch."""
     parquet = path.suffix.lower() in (".parquet", ".pq")
+    done = 0
     try:
-        yield from _parquet_batches(path) if parquet else _feather_batches(path)
+        for chosen, batch in _parquet_batches(path) if parquet else _feather_batches(path):
+            columns = {role: batch.column(name) for role, name in chosen.items()}
+            yield Piece(columns, chosen, str(path), first_row=done)
+            done += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         kind = "Parquet" if parquet else "Feather"
         reason = " ".join(str(error).split())[:200]

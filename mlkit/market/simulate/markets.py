@@ -12,8 +12,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from mlkit.errors import ConfigError
-from mlkit.market.bars import Float64Array, check_symbol, make_bars, validate_bars
+from mlkit.market.bars import Float64Array, make_bars, validate_bars
 from mlkit.market.simulate.shapes import Moves, plant_shapes
+from mlkit.market.symbols import check_symbol
 from mlkit.market.times import Int64Array, timeframe_delta, timeframe_ns
 
 START = pd.Timestamp("2024-01-01", tz="UTC")  # a Monday, so weekly bars are on the grid
