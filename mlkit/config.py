@@ -4,7 +4,7 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -61,6 +61,7 @@ class Settings(BaseSettings):
     xgboost_weight: float = Field(0.4, ge=0.0)
     lightgbm_weight: float = Field(0.4, ge=0.0)
     random_forest_weight: float = Field(0.2, ge=0.0)
+    learner_weights: dict[str, Annotated[float, Field(ge=0.0)]] = {}  # of further learners of the ensemble
     seed: int = Field(7, ge=0)
     profile: Literal["smoke", "full"] = "smoke"  # smoke: seconds; full: the whole training
     n_threads: int = Field(2, ge=1)
@@ -71,6 +72,12 @@ class Settings(BaseSettings):
     retrain_rows: int = Field(200, ge=60)  # least later bars that champion and challenger are compared on
     retrain_keep: int = Field(3, ge=2)  # published bundles of a market that stay
     tracking: bool | None = None  # runs go to MLflow; None: those of the commands and of the full profile
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of every learner of the ensemble by name; a learner of weight 0 is not trained."""
+        named = {"xgboost": self.xgboost_weight, "lightgbm": self.lightgbm_weight}
+        return named | {"random_forest": self.random_forest_weight} | self.learner_weights
 
     def chosen(self) -> dict[str, Any]:
         """The settings that decide what a model predicts, as plain JSON values."""
@@ -85,6 +92,14 @@ class Settings(BaseSettings):
     def pattern_weights(self) -> Path | None:
         """Absolute folder of the pattern CNN's weights; None for the shipped ones."""
         return None if self.pattern_weights_path is None else project_root() / self.pattern_weights_path
+
+    @field_validator("learner_weights")
+    @classmethod
+    def _further(cls, value: dict[str, float]) -> dict[str, float]:
+        own = sorted(value.keys() & {"xgboost", "lightgbm", "random_forest"})
+        if own:
+            raise ValueError(f"{own[0]} has a setting of its own: {own[0]}_weight")
+        return value
 
     @field_validator("training_data_path")
     @classmethod

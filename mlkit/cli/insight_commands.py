@@ -159,9 +159,10 @@ def _state(settings: Any) -> dict[str, Any]:
 
     import mlkit
     from mlkit.market import available
+    from mlkit.models.ensemble import MODULES
 
     shipped = (Path(mlkit.__file__).parent / "models" / "patterns" / "pretrained").glob("*.safetensors")
-    packages = ("safetensors", "torch", "xgboost", "lightgbm", "sklearn", "arch", "papermill", "matplotlib", "fastapi")
+    packages = ("safetensors", "torch", *MODULES, "arch", "papermill", "matplotlib", "fastapi")
     return {
         "version": mlkit.__version__,
         "lake": str(settings.lake),

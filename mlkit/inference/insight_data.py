@@ -93,8 +93,12 @@ class PricePrediction(_Part):
     probability that the direction of ``prediction`` is right: ``p_up`` for a rise, ``1 - p_up`` for a fall, the larger
     of the two where the forecast is no change. Below 0.5 the calibrated probability contradicts the point forecast.
     ``std`` is that of a log-normal price with the standard deviation of the log return; ``interval`` covers 90 %,
-    ``interval_80`` 80 %.
+    ``interval_80`` 80 %. A further learner of the ensemble is one more key beside ``random_forest``, and one more
+    attribute.
     """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Price | None]
 
     prediction: Price | None = None
     xgboost: Price | None = None
@@ -108,6 +112,13 @@ class PricePrediction(_Part):
     log_return: float | None = None
     verdict: EdgeVerdict | None = None  # measured out of sample when the bundle was trained
     reason: str | None = None  # why a number of this horizon is missing
+
+    @property
+    def members(self) -> dict[str, float]:
+        """Price that each learner predicts, by its name; those of weight 0 are left out."""
+        found = {"xgboost": self.xgboost, "lightgbm": self.lightgbm, "random_forest": self.random_forest}
+        found |= self.__pydantic_extra__
+        return {name: price for name, price in found.items() if price is not None}
 
     @property
     def direction(self) -> int:

@@ -118,7 +118,7 @@ class Predictor:
         bars = self._checked(bars)
         said = read_moment(self._moment(bars), self._models, self._rules)
         model, names = self._models.price()[0], self._feature_set().names
-        keep = LIVE_BARS if model is None else max(LIVE_BARS, model.memory + 1)
+        keep = LIVE_BARS if model is None else max(LIVE_BARS, model.lookback + 1)
         past = None if model is None else self._recent(model, bars)
         self._live = Live(LiveBars(bars, keep), self._stream(bars), pd.Index(names), past, keep, said)
         return said
@@ -268,7 +268,7 @@ class Predictor:
 
     def _recent(self, model: "PricePredictor", bars: pd.DataFrame) -> "Forecast":
         """Unadapted forecasts of the last bar and of those that its intervals remember."""
-        keep = model.memory + 1
+        keep = model.lookback + 1
         features, scale, terms = self._inputs(bars)
         return model.predict(features[-keep:], scale[-keep:], None if terms is None else terms[-keep:])
 
@@ -283,7 +283,7 @@ class Predictor:
         model, _ = self._models.price()
         if model is None or live.past is None:
             return None
-        bars, rows = live.bars, model.memory + 1
+        bars, rows = live.bars, model.lookback + 1
         if live.pending:
             features = np.stack(live.pending)
             index = pd.DatetimeIndex(bars.times.rows[-len(features) :], tz="UTC")

@@ -13,8 +13,9 @@ from mlkit.inference.insight_data import NOT_TRAINED, Drift, ModelStatus
 from mlkit.inference.loaded_models import Models
 from mlkit.market import available
 from mlkit.models.bundle import read_current, read_manifest
+from mlkit.models.ensemble import MODULES
 
-REPORTED_PACKAGES = ("safetensors", "torch", "xgboost", "lightgbm", "sklearn", "arch")
+REPORTED_PACKAGES = ("safetensors", "torch", *MODULES, "arch")
 
 
 class MarketStatus(BaseModel):

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from mlkit.inference.insight_data import PatternEvidence, PatternReading, PricePrediction, Signal, SignalType
 
-MEMBERS = ("xgboost", "lightgbm", "random_forest")
 CONTRADICTION = "signals contradict each other"
 CONTRADICTORY = "Contradiction"  # source of the HOLD that says so
 AGREEMENT = "Agreement"  # source of the signal that patterns and forecasts share
@@ -136,7 +135,7 @@ def _obstacle(prediction: PricePrediction, move: float, agreeing: int, members: 
 def _agreement(prediction: PricePrediction, current: float) -> tuple[int, int]:
     """How many members put the price on the ensemble's side of the current one, of how many."""
     sign = 1.0 if (prediction.log_return or 0.0) > 0 else -1.0
-    prices = [value for name in MEMBERS if (value := getattr(prediction, name)) is not None]
+    prices = prediction.members.values()
     return sum((value - current) * sign > 0 for value in prices), len(prices)
 
 

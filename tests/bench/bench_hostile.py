@@ -27,6 +27,7 @@ import xgboost
 from mlkit.models.bundle.bundle import write_bundle
 from mlkit.models.ensemble.price_predictor import PricePredictor
 from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.models.ensemble.split import TrainingArrays
 
 CASES = runpy.run_path(str(Path(__file__).parents[1] / "models" / "hostile_models.py"))
 N, F, HORIZONS = 700, 5, (1, 3)
@@ -40,9 +41,8 @@ def good_bundle(root: Path) -> Path:
     end = np.arange(N)[:, None] + np.array(HORIZONS)
     Y = 0.001 * (X[:, :1] + X[:, 1:2] * X[:, 2:3] + rng.normal(size=(N, 2)))
     settings = EnsembleSettings.smoke(n_threads=1, n_estimators=10, forest_trees=4, min_leaf=20)
-    price = PricePredictor.fit(
-        X, Y, np.where(end < N, end, -1), np.full((N, 2), 0.001), horizons=HORIZONS, settings=settings
-    )
+    arrays = TrainingArrays(X, Y, np.where(end < N, end, -1), np.full((N, 2), 0.001), HORIZONS)
+    price = PricePredictor.fit(arrays, settings)
     fields: dict[str, Any] = {"created": "2026-01-01", "symbol": "NULL", "timeframe": "1m", "horizons": HORIZONS}
     fields |= {"feature_names": [f"x{k}" for k in range(F)], "data_sha256": "0" * 64, "seed": 7, "settings": {}}
     fields |= {"training_span": {"start": "2026-01-01", "end": "2026-01-02", "bars": N}, "metrics": {}}

@@ -112,7 +112,7 @@ def cells(path: Path, rows: int, cap: int) -> None:
         data = prepare(kept, settings.prediction_horizons, fit_garch(kept.iloc[: train[-1] + 1]))
         model = fit_price(data, train, settings)
     test = test[:rows]
-    span = slice(max(int(test[0]) - model.memory, 0), int(test[-1]) + 1)
+    span = slice(max(int(test[0]) - model.lookback, 0), int(test[-1]) + 1)
     forecast = model.predict(data.X[span], data.scale[span], data.terms[span])
     blocks = block_numbers(data.index[span].as_unit("ns").asi8, timeframe_ns(timeframe))
     adapted = model.adapted(forecast, data.Y[span], blocks, len(test))

@@ -4,7 +4,7 @@
 
 The matrix lies in a file. A child process asks the kernel to refuse it more than the cap of private memory
 (``RLIMIT_DATA``: heap and private mappings; pages of files are cache, which the kernel can drop), then trains the
-whole ensemble with `fit_larger_than_memory`. A second child tries the same in memory and must be refused. On a small
+whole ensemble with `DiskBatches`. A second child tries the same in memory and must be refused. On a small
 matrix the models of both ways are compared.
 """
 
@@ -72,16 +72,15 @@ def load(folder: Path) -> dict[str, np.ndarray]:
 
 def train(folder: Path, way: str) -> tuple[object, float]:
     """The ensemble fitted one way or the other, and the seconds it took."""
-    from mlkit.models.ensemble.external_memory import fit_larger_than_memory
+    from mlkit.models.ensemble.learners.learner import DiskBatches
     from mlkit.models.ensemble.price_predictor import PricePredictor
     from mlkit.models.ensemble.settings import EnsembleSettings
+    from mlkit.models.ensemble.split import TrainingArrays
 
-    options = {"horizons": HORIZONS, "settings": EnsembleSettings.smoke(n_threads=1, n_estimators=40), "seed": 7}
+    settings = EnsembleSettings.smoke(n_threads=1, n_estimators=40)
     start = time.perf_counter()
-    if way == "memory":
-        model = PricePredictor.fit(**load(folder), **options)
-    else:
-        model = fit_larger_than_memory(**load(folder), **options, folder=folder, batch=int(way))
+    arrays = TrainingArrays(**load(folder), horizons=HORIZONS)
+    model = PricePredictor.fit(arrays, settings, disk=None if way == "memory" else DiskBatches(folder, int(way)))
     return model, time.perf_counter() - start
 
 

@@ -31,10 +31,12 @@ from sklearn.ensemble import RandomForestRegressor
 
 from mlkit.models.bundle.bundle import write_bundle
 from mlkit.models.bundle.publishing import publish
+from mlkit.models.ensemble.learners.lightgbm import lightgbm_model
+from mlkit.models.ensemble.learners.random_forest import forest_model
+from mlkit.models.ensemble.learners.xgboost import xgboost_model
 from mlkit.models.ensemble.price_predictor import PricePredictor
-from mlkit.models.ensemble.random_forest import RandomForest
 from mlkit.models.ensemble.settings import EnsembleSettings
-from mlkit.models.ensemble.tree_files import read_lightgbm, read_xgboost
+from mlkit.models.ensemble.split import TrainingArrays
 from mlkit.models.ensemble.trees import Trees
 
 HORIZONS = (1, 5, 15, 60)
@@ -72,12 +74,11 @@ def rivals(X: np.ndarray, Z: np.ndarray, settings: EnsembleSettings) -> dict[str
 
 def ours(models: dict[str, list[Any]]) -> dict[str, Trees]:
     """The same trees, laid out by mlkit."""
-    boosters = [bytes(m.get_booster().save_raw("ubj")) for m in models["xgboost"]]
-    texts = [m.booster_.model_to_string().encode() for m in models["lightgbm"]]
+    boosted = [xgboost_model(m.get_booster()).trees for m in models["xgboost"]]
     return {
-        "xgboost": Trees.join([read_xgboost(data)[0] for data in boosters], single=True),
-        "lightgbm": Trees.join([read_lightgbm(data)[0] for data in texts]),
-        "random_forest": Trees.join([RandomForest.from_sklearn(m).arrays for m in models["random_forest"]], mean=True),
+        "xgboost": Trees.join(boosted, float32_sums=True),
+        "lightgbm": Trees.join([lightgbm_model(m.booster_).trees for m in models["lightgbm"]]),
+        "random_forest": Trees.join([forest_model(m).trees for m in models["random_forest"]], mean=True),
     }
 
 
@@ -179,7 +180,7 @@ def bundle_of(root: Path, settings: EnsembleSettings) -> PricePredictor:
     end = np.arange(len(X))[:, None] + np.array(HORIZONS)
     end = np.where(end < len(X), end, -1)
     scale = np.full(Z.shape, 0.001)
-    price = PricePredictor.fit(X, 0.001 * Z, end, scale, horizons=HORIZONS, settings=settings)
+    price = PricePredictor.fit(TrainingArrays(X, 0.001 * Z, end, scale, HORIZONS), settings)
     fields = {
         "created": "2026-01-01T00:00:00+00:00",
         "symbol": "NULL",

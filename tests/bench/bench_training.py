@@ -3,8 +3,8 @@
     python tests/bench/bench_training.py [--rows 20000] [--repeats 5]
 
 Bare: the same libraries, parameters, rows and callbacks, called one by one, and nothing else; ours: the whole of
-`PricePredictor.fit`, with checks, split, scale, bytes read back, calibration. In pairs, side by side, each pair in the
-other order than the last; processor time of one thread; the median of the pairs' ratios, and their range.
+`PricePredictor.fit`, with checks, split, scale, trees converted to arrays, calibration. In pairs, side by side, each
+pair in the other order than the last; processor time of one thread; the median of the pairs' ratios, and their range.
 """
 
 import os
@@ -16,11 +16,13 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
-from mlkit.models.ensemble.learners import LEARNERS
+from mlkit.models.ensemble.learners import LEARNERS, lightgbm, random_forest, xgboost
+from mlkit.models.ensemble.learners.learner import Parts
 from mlkit.models.ensemble.price_predictor import PricePredictor
 from mlkit.models.ensemble.settings import EnsembleSettings
-from mlkit.models.ensemble.split import split_rows
+from mlkit.models.ensemble.split import NormalisedRows, TrainingArrays, split_rows
 
 HORIZONS = (1, 5, 15, 60)
 F, TERMS = 197, 26
@@ -39,17 +41,13 @@ def market(n: int) -> tuple[np.ndarray, ...]:
     return X, Y, end, spread[:, None] * np.sqrt(HORIZONS), terms
 
 
-def bare(parts: object, settings: EnsembleSettings) -> None:
-    """The libraries' own calls, as the learners make them, without reading anything back."""
-    kept = {learner: learner.from_bytes for learner in LEARNERS.values()}
+def bare(parts: Parts, settings: EnsembleSettings, patch: pytest.MonkeyPatch) -> None:
+    """The libraries' own calls, as the learners make them, without converting the trees."""
+    for module, name in ((xgboost, "xgboost_model"), (lightgbm, "lightgbm_model"), (random_forest, "forest_model")):
+        patch.setattr(module, name, lambda *_: None)
     for learner in LEARNERS.values():
-        learner.from_bytes = classmethod(lambda cls, files, *_: files)  # type: ignore[method-assign]
-    try:
-        for learner in LEARNERS.values():
-            learner.fit(parts, HORIZONS, settings, 7, lambda _: None)  # type: ignore[arg-type]
-    finally:
-        for learner, method in kept.items():
-            learner.from_bytes = method  # type: ignore[method-assign]
+        list(learner.train(parts, settings, 7))
+    patch.undo()
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -66,13 +64,16 @@ def main() -> None:
     options = parser.parse_args()
     settings = EnsembleSettings.full(n_threads=1)
     X, Y, end, scale, terms = market(options.rows)
-    split = split_rows(X, Y, end, scale, terms, HORIZONS, None, settings)
-    model = PricePredictor.fit(X, Y, end, scale, terms, horizons=HORIZONS, settings=settings, seed=7)  # warm
+    arrays = TrainingArrays(X, Y, end, scale, HORIZONS, terms)
+    split = split_rows(arrays, settings)
+    model = PricePredictor.fit(arrays, settings)  # warm
     # The arrays that the fit itself ends up with: the scale is combined first.
-    parts, _ = split.parts(X, Y, model.refined(scale, terms), settings.target_clip)
+    rows = NormalisedRows.make(arrays, split, model.spreads, settings.target_clip, None)
+    parts, _ = rows.parts(split, None)
+    patch = pytest.MonkeyPatch()
     runs = {
-        "ours": lambda: PricePredictor.fit(X, Y, end, scale, terms, horizons=HORIZONS, settings=settings, seed=7),
-        "bare": lambda: bare(parts, settings),
+        "ours": lambda: PricePredictor.fit(arrays, settings),
+        "bare": lambda: bare(parts, settings, patch),
     }
     ratios = []
     for pair in range(options.repeats):

@@ -16,6 +16,7 @@ from mlkit.models.bundle.bundle import ModelBundle, write_bundle
 from mlkit.models.bundle.publishing import publish
 from mlkit.models.ensemble.price_predictor import PricePredictor
 from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.models.ensemble.split import TrainingArrays
 from mlkit.operations.training.training import prepare
 
 MARKET = ["--symbol", "TEST", "--timeframe", "1d"]
@@ -35,7 +36,7 @@ def published(home: pd.DataFrame) -> ModelBundle:
     bars, horizons = home.iloc[:2100], (1, 5)
     data = prepare(bars, horizons, DEFAULT_GARCH)
     tiny = EnsembleSettings.smoke(n_estimators=8, forest_trees=4, n_threads=1)
-    price = PricePredictor.fit(data.X, data.Y, data.end, data.scale, horizons=horizons, settings=tiny)
+    price = PricePredictor.fit(TrainingArrays(data.X, data.Y, data.end, data.scale, horizons), tiny)
     fields = {
         "created": "2024-01-01T00:00:00Z", "symbol": "TEST", "timeframe": "1d", "feature_names": FeatureSet().names,
         "horizons": horizons, "data_sha256": fingerprint(bars), "seed": 7, "settings": {}, "metrics": {},

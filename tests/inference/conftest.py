@@ -12,6 +12,7 @@ from mlkit.market.bars import fingerprint
 from mlkit.models.bundle.bundle import ModelBundle, write_bundle
 from mlkit.models.ensemble.price_predictor import PricePredictor
 from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.models.ensemble.split import TrainingArrays
 from mlkit.operations.training.training import prepare
 
 HORIZONS = (1, 5, 15, 60)
@@ -29,12 +30,8 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Mode
         if key not in made:
             data = prepare(bars, HORIZONS, DEFAULT_GARCH, features)
             made[key] = PricePredictor.fit(
-                data.X,
-                data.Y,
-                data.end,
-                data.scale,
-                horizons=HORIZONS,
-                settings=EnsembleSettings.smoke(n_estimators=8, forest_trees=4, n_threads=1),
+                TrainingArrays(data.X, data.Y, data.end, data.scale, HORIZONS),
+                EnsembleSettings.smoke(n_estimators=8, forest_trees=4, n_threads=1),
                 seed=seed,
             )
         fields = {

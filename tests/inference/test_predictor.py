@@ -26,6 +26,7 @@ from mlkit.models.bundle.bundle import ModelBundle, write_bundle
 from mlkit.models.bundle.publishing import publish
 from mlkit.models.ensemble.price_predictor import PricePredictor
 from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.models.ensemble.split import TrainingArrays
 from mlkit.models.patterns.cnn import PatternMeta, PatternModel
 from mlkit.models.patterns.network import PatternCNN, weights_of
 
@@ -42,15 +43,15 @@ def bars(sp500: pd.DataFrame) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def price(bars: pd.DataFrame) -> PricePredictor:
     features, labels = build_features(bars), forward_returns(bars, HORIZONS)
-    return PricePredictor.fit(
+    arrays = TrainingArrays(
         features.to_numpy(),
         labels["log_return"].to_numpy(),
         label_end_positions(labels),
         volatility_scale(features, HORIZONS, DEFAULT_GARCH),
+        HORIZONS,
         volatility_terms(features, "1d"),
-        horizons=HORIZONS,
-        settings=SETTINGS,
     )
+    return PricePredictor.fit(arrays, SETTINGS)
 
 
 def manifest(bars: pd.DataFrame, **changes: Any) -> dict[str, Any]:

@@ -16,186 +16,63 @@ from typing import Any
 
 import numpy as np
 
-from mlkit.models.ensemble.tree_files import _UBJSON
-
 Case = tuple[str, Callable[[Path], None], str]
 _TOOLS = runpy.run_path(str(Path(__file__).with_name("hostile.py")))
 put, sign, rewriting, canary, Canary = (_TOOLS[k] for k in ("put", "sign", "rewriting", "canary", "Canary"))
 
 
-# XGBoost's files.
+# The libraries' own files: nothing but attributions and the inspection in a child process reads them.
 
 
-def ubjson(value: Any) -> bytes:
-    """Universal Binary JSON as XGBoost writes it."""
-    if isinstance(value, dict):
-        return b"{" + b"".join(_length(key) + ubjson(item) for key, item in value.items()) + b"}"
-    if isinstance(value, str):
-        return b"S" + _length(value)
-    if isinstance(value, list):
-        return b"[#L" + len(value).to_bytes(8, "big") + b"".join(map(ubjson, value))
-    if isinstance(value, np.ndarray):
-        marker = {"i1": b"i", "u1": b"U", "i4": b"l", "i8": b"L", "f4": b"d", "f8": b"D"}[value.dtype.str[1:]]
-        data = value.astype(value.dtype.newbyteorder(">")).tobytes()
-        return b"[$" + marker + b"#L" + len(value).to_bytes(8, "big") + data
-    return b"L" + int(value).to_bytes(8, "big", signed=True)
+def native() -> Iterator[Case]:
+    def other_leaf(data: bytes) -> bytes:
+        lines = data.decode().split("\n")
+        k = next(k for k, text in enumerate(lines) if text.startswith("leaf_value="))
+        lines[k] = lines[k].translate(str.maketrans("123456789", "234567891"))  # as long as before
+        return "\n".join(lines).encode()
 
+    def other_threshold(data: bytes) -> bytes:
+        """Every threshold of one tree is replaced; lengths stay."""
+        head = b"split_conditions[$d#L"
+        at = data.index(head) + len(head)
+        size = int.from_bytes(data[at : at + 8], "big")
+        return data[: at + 8] + np.full(size, 0.5, ">f4").tobytes() + data[at + 8 + 4 * size :]
 
-def _length(text: str) -> bytes:
-    return b"L" + len(text.encode()).to_bytes(8, "big") + text.encode()
-
-
-def xgboost() -> Iterator[Case]:
-    name = "xgb_1.ubj"
-
-    def edit(change: Callable[[dict[str, Any], dict[str, Any]], Any]) -> Callable[[Path], None]:
-        def damage(folder: Path) -> None:
-            model = _UBJSON((folder / name).read_bytes()).document()
-            trees = model["learner"]["gradient_booster"]["model"]["trees"]
-            tree = next(t for t in trees if len(t["left_children"]) > 4)
-            for key, array in tree.items():
-                tree[key] = array.copy() if isinstance(array, np.ndarray) else array
-            change(model["learner"], tree)
-            put(folder / name, ubjson(model))
-            sign(folder)
-
-        return damage
-
-    def set_at(key: str, index: int, value: float) -> Callable[[Any, Any], None]:
-        def change(learner: Any, tree: Any) -> None:
-            tree[key][index] = value
-
-        return change
-
-    shape = "learner_model_param"
-    edits: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
-        "a child out of range": (set_at("left_children", 0, 10**9), "not a node of its own tree"),
-        "a child below the leaf's mark": (set_at("right_children", 0, -7), "not a node of its own tree"),
-        "a node its own child": (set_at("left_children", 1, 1), "the child of two"),
-        "a loop to the root": (set_at("left_children", 1, 0), "not a node of its own tree"),
-        "two parents": (lambda _, t: t["right_children"].__setitem__(0, t["left_children"][0]), "the child of two"),
-        "half a leaf": (set_at("right_children", 0, -1), "not a node of its own tree"),
-        "a feature out of range": (set_at("split_indices", 0, 10**8), "a feature that does not exist"),
-        "a feature below 0": (set_at("split_indices", 0, -3), "a feature that does not exist"),
-        "a threshold NaN": (set_at("split_conditions", 0, np.nan), "not finite"),
-        "a leaf infinite": (set_at("split_conditions", -1, np.inf), "not finite"),
-        "a category": (set_at("split_type", 0, 1), "categorical splits"),
-        "an array too short": (lambda _, t: t.update(left_children=t["left_children"][:-1]), "length of left_children"),
-        "nodes 2**31": (lambda _, t: t["tree_param"].update(num_nodes=str(2**31)), "length of left_children"),
-        "deleted nodes": (lambda _, t: t["tree_param"].update(num_deleted="1"), "deleted nodes"),
-        "vectors in leaves": (lambda _, t: t["tree_param"].update(size_leaf_vector="9"), "leaf outputs"),
-        "features of float": (lambda _, t: t.update(split_indices=t["split_indices"].astype("f4")), "vector of int32"),
-        "trees as text": (lambda m, _: m["gradient_booster"]["model"].update(trees="many"), "not a XGBoost model"),
-        "no trees": (lambda m, _: m["gradient_booster"]["model"].pop("trees"), "no 'trees'"),
-        "an offset": (lambda m, _: m[shape].update(base_score="[5E-1]"), "base_score"),
-        "two outputs": (lambda m, _: m[shape].update(num_target="2"), "num_target"),
-        "classes": (lambda m, _: m[shape].update(num_class="3"), "num_class"),
-        "10**12 features": (lambda m, _: m[shape].update(num_feature=str(10**12)), "features of a tree"),
-        "another width": (lambda m, t: _width(m, "9"), "takes 9 features, the bundle 5"),
-        "a link function": (lambda m, _: m["objective"].update(name="binary:logistic"), "objective"),
-        "dropped trees": (lambda m, _: m["gradient_booster"].update(name="dart"), "booster"),
+    cases: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
+        "XGBoost, empty": ("xgb_1.ubj", lambda d: b"", "xgboost reading xgb_1.ubj crashes"),
+        "XGBoost, half": ("xgb_1.ubj", lambda d: d[: len(d) // 2], "xgboost refuses its file"),
+        "XGBoost, noise": ("xgb_3.ubj", lambda d: np.random.default_rng(0).bytes(len(d)), "xgb"),
+        "XGBoost, another tree": ("xgb_1.ubj", other_threshold, "xgb_1.ubj: xgboost finds other trees"),
+        "LightGBM, empty": ("lgb_1.txt", lambda d: b"", "lightgbm"),
+        "LightGBM, half": ("lgb_1.txt", lambda d: d[: len(d) // 2], "lightgbm"),
+        "LightGBM, noise": ("lgb_3.txt", lambda d: b"\xff\xfe" * 500, "lightgbm refuses its file"),
+        "LightGBM, another leaf": ("lgb_1.txt", other_leaf, "lgb_1.txt: lightgbm finds other trees"),
+        "LightGBM, a loop": ("lgb_1.txt", _loop, "lgb_1.txt"),
     }
-    for what, (change, message) in edits.items():
-        yield f"xgboost: {what}", edit(change), message
-
-    random = np.random.default_rng(0)
-    raws: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-        "empty": (lambda d: b"", "the file ends"),
-        "half": (lambda d: d[: len(d) // 2], "the file ends"),
-        "noise": (lambda d: random.bytes(len(d)), "not a XGBoost model"),
-        "noise in an object": (lambda d: b"{" + random.bytes(len(d)), "not a XGBoost model"),
-        "JSON": (lambda d: b'{"learner": {}}', "not a XGBoost model"),
-        "100,000 brackets deep": (lambda d: b"[" * 100_000, "nested too deep"),
-        "an array of 2**62": (lambda d: b"{L\0\0\0\0\0\0\0\1a[$l#L" + (2**62).to_bytes(8, "big") + b"}", "a length of"),
-        "a length below 0": (lambda d: b"{i\xff", "a length of -1"),
-        "a key twice": (lambda d: b"{i\1ai\0i\1ai\0}", "a is there twice"),
-        "more after the end": (lambda d: d + b"Z", "follow the model"),
-        "a pickle": (lambda d: pickle.dumps([1]), "not a XGBoost model"),
-    }
-    for what, (make, message) in raws.items():
-        yield f"xgboost: {what}", rewriting(name, make), message
+    for what, (name, make, message) in cases.items():
+        yield f"native: {what}", rewriting(name, make), message
 
 
-def _width(learner: dict[str, Any], width: str) -> None:
-    learner["learner_model_param"]["num_feature"] = width
-    for tree in learner["gradient_booster"]["model"]["trees"]:
-        tree["tree_param"]["num_feature"] = width
+def _loop(data: bytes) -> bytes:
+    """The first child of a tree is the tree's root."""
+    lines = data.decode().split("\n")
+    k = next(k for k, text in enumerate(lines) if text.startswith("left_child=") and " " in text)
+    lines[k] = "left_child=0 " + lines[k].split(" ", 1)[1]
+    return "\n".join(lines).encode()
 
 
-# LightGBM's files.
+# Arrays of trees.
 
 
-def lightgbm() -> Iterator[Case]:
-    name = "lgb_1.txt"
-
-    def line(key: str, make: Callable[[str], str]) -> Callable[[bytes], bytes]:
-        """Change the value of a key in the first tree that splits more than once."""
-
-        def change(data: bytes) -> bytes:
-            lines = data.decode().split("\n")
-            start = next(k for k, text in enumerate(lines) if text.startswith("split_feature=") and " " in text)
-            start = max(k for k in range(start) if lines[k].startswith("Tree="))
-            k = next(k for k in range(start, len(lines)) if lines[k].startswith(f"{key}="))
-            lines[k] = f"{key}={make(lines[k].split('=', 1)[1])}"
-            return "\n".join(lines).encode()
-
-        return change
-
-    def first(value: object) -> Callable[[str], str]:
-        return lambda text: " ".join([str(value), *text.split()[1:]])
-
-    def head(key: str, value: str) -> Callable[[bytes], bytes]:
-        def change(data: bytes) -> bytes:
-            lines = data.decode().split("\n")
-            k = next(k for k, text in enumerate(lines) if text.startswith(f"{key}="))
-            lines[k] = f"{key}={value}"
-            return "\n".join(lines).encode()
-
-        return change
-
-    cases: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-        "empty": (lambda d: b"", "end of the trees is missing"),
-        "half": (lambda d: d[: len(d) // 2], "end of the trees is missing"),
-        "zero bytes": (lambda d: bytes(len(d)), "end of the trees is missing"),
-        "noise": (lambda d: b"\xff\xfe" * 500, "not a LightGBM model"),
-        "a pickle": (lambda d: pickle.dumps([1]), "not a LightGBM model"),
-        "2,000,000,000 leaves": (line("num_leaves", lambda t: "2000000000"), "length of"),
-        "-5 leaves": (line("num_leaves", lambda t: "-5"), "not a LightGBM model"),
-        "a child out of range": (line("left_child", first(10**6)), "not a node of its own tree"),
-        "a leaf out of range": (line("left_child", first(-(10**6))), "not a node of its own tree"),
-        "a loop": (line("left_child", first(0)), "not a node of its own tree"),
-        "two parents": (line("right_child", lambda t: " ".join([t.split()[-1]] * len(t.split()))), "a node is"),
-        "a feature out of range": (line("split_feature", first(10**6)), "a feature that does not exist"),
-        "a feature beyond int32": (line("split_feature", first(2**33)), "out of range"),
-        "a feature beyond int64": (line("split_feature", first(2**70)), "not a LightGBM model"),
-        "a threshold NaN": (line("threshold", first("nan")), "not finite"),
-        "a threshold of 10**999": (line("threshold", first("1e999")), "not finite"),
-        "a threshold missing": (line("threshold", lambda t: t.split(" ", 1)[1]), "length of threshold"),
-        "a leaf infinite": (line("leaf_value", first("inf")), "not finite"),
-        "a leaf in hexadecimal": (line("leaf_value", first("0x1p3")), "not a LightGBM model"),
-        "a category": (line("decision_type", first(1)), "splits by category"),
-        "missing for zero": (line("decision_type", first(6)), "splits by category, or with zero"),
-        "categories": (line("num_cat", lambda t: "1"), "num_cat"),
-        "linear leaves": (line("is_linear", lambda t: "1"), "is_linear"),
-        "a key twice": (line("num_leaves", lambda t: f"{t}\nnum_leaves={t}"), "num_leaves is there twice"),
-        "10**12 features": (head("max_feature_idx", str(10**12)), "over 65536 can be"),
-        "9 features": (head("max_feature_idx", "8"), "takes 9 features, the bundle 5"),
-        "sizes of other trees": (head("tree_sizes", "5 5"), "number of trees"),
-        "another version": (head("version", "v9"), "version"),
-        "classes": (head("num_class", "3"), "num_class"),
-        "a link function": (head("objective", "binary sigmoid:1"), "objective"),
-        "trees out of order": (lambda d: d.replace(b"\nTree=0\n", b"\nTree=7\n"), "tree: "),
-        "another first line": (lambda d: b"tre3" + d[4:], "first line"),
-    }
-    for what, (make, message) in cases.items():
-        yield f"lightgbm: {what}", rewriting(name, make), message
+def trees() -> Iterator[Case]:
+    """Every kind of damage to the forest's file, and a few to the boosted trees', which the same code reads."""
+    yield from _arrays("forest", "rf_1.npz")
+    for kind, name in (("xgboost", "xgb_1.npz"), ("lightgbm", "lgb_1.npz")):
+        few = ("empty", "a loop to the root", "a feature out of range", "another width", "a bomb of 300 MB")
+        yield from (case for case in _arrays(kind, name) if case[0].split(": ")[1] in few)
 
 
-# The forest's files.
-
-
-def forest() -> Iterator[Case]:
-    name = "rf_1.npz"
+def _arrays(kind: str, name: str) -> Iterator[Case]:
 
     def arrays(change: Callable[[dict[str, Any]], Any]) -> Callable[[bytes], bytes]:
         def make(data: bytes) -> bytes:
@@ -236,14 +113,14 @@ def forest() -> Iterator[Case]:
         return lambda held: held[key].__setitem__(index, value)
 
     cases: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-        "empty": (lambda d: b"", "not a forest file"),
-        "half": (lambda d: d[: len(d) // 2], "not a forest file"),
-        "noise": (lambda d: np.random.default_rng(0).bytes(len(d)), "not a forest file"),
+        "empty": (lambda d: b"", "not a file of trees"),
+        "half": (lambda d: d[: len(d) // 2], "not a file of trees"),
+        "noise": (lambda d: np.random.default_rng(0).bytes(len(d)), "not a file of trees"),
         "a child out of range": (arrays(put_in("left", 0, 10**6)), "not a node of its own tree"),
         "a loop to the root": (arrays(put_in("left", 0, 0)), "not a node of its own tree"),
-        "a node its own child": (arrays(put_in("right", 0, 1)), "a node is"),
+        "a node its own child": (arrays(put_in("right", 0, 1)), "a node has"),
         "half a leaf": (arrays(put_in("right", 0, -1)), "not a node of its own tree"),
-        "an orphan": (arrays(lambda h: (put_in("left", 0, -1)(h), put_in("right", 0, -1)(h))), "nobody's child"),
+        "an orphan": (arrays(lambda h: (put_in("left", 0, -1)(h), put_in("right", 0, -1)(h))), "has no parent"),
         "a feature out of range": (arrays(put_in("feature", 0, 5)), "a feature that does not exist"),
         "a threshold NaN": (arrays(put_in("threshold", 0, np.nan)), "not finite"),
         "a value infinite": (arrays(put_in("value", -1, -np.inf)), "not finite"),
@@ -268,12 +145,12 @@ def forest() -> Iterator[Case]:
         "a member twice": (twice, "expected the arrays"),
         "a bomb of 300 MB": (members(lambda h: h.update({"value.npy": bytes(300 * 2**20)})), "unpacks to more than"),
         "a claim of 4 GB": (lambda d: claims(d, 24, b"\xfe\xff\xff\xff"), "unpacks to more than"),
-        "a password": (lambda d: claims(d, 8, b"\1"), "not a forest file"),
-        "an unknown compression": (lambda d: claims(d, 10, b"\x63"), "not a forest file"),
-        "a wrong checksum": (lambda d: claims(d, 16, b"\0\0\0\0"), "not a forest file"),
+        "a password": (lambda d: claims(d, 8, b"\1"), "not a file of trees"),
+        "an unknown compression": (lambda d: claims(d, 10, b"\x63"), "not a file of trees"),
+        "a wrong checksum": (lambda d: claims(d, 16, b"\0\0\0\0"), "not a file of trees"),
     }
     for what, (make, message) in cases.items():
-        yield f"forest: {what}", rewriting(name, make), message
+        yield f"{kind}: {what}", rewriting(name, make), message
 
     def bomb(folder: Path) -> None:
         objects = np.array([Canary(canary(folder))], dtype=object)
@@ -284,7 +161,7 @@ def forest() -> Iterator[Case]:
     yield (
         "forest: a pickle",
         lambda f: (put(f / name, pickle.dumps(Canary(canary(f)))), sign(f))[1],
-        "not a forest file",
+        "not a file of trees",
     )
 
 

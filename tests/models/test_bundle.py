@@ -15,6 +15,7 @@ from mlkit.models.bundle import publishing
 from mlkit.models.bundle.manifest import render, signed
 from mlkit.models.ensemble.price_predictor import PricePredictor
 from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.models.ensemble.split import TrainingArrays
 
 N, F, HORIZONS = 700, 5, (1, 3)
 FIELDS: dict[str, Any] = {
@@ -44,7 +45,7 @@ def price(X: np.ndarray) -> PricePredictor:
     for j, h in enumerate(HORIZONS):
         Y[:-h, j], end[:-h, j] = 0.001 * (walk[h:] - walk[:-h]), np.arange(h, N)
     settings = EnsembleSettings.smoke(n_threads=1, n_estimators=10, forest_trees=4, min_leaf=20)
-    return PricePredictor.fit(X, Y, end, np.full((N, len(HORIZONS)), 0.001), horizons=HORIZONS, settings=settings)
+    return PricePredictor.fit(TrainingArrays(X, Y, end, np.full((N, len(HORIZONS)), 0.001), HORIZONS), settings)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,8 @@ def test_the_manifest_tells_the_whole_story(stored: Path) -> None:
     assert manifest.training_span.bars == N
     assert manifest.metrics == {"1": {"r2": None, "hit_rate": 0.5}}
     assert {"numpy", "lightgbm"} <= manifest.library_versions.keys()
-    names = {"xgb_1.ubj", "xgb_3.ubj", "lgb_1.txt", "lgb_3.txt", "rf_1.npz", "rf_3.npz"}
+    names = {"xgb_1.ubj", "xgb_3.ubj", "lgb_1.txt", "lgb_3.txt"}
+    names |= {f"{prefix}_{h}.npz" for prefix in ("xgb", "lgb", "rf") for h in (1, 3)}
     assert manifest.files.keys() == names | {"calibration.json", "cnn.safetensors", "drift.json"}
     assert not any(path.suffix in {".pkl", ".joblib"} for path in stored.iterdir())
 

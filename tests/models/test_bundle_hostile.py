@@ -7,6 +7,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from mlkit.models.bundle import inspection
 from mlkit.models.bundle.bundle import ModelBundle, write_bundle
 from mlkit.models.ensemble.price_predictor import PricePredictor
 from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.models.ensemble.split import TrainingArrays
 from mlkit.models.patterns.cnn import PRETRAINED
 
 HOSTILE = runpy.run_path(str(Path(__file__).with_name("hostile.py")))
 MODELS = runpy.run_path(str(Path(__file__).with_name("hostile_models.py")))
 CASES = [case for name in ("unsigned", "manifests") for case in HOSTILE[name]()]
-CASES += [case for name in ("xgboost", "lightgbm", "forest", "calibration", "cnn") for case in MODELS[name]()]
+CASES += [case for name in ("trees", "calibration", "cnn") for case in MODELS[name]()]
+NATIVE = list(MODELS["native"]())
 N, F, HORIZONS = 700, 5, (1, 3)
 
 
@@ -37,7 +40,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for j, h in enumerate(HORIZONS):
         Y[:-h, j], end[:-h, j] = 0.001 * (X[:-h, 0] + X[:-h, 1] * X[:-h, 2] + rng.normal(size=N - h)), np.arange(h, N)
     settings = EnsembleSettings.smoke(n_threads=1, n_estimators=10, forest_trees=4, min_leaf=20)
-    price = PricePredictor.fit(X, Y, end, np.full((N, 2), 0.001), horizons=HORIZONS, settings=settings)
+    price = PricePredictor.fit(TrainingArrays(X, Y, end, np.full((N, 2), 0.001), HORIZONS), settings)
     fields = {
         "created": "2026-01-02T03:04:05+00:00",
         "symbol": "BTCUSDT",
@@ -143,17 +146,33 @@ def test_every_flipped_bit_shows(template: Path, tmp_path: Path) -> None:
 def test_the_command_verifies_a_good_bundle_with_every_library(template: Path, capsys: Any) -> None:
     assert main(["bundle", "verify", str(template)]) == 0
     out = capsys.readouterr().out
-    assert f"{template}: whole, 8 files of BTCUSDT 1m match their digests" in out
+    assert f"{template}: whole, 12 files of BTCUSDT 1m match their digests" in out
     assert "trees; read alike by mlkit, xgboost, lightgbm\n" in out
 
 
 def test_the_command_refuses_in_one_line(template: Path, tmp_path: Path, capsys: Any) -> None:
-    damage = dict((name, damage) for name, damage, _ in CASES)["lightgbm: a loop"]
+    damage = dict((name, damage) for name, damage, _ in CASES)["lightgbm: a loop to the root"]
     damage(copy(template, tmp_path / "bundle"))
     assert main(["bundle", "verify", str(tmp_path / "bundle")]) == 2
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.count("\n") == 1
-    assert "lgb_1.txt: not a LightGBM model of mlkit (a child is not a node of its own tree)" in shown.err
+    assert "lgb_1.npz: a child is not a node of its own tree; train the bundle again" in shown.err
+
+
+@pytest.mark.parametrize(("damage", "message"), [pytest.param(*case[1:], id=case[0]) for case in NATIVE])
+def test_a_damaged_file_of_a_library_is_refused_by_the_inspection(
+    template: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    """Forecasts do not read it: they have the bits of the undamaged bundle."""
+    folder = copy(template, tmp_path / "bundle")
+    damage(folder)
+    X, scale = np.random.default_rng(2).normal(size=(5, F)).astype(np.float32), np.full((5, 2), 0.001)
+    whole, damaged = (ModelBundle.open(path).price for path in (template, folder))
+    assert whole is not None and damaged is not None
+    assert np.array_equal(damaged.predict(X, scale).raw, whole.predict(X, scale).raw)
+    with pytest.raises(BundleError, match=message) as error:
+        inspection.inspect_bundle(folder, seconds=60)
+    assert "\n" not in str(error.value)
 
 
 STEP = 'print(\'{"step": "xgboost reading xgb_1.ubj"}\', flush=True)'

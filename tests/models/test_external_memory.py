@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from mlkit.errors import ConfigError
-from mlkit.models.ensemble.external_learners import RUN, block_rows
-from mlkit.models.ensemble.external_memory import fit_larger_than_memory
+from mlkit.models.ensemble.learners.learner import DiskBatches
+from mlkit.models.ensemble.learners.lightgbm import RUN, block_rows
 from mlkit.models.ensemble.price_predictor import PricePredictor
 from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.models.ensemble.split import TrainingArrays
 
 HORIZONS = (1, 5)
 SETTINGS = EnsembleSettings.smoke(n_threads=1, n_estimators=40)
@@ -38,13 +39,12 @@ def arrays(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def inside(arrays: dict[str, Any]) -> PricePredictor:
-    return PricePredictor.fit(**arrays, horizons=HORIZONS, settings=SETTINGS, seed=7)
+    return PricePredictor.fit(TrainingArrays(**arrays, horizons=HORIZONS), SETTINGS, seed=7)
 
 
-def outside(arrays: dict[str, Any], folder: Path, batch: int, **options: Any) -> PricePredictor:
-    return fit_larger_than_memory(
-        **arrays, horizons=HORIZONS, settings=SETTINGS, seed=7, folder=folder, batch=batch, **options
-    )
+def outside(arrays: dict[str, Any], folder: Path, batch: int) -> PricePredictor:
+    disk = DiskBatches(folder, batch)
+    return PricePredictor.fit(TrainingArrays(**arrays, horizons=HORIZONS), SETTINGS, seed=7, disk=disk)
 
 
 def files_of(model: PricePredictor, name: str) -> dict[str, bytes]:
@@ -86,9 +86,9 @@ def test_rows_with_holes_and_shared_times_learn_as_in_memory(arrays: dict[str, A
     holes["Y"][5000:5200] = np.nan  # an outage
     positions = np.arange(24_000) // 2  # two markets
     holes["end"] = np.where(holes["end"] >= 0, positions[holes["end"]] + 1, -1)
-    options = {"horizons": HORIZONS, "settings": SETTINGS, "seed": 7, "positions": positions}
-    inside = PricePredictor.fit(**holes, **options)
-    model = fit_larger_than_memory(**holes, **options, folder=tmp_path, batch=1500)
+    made = TrainingArrays(**holes, horizons=HORIZONS, positions=positions)
+    inside = PricePredictor.fit(made, SETTINGS, seed=7)
+    model = PricePredictor.fit(made, SETTINGS, seed=7, disk=DiskBatches(tmp_path, 1500))
     assert model.training["rows"] == inside.training["rows"]
     assert files_of(model, "xgboost") == files_of(inside, "xgboost")
     assert files_of(model, "random_forest") == files_of(inside, "random_forest")
@@ -101,5 +101,5 @@ def test_blocks_hold_every_row_once_from_all_of_the_history() -> None:
 
 
 def test_a_batch_of_a_few_rows_is_refused(arrays: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="batch must be at least 1000 rows, got 10"):
+    with pytest.raises(ConfigError, match="rows must be at least 1000, got 10"):
         outside(arrays, tmp_path, 10)

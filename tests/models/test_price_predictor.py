@@ -15,6 +15,7 @@ from mlkit.evaluation.metrics import coverage, r2_no_change, rank_ic
 from mlkit.models.ensemble.conformal import block_numbers
 from mlkit.models.ensemble.price_predictor import PricePredictor
 from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.models.ensemble.split import TrainingArrays
 
 HORIZONS = (1, 5)
 SETTINGS = EnsembleSettings.smoke(n_threads=1, n_estimators=40, forest_trees=8)
@@ -31,8 +32,8 @@ class Market:
         return Market(self.X[rows], self.Y[rows], self.end[rows], self.scale[rows])
 
     def fit(self, **options: Any) -> PricePredictor:
-        options = {"horizons": HORIZONS, "settings": SETTINGS, "seed": 3} | options
-        return PricePredictor.fit(self.X, self.Y, self.end, self.scale, **options)
+        arrays = TrainingArrays(self.X, self.Y, self.end, self.scale, options.pop("horizons", HORIZONS))
+        return PricePredictor.fit(arrays, **({"settings": SETTINGS, "seed": 3} | options))
 
 
 def market(n: int, strength: float, seed: int = 0, n_features: int = 8) -> Market:
@@ -98,7 +99,9 @@ def test_round_trip_through_files_is_bit_equal(planted: Market, fitted: PricePre
     names = fitted.to_files(tmp_path)
     assert names == [
         "calibration.json",
-        *(f"{kind}_{h}.{end}" for kind, end in (("lgb", "txt"), ("rf", "npz"), ("xgb", "ubj")) for h in HORIZONS),
+        *(f"lgb_{h}.{end}" for h in HORIZONS for end in ("npz", "txt")),
+        *(f"rf_{h}.npz" for h in HORIZONS),
+        *(f"xgb_{h}.{end}" for h in HORIZONS for end in ("npz", "ubj")),
     ]
     again = PricePredictor.from_files(tmp_path)
     ours, theirs = (m.predict(planted.X, planted.scale) for m in (fitted, again))
@@ -216,7 +219,7 @@ def test_a_missing_library_leaves_its_weight_to_the_others(
 
 
 def test_a_library_without_weight_is_not_trained(planted: Market) -> None:
-    model = planted[:1200].fit(settings=replace(SETTINGS, xgboost_weight=0.0, lightgbm_weight=0.0))
+    model = planted[:1200].fit(settings=replace(SETTINGS, weights={"xgboost": 0.0, "random_forest": 0.2}))
     assert model.weights == {"random_forest": 1.0}
     assert sorted(model.to_bytes()) == ["calibration.json", "rf_1.npz", "rf_5.npz"]
 
@@ -263,7 +266,7 @@ def test_terms_refine_the_scale_and_reach_the_files(planted: Market, tmp_path: P
     Y, end = planted.Y[:n] * np.exp(seen)[:, None], planted.end[:n]
     terms = np.column_stack([np.log(planted.scale[:n, 0]), seen])
     data = (planted.X[:n], Y, end, planted.scale[:n])
-    plain, refined = (PricePredictor.fit(*data, t, horizons=HORIZONS, settings=SETTINGS) for t in (None, terms))
+    plain, refined = (PricePredictor.fit(TrainingArrays(*data, HORIZONS, t), SETTINGS) for t in (None, terms))
     assert plain.spreads == () and len(refined.spreads) == 2
     forecast = refined.predict(data[0], data[3], terms)
     assert np.corrcoef(np.log(forecast.scale[:, 0] / data[3][:, 0]), seen)[0, 1] > 0.95
@@ -302,11 +305,11 @@ def test_adapted_rows_read_only_what_was_known(planted: Market, fitted: PricePre
 
 
 def test_the_last_row_alone_is_the_row_of_the_batch(planted: Market, fitted: PricePredictor) -> None:
-    assert fitted.memory == 4504
+    assert fitted.lookback == 4504
     fitted = replace(fitted, calibrations=tuple(replace(c, memory=2000) for c in fitted.calibrations))
     block = block_numbers(np.arange(len(planted.X)), 1)
     whole = fitted.adapted(fitted.predict(planted.X, planted.scale), planted.Y, block)
-    window = slice(3500 - fitted.memory, 3501)
+    window = slice(3500 - fitted.lookback, 3501)
     part = planted[window]
     forecast = fitted.predict(part.X, part.scale)
     live = fitted.adapted(forecast, part.Y, block[window], rows=1)
@@ -351,8 +354,8 @@ def test_files_that_do_not_belong_together(fitted: PricePredictor) -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"xgboost_weight": -1.0}, "weights must be >= 0"),
-        ({"xgboost_weight": 0.0, "lightgbm_weight": 0.0, "random_forest_weight": 0.0}, "not all zero"),
+        ({"weights": {"xgboost": -1.0}}, "weights must be >= 0"),
+        ({"weights": {"xgboost": 0.0}}, "not all zero"),
         ({"learning_rate": 0.0}, r"learning_rate must be in \(0, 1\], got 0.0"),
         ({"max_depth": 0}, "max_depth must be at least 1"),
         ({"max_bin": 1000}, "max_bin must be in 2..255"),

@@ -15,8 +15,10 @@ import pytest
 from mlkit.evaluation.metrics import r2_no_change
 from mlkit.evaluation.splits import WalkForward
 from mlkit.labels import forward_returns
-from mlkit.models.ensemble import experts, learners, price_predictor
-from mlkit.models.ensemble.learners import Parts, RandomForestLearner, Rows, XGBoostLearner
+from mlkit.models.ensemble import experts, price_predictor
+from mlkit.models.ensemble.learners.learner import Parts, Rows
+from mlkit.models.ensemble.learners.random_forest import RandomForest
+from mlkit.models.ensemble.learners.xgboost import XGBoost
 from mlkit.operations.training import training, training_set
 from mlkit.operations.training.panel_layout import lay_out, markets_of
 from mlkit.operations.training.training import TrainingSet
@@ -212,24 +214,24 @@ def last_fold_trains_on_its_test(patch: pytest.MonkeyPatch, world: World) -> Non
 
 
 def early_stopping_on_test(patch: pytest.MonkeyPatch, world: World) -> None:
-    honest = XGBoostLearner.fit.__func__
+    honest = XGBoost.train
 
-    def leaky(cls: type, parts: Parts, *args: Any) -> Any:
+    def leaky(self: XGBoost, parts: Parts, *args: Any) -> Any:
         seen = Rows(np.ascontiguousarray(world.data.X[world.test]), world.z(world.test))
-        return honest(cls, replace(parts, valid=seen), *args)
+        return honest(self, replace(parts, valid=seen), *args)
 
-    patch.setattr(learners.XGBoostLearner, "fit", classmethod(leaky))
+    patch.setattr(XGBoost, "train", leaky)
 
 
 def forest_of_all_rows(patch: pytest.MonkeyPatch, world: World) -> None:
-    honest = RandomForestLearner.fit.__func__
+    honest = RandomForest.train
 
-    def leaky(cls: type, parts: Parts, *args: Any) -> Any:
+    def leaky(self: RandomForest, parts: Parts, *args: Any) -> Any:
         early = parts.early
         X, z = world.data.X[world.test], world.z(world.test)
-        return honest(cls, replace(parts, early=Rows(np.vstack([early.X, X]), np.vstack([early.z, z]))), *args)
+        return honest(self, replace(parts, early=Rows(np.vstack([early.X, X]), np.vstack([early.z, z]))), *args)
 
-    patch.setattr(learners.RandomForestLearner, "fit", classmethod(leaky))
+    patch.setattr(RandomForest, "train", leaky)
 
 
 def calibrator_sees_test_outcomes(patch: pytest.MonkeyPatch, world: World) -> None:

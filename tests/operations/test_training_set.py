@@ -12,7 +12,6 @@ import mlkit
 from mlkit.evaluation.ledger import Ledger, Source
 from mlkit.features.engine import DEFAULT_GARCH
 from mlkit.market.simulate.markets import planted_edge
-from mlkit.models.ensemble import external_memory
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.training import training
 from mlkit.operations.training.stages import kept_stages
@@ -35,7 +34,7 @@ def test_a_set_in_files_is_that_in_memory_and_fits_alike(
     rows = np.flatnonzero((inside.end >= 0).all(axis=1))
     reference = fit_price(inside, rows, settings)
     assert fit_price(outside, rows, settings).to_bytes() == reference.to_bytes()
-    monkeypatch.setattr(external_memory, "BATCH", 1000)
+    monkeypatch.setattr("mlkit.models.ensemble.ROWS_IN_MEMORY", 1000)
     model = fit_price(outside, rows, settings)
     assert model.training["batch"] == 1000
     assert model.learners["xgboost"].to_bytes() == reference.learners["xgboost"].to_bytes()
@@ -97,7 +96,7 @@ def test_a_training_larger_than_a_batch_is_a_trial_of_its_own(
     reference = walk_forward(pool, settings, n_splits=1, ensemble=FEW)
     walk_forward(pool, settings, n_splits=1, ensemble=FEW, folder=tmp_path)
     assert Ledger.of(settings).trials(sources) == 1  # up to a batch nothing differs
-    monkeypatch.setattr(external_memory, "BATCH", 1000)
+    monkeypatch.setattr("mlkit.models.ensemble.ROWS_IN_MEMORY", 1000)
     forecasts = walk_forward(pool, settings, n_splits=1, ensemble=FEW, folder=tmp_path)
     assert Ledger.of(settings).trials(sources) == 2
     keys = ["timestamp", "symbol", "bar", "horizon", "outcome", "xgboost"]

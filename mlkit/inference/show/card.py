@@ -22,11 +22,11 @@ from mlkit.inference.show.number_format import (
     format_prices,
     format_probability,
 )
-from mlkit.inference.signals import MEMBERS, pattern_title
+from mlkit.inference.signals import pattern_title
 
 _STYLE: Final = Path(__file__).with_name("card.css")
 _GLYPHS: Final = {1: "▲", -1: "▼", 0: "◆"}
-_MEMBER_NAMES: Final = dict(zip(MEMBERS, ("XGBoost", "LightGBM", "Random forest"), strict=True))
+_MEMBER_TITLES: Final = {"xgboost": "XGBoost", "lightgbm": "LightGBM"}
 
 
 def render_card(insight: InsightData, candles: Sequence[CandleRow] = ()) -> str:
@@ -168,10 +168,13 @@ def _tile(horizon: str, price: PricePrediction, current: float) -> str:
     for label, ends in (("80%", price.interval_80), ("90%", price.interval)):
         if ends:
             rows.append(_pair(label, format_prices(*ends, step=step)))
-    moves = {m: math.log(v / current) for m in MEMBERS if (v := getattr(price, m)) is not None}
+    moves = {
+        _MEMBER_TITLES.get(name, pattern_title(name)): math.log(value / current)
+        for name, value in price.members.items()
+    }
     if moves:
         places = change_decimals(*moves.values())
-        pairs = "".join(_pair(_MEMBER_NAMES[m], format_change(move, places)) for m, move in moves.items())
+        pairs = "".join(_pair(name, format_change(move, places)) for name, move in moves.items())
         rows.append(f'<div class="members">{pairs}</div>')
     if price.reason:
         rows.append(_empty(price.reason))

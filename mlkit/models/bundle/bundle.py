@@ -3,7 +3,7 @@
     <root>/CURRENT               ids of the published bundles, the current one first; replaced atomically
     <root>/<bundle_id>/          written under another name, synced, then renamed
         manifest.json            what it was trained on and with; SHA-256 and size of every other file
-        xgb_<h>.ubj  lgb_<h>.txt  rf_<h>.npz  calibration.json  cnn.safetensors  ...
+        xgb_<h>.npz  xgb_<h>.ubj  lgb_<h>.npz  lgb_<h>.txt  rf_<h>.npz  calibration.json  cnn.safetensors  ...
 
 Nothing is pickled. ``ModelBundle.open`` checks every byte against the manifest before anything else is read.
 Digests prove that a bundle is whole, not who made it; what a stranger's bundle may do is in ``README.md``
@@ -32,11 +32,12 @@ from mlkit.models.bundle.manifest import (
     read_manifest,
     read_plain,
 )
+from mlkit.models.ensemble.learners import LEARNERS
 from mlkit.models.ensemble.price_predictor import CALIBRATION_FILE, PricePredictor
 
 CNN_FILE = "cnn.safetensors"
 DRAFT = ".bundle-"  # prefix of folders that are being written or deleted
-_PRICE_FILES = (CALIBRATION_FILE, "xgb_", "lgb_", "rf_")
+_PRICE_FILES = (CALIBRATION_FILE, *(f"{learner.prefix}_" for learner in LEARNERS.values()))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,8 @@
 """Look at a bundle from a stranger: in another process, with little memory and little time.
 
-Digests first, then mlkit's own readers, then the libraries themselves, each of which must find the trees that
-mlkit found. XGBoost and LightGBM crash the process on some files; here that is one line of refusal.
+Digests first, then the arrays that forecasts are made from, then each library with its own file, which attributions
+are made from: it must predict what the arrays do. XGBoost and LightGBM crash the process on some files; here that is
+one line of refusal.
 
 Run as ``python -c "from mlkit.models.bundle.inspection import main; main()" FOLDER SECONDS MEGABYTES``, this module is
 the child: one JSON object a line, ``{"step": ...}`` before each thing it tries and ``{"found": ...}`` or
@@ -15,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import numpy as np
 
 from mlkit.errors import BundleError, MlkitError
 from mlkit.models.bundle.bundle import ModelBundle
+from mlkit.models.ensemble.learners import LEARNERS
 from mlkit.models.ensemble.settings import Float32Matrix
 from mlkit.models.ensemble.trees import Trees, stump
 from mlkit.models.patterns.cnn import load_cnn
@@ -120,9 +123,9 @@ def _compare(bundle: ModelBundle, readers: dict[str, Callable[..., Any]]) -> dic
             continue
         X = _probes(learner.trees.nodes, learner.trees.n_features)
         expected = learner.predict(X)
-        for column, file in enumerate(learner.files):
+        for column, (file, data) in enumerate(learner.native_files.items()):
             _tell(step=f"{name} reading {file}")
-            said = _ask(name, readers[name], learner.files[file], X)
+            said = _ask(name, readers[name], data, X)
             if not np.array_equal(said, expected[:, column]):
                 raise BundleError(f"{file}: {name} finds other trees in it than mlkit; do not use the bundle")
         alike.append(name)
@@ -160,30 +163,18 @@ def _probes(nodes: Any, n_features: int) -> Float32Matrix:
 
 
 def _readers() -> tuple[dict[str, Callable[..., Any]], list[str]]:
-    """The libraries' own ways to read a file, imported, and the names of those that are not installed."""
+    """How each library predicts from its own file, imported, and the names of those that are not installed."""
     readers: dict[str, Callable[..., Any]] = {}
     missing = []
-    for name, make in (("xgboost", _xgboost), ("lightgbm", _lightgbm)):
+    for name, learner in LEARNERS.items():
+        if not learner.native:
+            continue
         try:
-            readers[name] = make()
+            import_module(learner.module)
+            readers[name] = learner.native_predictions
         except ImportError:
             missing.append(name)
     return readers, missing
-
-
-def _xgboost() -> Callable[..., Any]:
-    import xgboost
-
-    def read(data: bytes, X: Float32Matrix) -> Any:
-        return xgboost.Booster({"nthread": 1}, model_file=bytearray(data)).inplace_predict(X).astype(np.float64)
-
-    return read
-
-
-def _lightgbm() -> Callable[..., Any]:
-    import lightgbm
-
-    return lambda data, X: lightgbm.Booster(model_str=data.decode()).predict(X, num_threads=1)
 
 
 @contextmanager

@@ -38,17 +38,6 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}(\.[A-Za-z0-9]{1,16}){1,2}"
 _SMALL = 2**22  # bytes of a manifest or of CURRENT
 FILE_LIMIT = 2**28  # bytes of a model file
 _TOTAL_LIMIT = 2**30  # bytes of all
-_LIBRARIES = (
-    "mlkit",
-    "numpy",
-    "pandas",
-    "numba",
-    "scikit-learn",
-    "xgboost",
-    "xgboost-cpu",
-    "lightgbm",
-    "torch",
-)
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -258,8 +247,10 @@ def _plain(value: Any) -> Any:
 
 
 def _versions() -> dict[str, str]:
+    from mlkit.models.ensemble.learners import DISTRIBUTIONS  # here, as reading a manifest needs no numba
+
     found = {}
-    for name in _LIBRARIES:
+    for name in ("mlkit", "numpy", "pandas", "numba", *DISTRIBUTIONS, "torch"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

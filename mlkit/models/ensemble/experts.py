@@ -164,7 +164,7 @@ def calibrate(
         c = fit_calibration(raw[:, j], z[held], h, history=z, log_scale=np.log(scale), **times)
         if c.shrink:
             z, scale, plain = z[held] - c.shrink * raw[:, j], scale[held], plain[held]
-        panels.append(fit_experts(z * scale, scale, plain, c.ends, h, split.crowd))
+        panels.append(fit_experts(z * scale, scale, plain, c.ends, h, split.rows_per_time))
         calibrations.append(c)
     return tuple(calibrations), tuple(panels)
 

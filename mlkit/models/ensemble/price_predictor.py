@@ -9,10 +9,12 @@ all three and then follow the outcomes that become known (``mlkit.models.ensembl
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,30 +23,36 @@ import pandas as pd
 
 from mlkit.config import write_atomic
 from mlkit.errors import BundleError, ConfigError, DependencyError
-from mlkit.models.ensemble.attributions import EXPLAINERS, attribute
 from mlkit.models.ensemble.calibration import HorizonCalibration
 from mlkit.models.ensemble.conformal import BLOCK
 from mlkit.models.ensemble.experts import HorizonExperts, adapted_ends, calibrate, plain_scales
-from mlkit.models.ensemble.learners import LEARNERS, Learner
+from mlkit.models.ensemble.learners import LEARNERS
+from mlkit.models.ensemble.learners.learner import DiskBatches, FittedLearner
 from mlkit.models.ensemble.settings import (
     EnsembleSettings,
     Float32Matrix,
     FloatMatrix,
     FloatVector,
     Forecast,
-    IntMatrix,
     IntVector,
     Progress,
 )
-from mlkit.models.ensemble.split import fit_spreads, split_rows, usable_rows
+from mlkit.models.ensemble.split import (
+    NormalisedRows,
+    TrainingArrays,
+    batches,
+    check_features,
+    fit_spreads,
+    on_disk,
+    split_rows,
+    take,
+    usable_rows,
+)
 from mlkit.models.ensemble.spread import HorizonSpread, spread_scale
 from mlkit.threads import one_blas_thread
 
-__all__ = ["EnsembleSettings", "PricePredictor"]
-
 CALIBRATION_FILE = "calibration.json"
 ENDS = ("lo90", "lo80", "hi80", "hi90")  # in the order of the conformal levels
-_MODULES = {"xgboost": "xgboost", "lightgbm": "lightgbm", "random_forest": "sklearn"}
 _log = logging.getLogger(__name__)
 
 
@@ -55,7 +63,7 @@ class PricePredictor:
     horizons: tuple[int, ...]
     n_features: int
     weights: dict[str, float]  # of the libraries in use; they sum to 1
-    learners: dict[str, Learner]
+    learners: dict[str, FittedLearner]
     calibrations: tuple[HorizonCalibration, ...]
     experts: tuple[HorizonExperts, ...]
     training: dict[str, Any]  # rows of each part, trees kept; plain JSON values
@@ -69,72 +77,91 @@ class PricePredictor:
     @one_blas_thread
     def fit(
         cls,
-        X: Float32Matrix,
-        Y: FloatMatrix,
-        end: IntMatrix,
-        scale: FloatMatrix,
-        terms: FloatMatrix | None = None,
-        *,
-        horizons: Sequence[int],
-        positions: IntVector | None = None,
+        arrays: TrainingArrays,
         settings: EnsembleSettings | None = None,
+        *,
         seed: int = 7,
         progress: Progress | None = None,
+        disk: DiskBatches | None = None,
     ) -> Self:
-        """Train all libraries for all horizons; same data, seed, settings and versions give the same bits.
+        """Train all learners for all horizons; same arrays, seed, settings and versions give the same bits.
 
         Parameters
         ----------
-        X
-            Features known at the close of each row's bar, float32 (n, F), rows in time order. In C order
-            they are read in place, never copied, as long as usable rows are consecutive.
-        Y
-            Log returns, float64 (n, H). A row with NaN in X or Y is left out.
-        end
-            Bar position at which each label ends, int64 (n, H), -1 where none: ``label_end_positions`` of
-            all bars, sliced like X (a walk-forward fold keeps the positions of the whole series).
-        scale
-            Standard deviation of the log return over each horizon, as expected at the row's close, (n, H);
-            rows without are left out.
-        terms
-            Of ``volatility_terms``, (n, K): with them the scale is refined, and every later call needs them too.
-        positions
-            Place of each row's bar on the time axis that ``end`` counts on, (n,), in order; rows of several symbols
-            share places. Parts are cut and purged by it. By default it is told by ``end``: one row a bar.
+        arrays
+            Features, labels and scales; see `TrainingArrays`.
         settings
             Default ``EnsembleSettings.smoke()``. The weight of a library that is not installed goes to the
             others, with a logged warning; DependencyError if none is left.
+        progress
+            Called after each horizon of each learner, and after the calibration.
+        disk
+            For arrays in files that are larger than memory: at most ``disk.rows`` rows of X are in memory at once.
+            LightGBM then learns block by block (see its file), and the scale is fitted on evenly spaced rows. Up to
+            that many rows the bits are those of training in memory.
 
-        Raises ConfigError for wrong shapes or dtype, rows out of time order, or too few rows.
+        Raises ConfigError for rows out of time order or too few rows.
         """
         settings = settings or EnsembleSettings.smoke()
-        horizons = tuple(int(h) for h in horizons)
-        _check_training(X, Y, end, scale, horizons)
-        split = split_rows(X, Y, end, scale, terms, horizons, positions, settings)
-        spreads = fit_spreads(split, scale, terms, Y, horizons)
-        plain = plain_scales(scale, terms, horizons)
-        scale = spread_scale(spreads, scale, terms) if terms is not None else scale
-        parts, held_out = split.parts(np.ascontiguousarray(X), Y, scale, settings.target_clip)
+        if disk is None or len(arrays.X) <= disk.rows:
+            return cls._fit(arrays, settings, seed, progress, None)
+        with tempfile.TemporaryDirectory(dir=disk.folder, prefix=".mlkit-external-") as folder:
+            return cls._fit(arrays, settings, seed, progress, replace(disk, folder=Path(folder)))
+
+    @classmethod
+    def _fit(
+        cls,
+        arrays: TrainingArrays,
+        settings: EnsembleSettings,
+        seed: int,
+        progress: Progress | None,
+        disk: DiskBatches | None,
+    ) -> Self:
+        horizons = arrays.horizons
         weights = _installed_weights(settings)
-        report = _Report(progress, len(weights) * len(horizons) + 1)
+        split = split_rows(arrays, settings)
+        spreads = fit_spreads(arrays, split, disk)
+        rows = NormalisedRows.make(arrays, split, spreads, settings.target_clip, disk)
+        parts, held_out = rows.parts(split, disk)
+        split = split if disk is None else on_disk(split, held_out, disk)
+        stages, total = count(1), len(weights) * len(horizons) + 1
+
+        def done(stage: str) -> None:
+            if progress:
+                progress(stage, next(stages), total)
+
         learners = {}
         for name in weights:
-            ticks = partial(report, name, horizons)
-            learners[name] = LEARNERS[name].fit(parts, horizons, settings, seed, ticks)
-        raw = _combine({name: m.predict(held_out.X) for name, m in learners.items()}, weights)
-        every = split.every
-        calibrations, experts = calibrate(
-            raw, split, lambda j: (Y[every, j] / scale[every, j], scale[every, j], plain[every, j]), horizons
-        )
-        report.say("calibration")
-        rows = {"fit": len(parts.fit), "valid": len(parts.valid), "calibration": len(held_out)}
-        trees = {name: list(learner.rounds) for name, learner in learners.items()}
-        training = {"rows": rows, "trees": trees, "seed": seed}
-        return cls(horizons, X.shape[1], weights, learners, calibrations, experts, training, spreads)
+            models = LEARNERS[name].train(parts, settings, seed, disk)
+            report = partial(_done_horizon, done, name)
+            learners[name] = FittedLearner.fit(models, LEARNERS[name], horizons, report)
+        X = take(rows.X, held_out)
+        scored = [
+            _combine({name: m.predict(np.asarray(X[batch])) for name, m in learners.items()}, weights)
+            for batch in batches(len(X), disk)
+        ]
+        raw = np.concatenate(scored)
+
+        def column(j: int) -> tuple[FloatVector, FloatVector, FloatMatrix]:
+            every, terms = split.every, arrays.terms
+            first = None if terms is None else terms[every, :1]
+            plain = plain_scales(arrays.scale[every, j : j + 1], first, horizons[j : j + 1])
+            return np.array(rows.z[:, j]), np.array(rows.scale[:, j]), plain[:, 0]
+
+        calibrations, experts = calibrate(raw, split, column, horizons)
+        done("calibration")
+        training: dict[str, Any] = {
+            "rows": {"fit": len(parts.fit), "valid": len(parts.valid), "calibration": len(raw)},
+            "trees": {name: list(learner.rounds) for name, learner in learners.items()},
+            "seed": seed,
+        }
+        if disk is not None:
+            training["batch"] = disk.rows
+        return cls(horizons, arrays.X.shape[1], weights, learners, calibrations, experts, training, spreads)
 
     @property
-    def memory(self) -> int:
-        """Earlier bars that an adaptive forecast may depend on: the scores read, and the longest horizon."""
+    def lookback(self) -> int:
+        """Earlier bars that an adaptive forecast may depend on: the outcomes read, and the longest horizon."""
         return BLOCK - 1 + max(c.memory + c.horizon for c in self.calibrations)
 
     def predict(
@@ -155,7 +182,7 @@ class PricePredictor:
         terms
             (n, K), as in training; ConfigError when one of the two had them and the other has not.
         """
-        _check_features(X, scale, self.n_features, len(self.horizons))
+        check_features(X, scale, self.n_features, len(self.horizons))
         plain = plain_scales(scale, terms, self.horizons)
         scale = self.refined(scale, terms)
         usable = usable_rows(X, scale)
@@ -193,7 +220,7 @@ class PricePredictor:
         Parameters
         ----------
         forecast
-            Of consecutive bars. With at least ``memory`` bars before it a row has the same bits in every call.
+            Of consecutive bars. With at least ``lookback`` bars before it a row has the same bits in every call.
         outcome
             Realised log return, (n, H), NaN where there is none; row t reads that of row s only where
             ``s + horizon <= t``.
@@ -233,15 +260,16 @@ class PricePredictor:
     def attributions(self, X: Float32Matrix, horizon: int) -> FloatMatrix:
         """How much each feature moved the raw score of every row, float64 (n, F + 1), in units of the scale.
 
-        The last column is what no feature is charged with: the boosted models' bias and the random forest's score.
-        Rows sum to ``raw / scale`` of :meth:`predict`, to float32 precision. X must be finite, float32 (n, F).
+        The last column is attributed to no feature: the bias of the boosted models, and the whole score of a learner
+        without SHAP values (the random forest). Rows sum to ``raw / scale`` of :meth:`predict`, to float32 precision.
+        X must be finite, float32 (n, F).
         Raises ConfigError for a horizon that was not trained, DependencyError where a boosting library is missing.
         """
         if horizon not in self.horizons:
             raise ConfigError(f"attributions: horizon {horizon} is none of {self.horizons}")
         j = self.horizons.index(horizon)
-        files = {name: list(m.files.values())[j] for name, m in self.learners.items() if name in EXPLAINERS}
-        return attribute(files, {name: m.predict(X)[:, j] for name, m in self.learners.items()}, self.weights, X)
+        shares = [self.weights[name] * learner.contributions(X, j) for name, learner in self.learners.items()]
+        return np.asarray(sum(shares), dtype=np.float64)
 
     def feature_importance(self, names: Sequence[str] | None = None) -> pd.DataFrame:
         """Gain of every feature: one column a library (mean over horizons, sums to 1) and the weighted mean.
@@ -302,7 +330,7 @@ class PricePredictor:
         learners = {}
         for name in weights:
             try:
-                learners[name] = LEARNERS[name].from_bytes(files, horizons, n_features)
+                learners[name] = FittedLearner.from_bytes(LEARNERS[name], files, horizons, n_features)
             except KeyError as error:
                 raise BundleError(f"model file {error.args[0]} is missing; train again") from error
         return cls(horizons, n_features, weights, learners, calibrations, experts, training, spreads)
@@ -329,34 +357,17 @@ class PricePredictor:
         return np.array([getattr(c, name) for c in self.calibrations])
 
 
-class _Report:
-    """Counts the stages of a training and tells the listener."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self.progress, self.total, self.done = progress, total, 0
-
-    def __call__(self, library: str, horizons: tuple[int, ...], index: int) -> None:
-        self.say(f"{library} h={horizons[index]}")
-
-    def say(self, stage: str) -> None:
-        """One more stage is done."""
-        self.done += 1
-        if self.progress:
-            self.progress(stage, self.done, self.total)
-
-
-def _installed(name: str) -> bool:
-    try:
-        import_module(_MODULES[name])
-    except ImportError:
-        return False
-    return True
+def _done_horizon(done: Callable[[str], None], name: str, horizon: int) -> None:
+    done(f"{name} h={horizon}")
 
 
 def _installed_weights(settings: EnsembleSettings) -> dict[str, float]:
-    """Weights of the libraries in use, summing to 1."""
+    """Weights of the learners whose library is installed, summing to 1."""
     wanted = {name: weight for name, weight in settings.weights.items() if weight > 0}
-    held = {name: weight for name, weight in wanted.items() if _installed(name)}
+    unknown = sorted(wanted.keys() - LEARNERS.keys())
+    if unknown:
+        raise ConfigError(f"no learner named {', '.join(unknown)}; there are {', '.join(LEARNERS)}")
+    held = {name: weight for name, weight in wanted.items() if _installed(LEARNERS[name].module)}
     if not held:
         raise DependencyError(f"none of {', '.join(wanted)} is installed: pip install 'mlkit[train]'")
     total = sum(held.values())
@@ -368,25 +379,13 @@ def _installed_weights(settings: EnsembleSettings) -> dict[str, float]:
     return shares
 
 
+def _installed(module: str) -> bool:
+    try:
+        import_module(module)
+    except ImportError:
+        return False
+    return True
+
+
 def _combine(scores: Mapping[str, FloatMatrix], weights: Mapping[str, float]) -> FloatMatrix:
     return np.asarray(sum(weights[name] * z for name, z in scores.items()), dtype=np.float64)
-
-
-def _check_features(X: Float32Matrix, scale: FloatMatrix, n_features: int, n_horizons: int) -> None:
-    if X.dtype != np.float32 or X.ndim != 2 or X.shape[1] != n_features:
-        raise ConfigError(f"features must be float32 (n, {n_features}), got {X.dtype} {X.shape}; use build_features")
-    if scale.shape != (len(X), n_horizons):
-        raise ConfigError(f"scale must be one spread a row and horizon, ({len(X)}, {n_horizons}), got {scale.shape}")
-
-
-def _check_training(
-    X: Float32Matrix, Y: FloatMatrix, end: IntMatrix, scale: FloatMatrix, horizons: tuple[int, ...]
-) -> None:
-    if not horizons or min(horizons) < 1 or list(horizons) != sorted(set(horizons)):
-        raise ConfigError(f"horizons must be increasing numbers of bars, got {horizons}")
-    _check_features(X, scale, X.shape[-1], len(horizons))
-    expected = (len(X), len(horizons))
-    if Y.shape != expected or end.shape != expected:
-        raise ConfigError(f"labels and their ends must be {expected}, got {Y.shape} and {end.shape}")
-    if not np.issubdtype(end.dtype, np.integer):
-        raise ConfigError(f"label ends must be integer bar positions, got {end.dtype}")

@@ -1,6 +1,7 @@
 """What the price models share: array types, the forecast they return, and their settings."""
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -13,8 +14,6 @@ FloatMatrix = npt.NDArray[np.float64]  # one column a horizon, (n, H)
 FloatVector = npt.NDArray[np.float64]  # (n,)
 IntMatrix = npt.NDArray[np.int64]  # label end positions, (n, H)
 IntVector = npt.NDArray[np.int64]  # (n,)
-
-LIBRARIES = ("xgboost", "lightgbm", "random_forest")
 
 
 class Progress(Protocol):
@@ -57,20 +56,6 @@ class Forecast:
         return replace(self, members=members, **{name: values[rows] for name, values in self.columns().items()})
 
 
-class Forecaster(Protocol):
-    """A fitted price model: arrays in, forecast out."""
-
-    def predict(
-        self,
-        X: Float32Matrix,
-        scale: FloatMatrix,
-        terms: FloatMatrix | None = None,
-        outcome: FloatMatrix | None = None,
-    ) -> Forecast:
-        """Forecast every row from its features (n, F) and expected spreads (n, H), known at its close."""
-        ...
-
-
 @dataclass(frozen=True)
 class EnsembleSettings:
     """How the price ensemble is trained; ``smoke()`` takes seconds, ``full()`` is the real thing.
@@ -78,9 +63,10 @@ class EnsembleSettings:
     A leaf holds many rows and trees are shallow, since a bar's return is nearly all noise.
     """
 
-    xgboost_weight: float = 0.4
-    lightgbm_weight: float = 0.4
-    random_forest_weight: float = 0.2
+    # Learner to weight, not yet normalised; a learner of weight 0 is not trained. A mapping, read only.
+    weights: Mapping[str, float] = field(
+        default_factory=lambda: {"xgboost": 0.4, "lightgbm": 0.4, "random_forest": 0.2}
+    )
     n_estimators: int = 1000  # most boosting rounds; early stopping ends them
     early_stopping_rounds: int = 50
     learning_rate: float = 0.03
@@ -99,8 +85,8 @@ class EnsembleSettings:
     n_threads: int = 2  # bits are promised for the same count only
 
     def __post_init__(self) -> None:
-        weights = self.weights
-        if min(weights.values()) < 0 or sum(weights.values()) <= 0:
+        weights = dict(self.weights)
+        if min(weights.values(), default=0.0) < 0 or sum(weights.values()) <= 0:
             raise ConfigError(f"EnsembleSettings: weights must be >= 0 and not all zero, got {weights}")
         for name in ("n_estimators", "early_stopping_rounds", "max_depth", "min_leaf", "forest_trees"):
             self._demand(name, getattr(self, name) >= 1, "at least 1")
@@ -115,11 +101,6 @@ class EnsembleSettings:
     def _demand(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
             raise ConfigError(f"EnsembleSettings: {name} must be {rule}, got {getattr(self, name)}")
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Weight of each library, not yet normalised."""
-        return dict(zip(LIBRARIES, (self.xgboost_weight, self.lightgbm_weight, self.random_forest_weight), strict=True))
 
     @classmethod
     def smoke(cls, **changes: Any) -> Self:

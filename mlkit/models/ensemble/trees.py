@@ -1,11 +1,8 @@
-"""Regression trees as arrays: one layout and one compiled walk for XGBoost, LightGBM and scikit-learn.
+"""Regression trees as arrays, evaluated by one compiled loop for all learners.
 
-The answers are the libraries' own, to the last bit: same decisions, leaf values added in the order of the trees
-and in the same precision, for one row and for many. So a forecast needs none of the three libraries, whose
-loaders crash the process on damaged files and whose doors cost more than a thousand trees.
-
-A decision on a float32 feature needs only a float32 threshold: ``x <= t`` holds exactly where ``x`` is at most
-the largest float32 up to t, and XGBoost's ``x < t`` exactly where it is at most the float32 before t.
+Predictions equal those of the libraries to the last bit: same decisions, leaf values added in the order of the trees
+and in the same precision, for one row and for many. A forecast therefore needs none of the libraries: their loaders
+crash the process on damaged files, and one call of theirs costs more than evaluating a thousand trees here.
 """
 
 from collections.abc import Sequence
@@ -24,29 +21,27 @@ DEPTH_LIMIT = 255  # levels of one tree
 NODE_LIMIT = 2**23  # of all trees of one model
 FEATURE_LIMIT = 2**16
 
-# One node is read at once. A leaf sends every row back to itself, so a walk may take more steps than it needs.
+# One load reads a whole node. The child of a leaf is the leaf itself, so that extra steps do no harm.
 NODE = np.dtype([("threshold", np.float32), ("feature", np.uint32), ("child", np.uint32)])
-BLOCK = 128  # rows that meet all trees before the next rows do
-WALKS = 8  # at a time: a walk alone waits for memory at every step
+ROW_BLOCK = 128  # rows evaluated on all trees before the next rows are
+LANES = 8  # rows or trees walked side by side: one walk alone waits for memory at every step
 
 
 @dataclass(frozen=True, eq=False)
 class TreeArrays:
-    """The trees of one model as its file tells them; BundleError if a number leads nowhere.
+    """The trees of one model; BundleError for a child, feature or number that does not exist.
 
     Children count from the first node of their tree; a leaf has ``LEAF`` twice. An inner node sends a row left
-    if ``x[feature] <= threshold``, or ``<`` where ``strict``. That every node has one parent is for
-    :meth:`Trees.join` to see.
+    if ``x[feature] <= threshold``. :meth:`Trees.join` checks that every node has one parent.
     """
 
     feature: npt.NDArray[np.int32]  # (nodes,)
     threshold: FloatVector  # (nodes,)
     left: npt.NDArray[np.int32]  # (nodes,)
     right: npt.NDArray[np.int32]  # (nodes,)
-    value: FloatVector  # (nodes,) answer of a leaf
+    value: FloatVector  # (nodes,) prediction of a leaf
     offsets: npt.NDArray[np.int64]  # (trees + 1,) first node of each tree, and the end
     n_features: int
-    strict: bool = False
 
     def __post_init__(self) -> None:
         fault = _fault(self)
@@ -67,14 +62,14 @@ class Trees:
     value: FloatVector  # (nodes,)
     roots: npt.NDArray[np.int64]  # (trees,)
     depths: npt.NDArray[np.int64]  # (trees,)
-    ends: npt.NDArray[np.int64]  # (models,) number of trees up to the end of each model
+    last: npt.NDArray[np.int64]  # (models,) number of trees up to the end of each model
     n_features: int
-    single: bool  # leaf values are added in float32
+    float32_sums: bool  # leaf values are added in float32
     divisor: FloatVector  # (models,) of the sums
 
     @classmethod
     def join(
-        cls, models: Sequence[TreeArrays], names: Sequence[str] = (), *, single: bool = False, mean: bool = False
+        cls, models: Sequence[TreeArrays], names: Sequence[str] = (), *, float32_sums: bool = False, mean: bool = False
     ) -> Self:
         """Check and lay out the trees of one or more models.
 
@@ -82,10 +77,10 @@ class Trees:
         ----------
         names
             Of the models' files, for messages.
-        single
+        float32_sums
             Add leaf values in float32, as XGBoost does.
         mean
-            Answer the mean of a model's trees, not their sum.
+            Predict the mean of a model's trees instead of their sum.
 
         Raises
         ------
@@ -111,24 +106,24 @@ class Trees:
             value=np.concatenate(values),
             roots=np.concatenate(roots).astype(np.int64),
             depths=np.concatenate(depths).astype(np.int64),
-            ends=np.cumsum(counts),
+            last=np.cumsum(counts),
             n_features=models[0].n_features,
-            single=single,
+            float32_sums=float32_sums,
             divisor=divisor,
         )
 
     def predict(self, X: Float32Matrix) -> FloatMatrix:
-        """Answer of every model, float64 (n, models), for finite float32 features (n, F)."""
-        out = np.empty((len(X), len(self.ends)))
+        """Prediction of every model, float64 (n, models), for finite float32 features (n, F)."""
+        out = np.empty((len(X), len(self.last)))
         X = np.ascontiguousarray(X).view()
-        X.flags.writeable = False  # as pandas hands out its columns: one compiled walk serves both
-        _walk(X, self.nodes, self.value, self.roots, self.depths, self.ends, self.single, out)
+        X.flags.writeable = False  # as arrays from pandas are: one compiled signature serves both
+        _evaluate(X, self.nodes, self.value, self.roots, self.depths, self.last, self.float32_sums, out)
         out /= self.divisor
         return out
 
 
 def stump() -> TreeArrays:
-    """One leaf over one feature: the smallest model, to compile the walk with."""
+    """One leaf over one feature: the smallest model, to compile the evaluation with."""
     one, nothing = np.full(1, LEAF, dtype=np.int32), np.zeros(1)
     return TreeArrays(np.zeros(1, dtype=np.int32), nothing, one, one, nothing, np.array([0, 1]), 1)
 
@@ -148,7 +143,7 @@ def _fault(model: TreeArrays) -> str:
         if (inner & ((child < 1) | (child >= length))).any():
             return "a child is not a node of its own tree"
     if (inner & ((model.feature < 0) | (model.feature >= model.n_features))).any():
-        return "a node asks for a feature that does not exist"
+        return "a node splits on a feature that does not exist"
     if not (np.isfinite(model.threshold).all() and np.isfinite(model.value).all()):
         return "a threshold or value is not finite"
     return ""
@@ -159,12 +154,12 @@ def _breadth_first(model: TreeArrays) -> tuple[npt.NDArray[np.int64], npt.NDArra
     inner, start = model.inner, model.offsets[:-1]
     trees = np.arange(len(start))
     depth = np.zeros(len(start), dtype=np.int64)
-    met = np.zeros(len(inner), dtype=np.int64)
+    parents_of = np.zeros(len(inner), dtype=np.int64)  # number of parents; the root counts one
     levels, owners = [start], [trees]
     for level in range(1, DEPTH_LIMIT + 2):
-        met[levels[-1]] += 1
-        if len(np.unique(levels[-1])) < len(levels[-1]) or met.max(initial=0) > 1:
-            raise BundleError("a node is the child of two")
+        parents_of[levels[-1]] += 1
+        if len(np.unique(levels[-1])) < len(levels[-1]) or parents_of.max(initial=0) > 1:
+            raise BundleError("a node has two parents")
         parents = levels[-1][inner[levels[-1]]]
         if not len(parents):
             break
@@ -175,93 +170,88 @@ def _breadth_first(model: TreeArrays) -> tuple[npt.NDArray[np.int64], npt.NDArra
         owners.append(np.repeat(trees, 2))
     else:
         raise BundleError(f"a tree is deeper than {DEPTH_LIMIT} levels")
-    if not met.all():
-        raise BundleError("a node is nobody's child")
+    if not parents_of.all():
+        raise BundleError("a node has no parent")
     return np.concatenate(levels)[np.argsort(np.concatenate(owners), kind="stable")], depth
 
 
 def _nodes(model: TreeArrays, order: npt.NDArray[np.int64], start: int) -> npt.NDArray[Any]:
-    """Nodes of one model in their new order, the first of which has the place ``start``."""
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order))
+    """Nodes of one model in their new order, the first of which has position ``start``."""
+    position = np.empty(len(order), dtype=np.int64)
+    position[order] = np.arange(len(order))
     first = np.repeat(model.offsets[:-1], np.diff(model.offsets))
-    child = np.where(model.inner, place[model.left.clip(0) + first], place) + start
+    child = np.where(model.inner, position[model.left.clip(0) + first], position) + start
+    # x <= t holds for a float32 x exactly where x is at most the largest float32 up to t.
+    with np.errstate(over="ignore", under="ignore"):
+        threshold = model.threshold.astype(np.float32)
+    threshold = np.where(threshold > model.threshold, np.nextafter(threshold, np.float32(-np.inf)), threshold)
     made = np.empty(len(order), dtype=NODE)
-    made["threshold"] = np.where(model.inner, _at_most(model.threshold, model.strict), np.float32(np.inf))[order]
+    made["threshold"] = np.where(model.inner, threshold, np.float32(np.inf))[order]
     made["feature"] = np.where(model.inner, model.feature, 0)[order]
     made["child"] = child[order]
     return made
 
 
-def _at_most(threshold: FloatVector, strict: bool) -> npt.NDArray[np.float32]:
-    """Largest float32 that goes left."""
-    with np.errstate(over="ignore", under="ignore"):
-        rounded = threshold.astype(np.float32)
-    beyond = rounded >= threshold if strict else rounded > threshold
-    return np.where(beyond, np.nextafter(rounded, np.float32(-np.inf)), rounded)
-
-
 @njit(inline="always")
-def _step(X: Any, row: Any, nodes: Any, place: Any) -> Any:
-    """Where a row goes from a node."""
-    node = nodes[place]
+def _next(X: Any, row: Any, nodes: Any, at: Any) -> Any:
+    """Position of the node that a row goes to from node ``at``."""
+    node = nodes[at]
     return np.uint64(node.child) + np.uint64(X[row, np.uint64(node.feature)] > node.threshold)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _walk(X: Any, nodes: Any, value: Any, roots: Any, depths: Any, ends: Any, single: Any, out: Any) -> None:
+def _evaluate(X: Any, nodes: Any, value: Any, roots: Any, depths: Any, last: Any, float32_sums: Any, out: Any) -> None:
     """Sum the leaf values of each model's trees, in their order."""
-    at = np.empty(WALKS, dtype=np.uint64)
-    total = np.empty(BLOCK)
-    for first in range(0, X.shape[0], BLOCK):
-        rows = min(BLOCK, X.shape[0] - first)
+    at = np.empty(LANES, dtype=np.uint64)
+    total = np.empty(ROW_BLOCK)
+    for first in range(0, X.shape[0], ROW_BLOCK):
+        rows = min(ROW_BLOCK, X.shape[0] - first)
         tree = 0
-        for model in range(len(ends)):
+        for model in range(len(last)):
             total[:rows] = 0.0
-            if rows < WALKS:
+            if rows < LANES:
                 for row in range(rows):
-                    total[row] = _one(X, first + row, nodes, value, roots, depths, tree, ends[model], single, at)
+                    for k in range(tree, last[model], LANES):
+                        trees = min(LANES, last[model] - k)
+                        _few_trees(X, first + row, nodes, roots[k : k + trees], depths[k : k + trees], at)
+                        for lane in range(trees):
+                            total[row] = _add(total[row], value[at[lane]], float32_sums)
             else:
-                for k in range(tree, ends[model]):
-                    _many(X, first, rows, nodes, value, roots[k], depths[k], single, at, total)
-            tree = ends[model]
+                for k in range(tree, last[model]):
+                    for start in range(0, rows, LANES):
+                        # The last rows overlap with those before, which are not added again.
+                        begin = min(start, rows - LANES)
+                        _few_rows(X, first + begin, nodes, roots[k], depths[k], at)
+                        for lane in range(start - begin, LANES):
+                            total[begin + lane] = _add(total[begin + lane], value[at[lane]], float32_sums)
+            tree = last[model]
             for row in range(rows):
                 out[first + row, model] = total[row]
 
 
 @njit(inline="always")
-def _one(
-    X: Any, row: Any, nodes: Any, value: Any, roots: Any, depths: Any, tree: Any, end: Any, single: Any, at: Any
-) -> Any:
-    """Sum over trees ``tree`` to ``end`` for one row: several trees are walked at a time."""
-    total = 0.0
-    while tree < end:
-        count = min(WALKS, end - tree)
-        depth = 0
-        for k in range(WALKS):
-            at[k] = roots[tree + min(k, count - 1)]
-            depth = max(depth, depths[tree + min(k, count - 1)])
-        for _ in range(depth):
-            for k in range(WALKS):
-                at[k] = _step(X, row, nodes, at[k])
-        for k in range(count):
-            total = np.float64(np.float32(total + value[at[k]])) if single else total + value[at[k]]
-        tree += count
-    return total
+def _add(total: Any, leaf: Any, float32_sums: Any) -> Any:
+    return np.float64(np.float32(total + leaf)) if float32_sums else total + leaf
 
 
 @njit(inline="always")
-def _many(
-    X: Any, first: Any, rows: Any, nodes: Any, value: Any, root: Any, depth: Any, single: Any, at: Any, total: Any
-) -> None:
-    """Add one tree's answers for several rows, a few rows at a time."""
-    for start in range(0, rows, WALKS):
-        begin = min(start, rows - WALKS)  # the last rows overlap with those before, which are not added again
-        for k in range(WALKS):
-            at[k] = root
-        for _ in range(depth):
-            for k in range(WALKS):
-                at[k] = _step(X, first + begin + k, nodes, at[k])
-        for k in range(start - begin, WALKS):
-            added = total[begin + k] + value[at[k]]
-            total[begin + k] = np.float64(np.float32(added)) if single else added
+def _few_trees(X: Any, row: Any, nodes: Any, roots: Any, depths: Any, at: Any) -> None:
+    """Leaves that one row reaches in at most ``LANES`` trees."""
+    depth = 0
+    for lane in range(LANES):
+        tree = min(lane, len(roots) - 1)
+        at[lane] = roots[tree]
+        depth = max(depth, depths[tree])
+    for _ in range(depth):
+        for lane in range(LANES):
+            at[lane] = _next(X, row, nodes, at[lane])
+
+
+@njit(inline="always")
+def _few_rows(X: Any, first: Any, nodes: Any, root: Any, depth: Any, at: Any) -> None:
+    """Leaves that ``LANES`` consecutive rows reach in one tree."""
+    for lane in range(LANES):
+        at[lane] = root
+    for _ in range(depth):
+        for lane in range(LANES):
+            at[lane] = _next(X, first + lane, nodes, at[lane])

@@ -127,11 +127,11 @@ def _unpacked(data: bytes, pooled: bool) -> tuple[dict[str, Any], list[str]]:
 
 def _said(data: TrainingSet, model: "PricePredictor", rows: npt.NDArray[np.int64]) -> FloatMatrix:
     """The watched columns of some rows, a batch in memory at a time: the set may lie in files."""
-    from mlkit.models.ensemble import BATCH
+    from mlkit.models.ensemble import ROWS_IN_MEMORY
 
     parts = []
-    for first in range(0, len(rows), BATCH):
-        some = rows[first : first + BATCH]
+    for first in range(0, len(rows), ROWS_IN_MEMORY):
+        some = rows[first : first + ROWS_IN_MEMORY]
         terms = data.terms[some] if model.spreads else None
         parts.append(prediction_values(model.predict(data.X[some], data.scale[some], terms)))
     return np.concatenate(parts)

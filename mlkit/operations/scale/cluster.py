@@ -11,10 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from mlkit.errors import ConfigError, DependencyError
+from mlkit.models.ensemble import DISTRIBUTIONS
 
 PATIENCE = 15.0  # seconds to wait for a scheduler, and for its first worker
 # Bits depend on them.
-LIBRARIES = ("numpy", "numba", "pandas", "scipy", "arch", "scikit-learn", "lightgbm", "xgboost", "xgboost-cpu")
+LIBRARIES = ("numpy", "numba", "pandas", "scipy", "arch", *DISTRIBUTIONS)
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _DASKS_OWN = ("PYTHONHASHSEED", "__DASK_PARENT_PID", "MALLOC_TRIM_THRESHOLD_")  # what it sets beside them
 _QUIET = {

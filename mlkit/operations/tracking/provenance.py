@@ -6,9 +6,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from mlkit.models.ensemble import DISTRIBUTIONS
+
 _PACKAGES = (
-    *("mlkit", "numpy", "pandas", "numba", "pyarrow", "pydantic", "scipy", "arch", "scikit-learn"),
-    *("torch", "xgboost", "xgboost-cpu", "lightgbm", "matplotlib", "papermill", "nbconvert", "ipykernel"),
+    *("mlkit", "numpy", "pandas", "numba", "pyarrow", "pydantic", "scipy", "arch", *DISTRIBUTIONS),
+    *("torch", "matplotlib", "papermill", "nbconvert", "ipykernel"),
 )
 
 

@@ -22,7 +22,7 @@ _LEVELS = {"low80": 0.1, "high80": 0.9, "low90": 0.05, "high90": 0.95}
 def forecast_rows(data: TrainingSet, model: "PricePredictor", rows: IntVector) -> "Forecast":
     """The forecast of rows in time order, each as a live predictor of its market makes it at that bar's close.
 
-    Intervals follow the outcomes of the own market known by then, so the forecast starts ``model.memory`` bars before
+    Intervals follow the outcomes of the own market known by then, so the forecast starts ``model.lookback`` bars before
     its first row.
     """
     parts = []
@@ -30,7 +30,7 @@ def forecast_rows(data: TrainingSet, model: "PricePredictor", rows: IntVector) -
         picked = np.flatnonzero(data.market[rows] == market)
         own, bars = np.flatnonzero(data.market == market), data.bar[rows[picked]]
         first, last = int(bars[0]), int(bars[-1])
-        span = _slice(own[max(first - model.memory, 0) : last + 1])
+        span = _slice(own[max(first - model.lookback, 0) : last + 1])
         terms = data.terms[span] if model.spreads else None
         forecast = model.predict(data.X[span], data.scale[span], terms)
         blocks = block_numbers(data.index[span].as_unit("ns").asi8, timeframe_ns(data.sources[0].timeframe))

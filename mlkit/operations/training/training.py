@@ -6,7 +6,6 @@ history, or several of one timeframe that are pooled into one model.
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +62,7 @@ def fit_price(
     written to the trial ledger before it begins, its ensemble too: ``design`` is what else was chosen for it, such as
     the number of folds, and ``purpose`` the question that it is tried on.
     """
-    from mlkit.models.ensemble import PricePredictor, fit_larger_than_memory
+    from mlkit.models.ensemble import ROWS_IN_MEMORY, DiskBatches, PricePredictor, TrainingArrays
 
     ensemble = ensemble or ensemble_settings(settings)
     warm = data.warm(rows)
@@ -71,22 +70,20 @@ def fit_price(
     end = np.full_like(data.end, -1)
     end[rows] = data.end[rows]
     tried = configuration(settings, ensemble, data.features, design)
-    fit = PricePredictor.fit
+    disk = None
     if isinstance(data.X, np.memmap):  # a set in files: see `prepare`
-        fit = partial(fit_larger_than_memory, folder=Path(str(data.X.filename)).parent)
+        disk = DiskBatches(Path(str(data.X.filename)).parent, ROWS_IN_MEMORY)
     with recorded(settings, data.sources, tried, purpose=purpose):
-        return fit(
-            data.X[span],
-            data.Y[span],
-            end[span],
-            data.scale[span],
-            data.terms[span],
+        arrays = TrainingArrays(
+            X=data.X[span],
+            Y=data.Y[span],
+            end=end[span],
+            scale=data.scale[span],
             horizons=settings.prediction_horizons,
+            terms=data.terms[span],
             positions=data.position[span],
-            settings=ensemble,
-            seed=settings.seed,
-            progress=progress,
         )
+        return PricePredictor.fit(arrays, ensemble, seed=settings.seed, progress=progress, disk=disk)
 
 
 def folds(
@@ -184,9 +181,9 @@ def walk_forward(
     -------
     DataFrame, one row a test bar and horizon: timestamp, symbol (of a pool), bar (its number in the history), horizon,
     fold, log_return, p_up, std, lo80, hi80, lo90, hi90 (the forecast, log returns), xgboost, lightgbm, random_forest
-    (members), outcome (realised log return), earned (from the next open), low80, high80, low90, high90 (quantiles of
-    the training labels: the naive intervals). ``attrs["sources"]`` names the data, so that `score` can ask the trial
-    ledger about them, ``attrs["configuration"]`` the trial.
+    and further learners (members), outcome (realised log return), earned (from the next open), low80, high80, low90,
+    high90 (quantiles of the training labels: the naive intervals). ``attrs["sources"]`` names the data, so that
+    `score` can ask the trial ledger about them, ``attrs["configuration"]`` the trial.
     """
     import pandas as pd
 
@@ -252,10 +249,10 @@ def _forecast_folds(
 
 def _batched(markets: "tuple[pd.DataFrame, ...]", folder: Path | None) -> dict[str, Any]:
     """What was chosen for a fit by asking for files: nothing up to one batch, where the bits are those of memory."""
-    from mlkit.models.ensemble import BATCH
+    from mlkit.models.ensemble import ROWS_IN_MEMORY
 
-    more = folder is not None and sum(map(len, markets)) > BATCH
-    return {"batch": BATCH} if more else {}
+    more = folder is not None and sum(map(len, markets)) > ROWS_IN_MEMORY
+    return {"batch": ROWS_IN_MEMORY} if more else {}
 
 
 def fitted_garch(markets: "tuple[pd.DataFrame, ...]", layout: Layout, last: int) -> dict[str, Garch]:
@@ -318,7 +315,7 @@ def train(
     folder : Path
         Where features and labels lie in files while they are needed, for histories that are together larger than
         memory: about twice the size of the matrix, 197 float32 a bar. In memory without; up to
-        `mlkit.models.ensemble.external_memory.BATCH` rows both give the same bundle.
+        `mlkit.models.ensemble.ROWS_IN_MEMORY` rows both give the same bundle.
     stages : Stages
         Of `kept_stages` with the same arguments: finished folds and the final model, for a run after a kill.
     progress : callable(stage, done, total)

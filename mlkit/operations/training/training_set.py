@@ -53,12 +53,7 @@ class TrainingSet:
 def ensemble_settings(settings: Settings) -> EnsembleSettings:
     """The ensemble's settings for a profile, with the weights and threads of ``settings``."""
     make = EnsembleSettings.smoke if settings.profile == "smoke" else EnsembleSettings.full
-    return make(
-        xgboost_weight=settings.xgboost_weight,
-        lightgbm_weight=settings.lightgbm_weight,
-        random_forest_weight=settings.random_forest_weight,
-        n_threads=settings.n_threads,
-    )
+    return make(weights=settings.weights, n_threads=settings.n_threads)
 
 
 def prepare(
@@ -81,7 +76,7 @@ def prepare(
     garch : GARCH parameters, fitted on bars before any that will be scored; of several histories, by symbol
     features : the catalogue, and own features if any; the catalogue by default
     folder : where the arrays are files instead of memory, one history at a time in memory; a set that is larger than
-        memory is fitted through the libraries' readers of external memory (`mlkit.models.ensemble.external_memory`)
+        memory is fitted batch by batch (`mlkit.models.ensemble.DiskBatches`)
     """
     import pandas as pd
 

@@ -4,7 +4,9 @@ import { CandleChart } from "./chart.js";
 import { h, part, say } from "./dom.js";
 import { age, bars, change, clock, glyph, moment, percent, places, price, prices, title, tone } from "./format.js";
 
-const MEMBERS = [["xgboost", "XGBoost"], ["lightgbm", "LightGBM"], ["random_forest", "Random forest"]];
+// Keys of a forecast that are no learner of the ensemble.
+const FIELDS = ["prediction", "confidence", "std", "interval", "interval_80", "p_up", "log_return", "verdict", "reason"];
+const TITLES = { xgboost: "XGBoost", lightgbm: "LightGBM" };
 const FEW = 5; // signals shown before the rest folds away
 
 export class AIPredictionPanel {
@@ -169,8 +171,8 @@ function tile(horizon, p, current) {
   for (const [label, ends] of [["80%", p.interval_80], ["90%", p.interval]]) {
     if (ends) rows.push(pair(label, prices(ends, { step: p.std })));
   }
-  const moves = MEMBERS.filter(([key]) => p[key] !== null && p[key] !== undefined)
-    .map(([key, name]) => [name, Math.log(p[key] / current)]);
+  const moves = Object.keys(p).filter((key) => !FIELDS.includes(key) && p[key] !== null)
+    .map((key) => [TITLES[key] ?? title(key), Math.log(p[key] / current)]);
   if (moves.length) {
     const decimals = places(...moves.map(([, move]) => move));
     rows.push(h("div", { class: "members" }, moves.map(([name, move]) => pair(name, change(move, decimals)))));
