@@ -109,16 +109,18 @@ def _binned(parts: Parts, settings: EnsembleSettings, disk: DiskBatches | None) 
         train = xgboost.QuantileDMatrix(parts.fit.X, **binning)
         return train, xgboost.QuantileDMatrix(parts.valid.X, ref=train, **binning)
 
+    folder, rows = disk.folder, disk.rows
+
     class Batches(xgboost.DataIter):  # type: ignore[misc]
         def __init__(self, X: Float32Matrix, name: str) -> None:
             self.X, self.start = X, 0
-            super().__init__(cache_prefix=str(disk.folder / name))
+            super().__init__(cache_prefix=str(folder / name))
 
         def next(self, input_data: Any) -> bool:
             if self.start >= len(self.X):
                 return False
-            input_data(data=np.array(self.X[self.start : self.start + disk.rows]))
-            self.start += disk.rows
+            input_data(data=np.array(self.X[self.start : self.start + rows]))
+            self.start += rows
             return True
 
         def reset(self) -> None:
