@@ -36,7 +36,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def network(monkeypatch: pytest.MonkeyPatch) -> None:
     """An untrained network in place of the shipped ones."""
     model = PatternModel(weights_of(PatternCNN()), PatternMeta(standard="classic"))
-    monkeypatch.setattr("mlkit.models.patterns.cnn.pretrained", lambda *_: model)
+    monkeypatch.setattr("mlkit.models.patterns.pretrained", lambda *_: model)
 
 
 def csv(path: Path, rows: int = 30, header: str = CSV) -> Path:

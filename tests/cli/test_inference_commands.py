@@ -28,7 +28,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sp500: pd.DataFrame) -
 
     monkeypatch.setenv("MLKIT_HOME", str(tmp_path))
     model = PatternModel(weights_of(PatternCNN()), PatternMeta(standard="classic"))
-    monkeypatch.setattr("mlkit.models.patterns.cnn.pretrained", lambda *_: model)
+    monkeypatch.setattr("mlkit.models.patterns.pretrained", lambda *_: model)
     save(sp500.iloc[:60])
     return tmp_path
 

@@ -357,7 +357,7 @@ def test_insights_uses_the_current_bundle(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mlkit.models.patterns.cnn.pretrained", lambda *_: cnn)
+    monkeypatch.setattr("mlkit.models.patterns.pretrained", lambda *_: cnn)
     settings = Settings(model_storage_path=tmp_path)
     assert current_bundle("SP500", "1d", settings) is None
     untrained = insights("SP500", "1d", settings)

@@ -3,7 +3,7 @@
 Importing this module imports torch. What is trained answers through `mlkit.models.patterns.forward`.
 """
 
-from __future__ import annotations
+from copy import deepcopy
 
 import numpy as np
 
@@ -181,27 +181,14 @@ def net_of(tensors: Arrays) -> PatternCNN:
 
 def folded(net: PatternCNN) -> PatternCNN:
     """The same function without batch normalisations (`mlkit.models.patterns.forward.fold`); only to predict."""
-    device = net.read_out.weight.device
-    with torch.device("meta"):  # allocates nothing, draws nothing
-        out = PatternCNN(net.read_out.out_features)
-    out.stem, out.read_out = net.stem, net.read_out
-    layers = iter(fold(weights_of(net)))
-    for i, block in enumerate(net.blocks):
-        conv, _, relu, mix, _, _ = block.children()
-        out.blocks[i] = nn.Sequential(
-            *(part for old in (conv, mix) for part in (_with_bias(old, *next(layers), device), relu))
-        )
+    out, layers = deepcopy(net), iter(fold(weights_of(net)))
+    for block in out.blocks:
+        assert isinstance(block, nn.Sequential)
+        for conv in (0, 3):  # each followed by its normalisation
+            weight, bias = (torch.from_numpy(values).to(net.read_out.weight.device) for values in next(layers))
+            block[conv].weight, block[conv].bias = nn.Parameter(weight), nn.Parameter(bias)
+            block[conv + 1] = nn.Identity()
     return out.eval()
-
-
-def _with_bias(old: nn.Module, weight: Float32Array, bias: Float32Array, device: torch.device) -> BarConv:
-    """A convolution of the same shape with these weights."""
-    assert isinstance(old, BarConv)
-    with torch.device("meta"):
-        conv = BarConv(old.in_features // old.kernel, old.out_features, old.kernel, bias=True)
-    conv.weight = nn.Parameter(torch.from_numpy(weight).to(device), requires_grad=False)
-    conv.bias = nn.Parameter(torch.from_numpy(bias).to(device), requires_grad=False)
-    return conv
 
 
 def net_logits(net: PatternCNN, x: Float32Array, batch: int = BATCH) -> Float64Array:

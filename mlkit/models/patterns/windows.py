@@ -1,7 +1,5 @@
 """Input of the pattern CNN: scale-free windows of bars."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""From the trained network of both standards to a calibrated model of one."""
+"""Calibration and thresholds: from the trained network of both standards to the model of one."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from mlkit.features import PATTERNS, STANDARDS, Standard
 from mlkit.models.patterns import (
     LENGTH,
-    Float32Array,
     PatternCNN,
     PatternMeta,
     PatternModel,
@@ -18,10 +17,7 @@ from mlkit.models.patterns import (
     net_of,
     weights_of,
 )
-from mlkit.operations.patterns.samples import natural_windows, rule_labels
-
-Float64Array = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
+from mlkit.operations.patterns.samples import BoolArray, Float64Array, natural_windows, rule_labels
 
 
 def best_f1(p: Float64Array, y: BoolArray) -> tuple[float, float]:
@@ -62,39 +58,38 @@ def platt(z: Float64Array, y: BoolArray) -> tuple[float, float]:
 def calibrated(
     net: PatternCNN, standards: Sequence[Standard], n_bars: int, seed: int, command: str
 ) -> list[PatternModel]:
-    """Each standard's half of the network, calibrated at natural rates on bars that nothing else has seen."""
+    """A model of each standard: its half of the network, with Platt's line and the threshold of the best F1.
+
+    Both are set at natural rates on simulated bars that neither training nor the early stopping used.
+    """
     x, labels = natural_windows((seed, 4), n_bars)
-    return [_calibrated(halve(net, standard), standard, x, labels, seed, command) for standard in standards]
-
-
-def _calibrated(
-    half: PatternCNN, standard: Standard, x: Float32Array, labels: BoolArray, seed: int, command: str
-) -> PatternModel:
-    """A model of one standard: Platt's line and the threshold of the best F1 for each pattern."""
-    y = labels[:, columns(standard)]
-    z = net_logits(folded(half), x)
-    lines = [platt(z[:, k], y[:, k]) for k in range(len(PATTERNS))]
-    slope, intercept = (np.array(part) for part in zip(*lines, strict=True))
-    p = logistic(slope * z + intercept)
-    meta = PatternMeta(
-        standard=standard,
-        slope=tuple(slope.tolist()),
-        intercept=tuple(intercept.tolist()),
-        thresholds=tuple(best_f1(p[:, k], y[:, k])[1] for k in range(len(PATTERNS))),
-        seed=seed,
-        command=command,
-    )
-    return PatternModel(weights_of(half), meta)
+    models = []
+    for standard in standards:
+        half, y = halve(net, standard), labels[:, columns(standard)]
+        z = net_logits(folded(half), x)
+        lines = [platt(z[:, k], y[:, k]) for k in range(len(PATTERNS))]
+        slope, intercept = (np.array(part) for part in zip(*lines, strict=True))
+        p = logistic(slope * z + intercept)
+        meta = PatternMeta(
+            standard=standard,
+            slope=tuple(slope.tolist()),
+            intercept=tuple(intercept.tolist()),
+            thresholds=tuple(best_f1(p[:, k], y[:, k])[1] for k in range(len(PATTERNS))),
+            seed=seed,
+            command=command,
+        )
+        models.append(PatternModel(weights_of(half), meta))
+    return models
 
 
 def columns(standard: Standard) -> slice:
-    """Outputs of a standard among the 30."""
+    """Outputs of a standard among those of both."""
     first = STANDARDS.index(standard) * len(PATTERNS)
     return slice(first, first + len(PATTERNS))
 
 
 def halve(net: PatternCNN, standard: Standard) -> PatternCNN:
-    """The network of 15 outputs that a standard keeps of the 30."""
+    """The network with the outputs of one standard alone."""
     state = weights_of(net)
     for name in ("read_out.weight", "read_out.bias"):
         state[name] = state[name][columns(standard)]
@@ -102,13 +97,14 @@ def halve(net: PatternCNN, standard: Standard) -> PatternCNN:
 
 
 def counts(model: PatternModel, ohlcv: Float64Array) -> NDArray[np.int64]:
-    """Bars that model and rules both, the model, and the rules call each pattern, (3, 15)."""
-    truth = rule_labels(ohlcv)[LENGTH - 1 :, columns(model.standard)]
+    """Bars on which model and rules find each pattern, the model does, and the rules do, (3, n_patterns)."""
+    own = [PATTERNS.index(name) for name in model.patterns]
+    truth = rule_labels(ohlcv)[LENGTH - 1 :, columns(model.standard)][:, own]
     hit = model.probabilities(ohlcv)[LENGTH - 1 :] >= model.thresholds
     return np.array([(hit & truth).sum(axis=0), hit.sum(axis=0), truth.sum(axis=0)])
 
 
 def macro_f1(model: PatternModel, ohlcv: Float64Array, least: int = 100) -> float:
-    """Mean F1 of the model's detections against the rules, over patterns with at least ``least`` hits."""
-    both, said, true = counts(model, ohlcv)
-    return float((2.0 * both / np.maximum(said + true, 1))[true >= least].mean())
+    """Mean F1 of the model's detections against the rules, over patterns that the rules find ``least`` times."""
+    both, detected, true = counts(model, ohlcv)
+    return float((2.0 * both / np.maximum(detected + true, 1))[true >= least].mean())
