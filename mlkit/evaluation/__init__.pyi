@@ -23,13 +23,13 @@ from .ledger import join_run as join_run
 # Brier skill score 1 - brier(p) / brier(reference); above 0 is better than the reference.
 from .metrics import brier_skill as brier_skill
 
-# What expected_calibration_error may come to for perfect probabilities: 1.96 standard errors in every bin.
+# Expected calibration error of perfect probabilities that miss by 1.96 standard errors in every bin.
 from .metrics import calibration_noise as calibration_noise
 
 # Share of outcomes inside [low, high]; compare with the nominal level of the interval.
 from .metrics import coverage as coverage
 
-# Standard error of the coverage that an oracle reaches: the true quantiles, over outcomes that overlap.
+# Standard error of the coverage of the true quantiles, over outcomes that overlap.
 from .metrics import coverage_noise as coverage_noise
 
 # Direction of each outcome: 1 for a rise, 0 for a fall, 0.5 for no change; NaN stays NaN.
@@ -83,7 +83,7 @@ from .pattern_returns import returns_after as returns_after
 # Return of trading each pattern in its direction, at the horizon with the highest lower bound.
 from .pattern_returns import traded_patterns as traded_patterns
 
-# The table with q, its p-values adjusted for all its rows asked at once, and found: q at most level.
+# The table with q (p-values adjusted for the false discovery rate over all rows) and found (q at most level).
 from .pattern_returns import with_discoveries as with_discoveries
 
 # Mean gain of the most confident share of the rows, with block-bootstrap intervals.
@@ -101,13 +101,13 @@ from .sharpe import sharpe_ratio as sharpe_ratio
 # Mean bootstrap block for labels over horizon bars: max(10, 2 horizon) rows.
 from .significance import default_block as default_block
 
-# Interval of every metric at once: estimate +- t(n / (2 block)) se, the se from one block bootstrap.
+# Intervals of several metrics, from one stationary bootstrap of the rows.
 from .significance import metric_intervals as metric_intervals
 
-# Net log return of the tranche that each row opens, (n,), as the verdict counts it; NaN where it is not scored.
+# Net log return of the tranche that each row opens, (n,), as in the verdict; NaN where a row is not scored.
 from .significance import net_rows as net_rows
 
-# Judge the forecasts of several markets at once: each holds its own positions, all rows of one time move together.
+# Judge the forecasts of several markets together, each with its own positions.
 from .significance import pool_verdict as pool_verdict
 
 # t-statistic of a mean of serially dependent values, its variance taken under the null of mean zero.

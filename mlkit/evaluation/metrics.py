@@ -1,12 +1,11 @@
-"""Metrics that read like their formula: arrays in, a float out.
+"""Metrics of forecasts: arrays in, a float out.
 
-Every metric broadcasts its arguments and leaves out the rows where any of them is NaN, since a row without
-a forecast or without an outcome cannot be scored. With no row left, or where the formula divides by zero,
-the metric is NaN.
+Every metric broadcasts its arguments and leaves out the rows in which any of them is NaN, since a row without
+a forecast or an outcome cannot be scored. Without any row left, or if the formula divides by zero, it is NaN.
 
-Direction and ties. Bars often close unchanged. An outcome of exactly zero is half a rise and half a fall:
-:func:`direction` maps it to 0.5, :func:`hit_rate` gives half a hit, and so does a forecast of exactly zero.
-A forecast without skill then scores 0.5 whatever the share of ties, and a calibrated ``p_up`` is the
+Ties: bars often close unchanged. An outcome of exactly zero counts as half a rise and half a fall:
+:func:`direction` is 0.5, :func:`hit_rate` counts half a hit, and likewise for a forecast of exactly zero.
+So a forecast without skill scores 0.5 whatever the share of ties, and a calibrated ``p_up`` is the
 probability of a rise plus half that of no change.
 """
 
@@ -38,12 +37,6 @@ def mae(y: ArrayLike, pred: ArrayLike) -> float:
     """Mean absolute error, in units of ``y``."""
     y, pred = _scored(y, pred)
     return _mean(np.abs(y - pred))
-
-
-def rmse(y: ArrayLike, pred: ArrayLike) -> float:
-    """Root mean squared error, in units of ``y``."""
-    y, pred = _scored(y, pred)
-    return float(np.sqrt(_mean((y - pred) ** 2)))
 
 
 def rank_ic(y: ArrayLike, pred: ArrayLike) -> float:
@@ -94,7 +87,7 @@ def brier(outcome: ArrayLike, p: ArrayLike) -> float:
 def brier_skill(outcome: ArrayLike, p: ArrayLike, reference: float = 0.5) -> float:
     """Brier skill score ``1 - brier(p) / brier(reference)``; above 0 is better than the reference.
 
-    ``reference`` is a constant probability known beforehand: 0.5, or the base rate of the training rows.
+    ``reference`` is a constant probability fixed beforehand: 0.5, or the base rate of the training rows.
     """
     outcome, p = _scored(outcome, p)
     return 1.0 - _ratio(_mean((p - outcome) ** 2), _mean((reference - outcome) ** 2))
@@ -143,11 +136,11 @@ def coverage(y: ArrayLike, low: ArrayLike, high: ArrayLike) -> float:
 
 
 def coverage_noise(rows: float, horizon: int, level: float) -> float:
-    """Standard error of the coverage that an oracle reaches: the true quantiles, over outcomes that overlap.
+    """Standard error of the coverage of the true quantiles, over outcomes that overlap.
 
     ``sqrt(level (1 - level) / n * (1 + 2 Σ (1 - k / n) ρ_k))`` with the autocorrelation ``ρ_k`` of the hits of a random
-    walk's ``horizon``-bar returns, k < horizon: two of them correlate by ``1 - k / horizon``. No forecaster can be
-    told from perfect by a miss within twice this.
+    walk's ``horizon``-bar returns, k < horizon: two of them correlate by ``1 - k / horizon``. A deviation of up to
+    twice this is no evidence against a forecaster.
 
     Parameters
     ----------
@@ -172,7 +165,7 @@ def coverage_noise(rows: float, horizon: int, level: float) -> float:
 
 
 def direction_noise(rows: float, horizon: int, p: float = 0.5) -> float:
-    """Standard error of the share of rises, outcomes overlapping: signs correlate by ``2/π asin(1 - k/h)``."""
+    """Standard error of the share of rises over overlapping outcomes: signs correlate by ``2/π asin(1 - k/h)``."""
     k = np.arange(1, horizon)
     return _overlapped(rows, k, 2.0 / np.pi * np.arcsin(1.0 - k / horizon), p * (1.0 - p))
 
@@ -183,7 +176,7 @@ def _overlapped(rows: float, k: npt.NDArray[np.int64], rho: FloatArray, variance
 
 
 def calibration_noise(outcome: ArrayLike, p: ArrayLike, horizon: int, bins: int = 10) -> float:
-    """What `expected_calibration_error` may come to for perfect probabilities: 1.96 standard errors in every bin."""
+    """`expected_calibration_error` of perfect probabilities that miss by 1.96 standard errors in every bin."""
     table = reliability_table(outcome, p, bins)
     pairs = zip(table["rows"], table["forecast"], strict=True)
     errors = [n * 1.96 * direction_noise(n, horizon, forecast) for n, forecast in pairs]
@@ -209,7 +202,7 @@ def interval_score(y: ArrayLike, low: ArrayLike, high: ArrayLike, level: float) 
     """Interval score of a central ``level`` interval, in units of ``y``; lower is better.
 
     ``mean(high - low + 2/α max(low - y, 0) + 2/α max(y - high, 0))`` with ``α = 1 - level``: width, plus a
-    fine for each miss. It rewards the true quantiles.
+    penalty for each miss; the true quantiles have the lowest expected score.
 
     References
     ----------
@@ -223,17 +216,6 @@ def interval_scores(y: FloatArray, low: FloatArray, high: FloatArray, level: flo
     """The interval score of every row, (n,); its mean is :func:`interval_score`."""
     miss = np.maximum(low - y, 0.0) + np.maximum(y - high, 0.0)
     return np.asarray(high - low + 2.0 / (1.0 - level) * miss, dtype=np.float64)
-
-
-def pinball_loss(y: ArrayLike, quantile: ArrayLike, level: float) -> float:
-    """Pinball (quantile) loss ``mean(max(level (y - q), (level - 1) (y - q)))``, in units of ``y``.
-
-    References
-    ----------
-    Koenker & Bassett (1978), *Econometrica* 46.
-    """
-    y, quantile = _scored(y, quantile)
-    return _mean(np.maximum(level * (y - quantile), (level - 1.0) * (y - quantile)))
 
 
 def _scored(*arrays: ArrayLike) -> tuple[FloatArray, ...]:
@@ -253,6 +235,6 @@ def _ratio(numerator: float, denominator: float) -> float:
 
 def average_rank(values: FloatArray) -> FloatArray:
     """Rank 1..n; equal values share the mean of their ranks."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    mean_rank: FloatArray = np.cumsum(counts) - 0.5 * (counts - 1)
-    return mean_rank[inverse]
+    from scipy.stats import rankdata
+
+    return np.asarray(rankdata(values), dtype=np.float64)

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from mlkit.errors import ConfigError
 from mlkit.evaluation.metrics import average_rank, direction, expected_calibration_error, wilson_interval
-from mlkit.evaluation.significance import Interval, t_under_null
+from mlkit.evaluation.significance import t_under_null
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -243,6 +243,16 @@ def with_discoveries(table: pd.DataFrame, *, level: float = 0.05, method: str = 
 
     q = false_discovery_control(table["p"], method=method) if len(table) else np.empty(0)
     return table.assign(q=q, found=q <= level)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A point estimate and its bootstrap interval bounds."""
+
+    estimate: float
+    low: float
+    high: float
+    level: float  # nominal coverage
 
 
 @dataclass(frozen=True)

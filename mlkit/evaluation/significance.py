@@ -1,22 +1,22 @@
-"""What may be claimed: intervals and tests that respect serial dependence, and the verdict of a forecast.
+"""Intervals and tests that respect serial dependence, and the verdict on a forecast.
 
-Overlapping horizons make neighbouring outcomes share bars, so rows are not independent: an ordinary t-test
-finds an edge in noise. Resampled blocks and long-run variances put that right.
+Outcomes over several bars overlap, so rows are not independent: an ordinary t-test finds an edge in noise. Blocks of
+rows are resampled, and variances include autocovariances.
 
 The verdict
 -----------
-The strategy holds the sign of the forecast for h bars in h tranches, one renewed at every bar; a tranche
-pays the cost of a side when it is opened, turned or closed. It is an ``edge`` only if all of these hold:
+The strategy holds the sign of the forecast for h bars in h tranches, one of which is renewed at every bar; a tranche
+pays the cost of a side when it is opened, reversed or closed. The verdict is ``edge`` only if all of these hold:
 
 1. R² against no change is above 0 (Campbell & Thompson 2008, *Review of Financial Studies* 21);
 2. the lower bound of the mean net return is above 0, with Bonferroni's correction for all claims;
-3. so is that of the net excess profitability ``mean(s y) - mean(s) mean(y) - cost`` (Anatolyev & Gerko
-   2005, *J. Business & Economic Statistics* 23): a signal s that is always long in a rising market holds
-   the market, it does not forecast it.
+3. so is that of the net excess profitability ``mean(s y) - mean(s) mean(y) - cost`` (Anatolyev & Gerko 2005, *J.
+   Business & Economic Statistics* 23): a signal s that is always long in a rising market earns the market's return,
+   which is no forecast.
 
-The bound is ``estimate - t(1 - α / trials; n / (2 block)) se`` with the bootstrap standard error. The normal
-quantile, and percentiles as much, find an edge in noise three times too often when the sample has few
-blocks; half a degree of freedom a block brings the rate back to nominal in simulation.
+The bound is ``estimate - t(1 - α / trials; n / (2 block)) se`` with the bootstrap standard error. With the normal
+quantile, or percentiles, noise passes three times too often if the sample has few blocks; half a degree of freedom a
+block brings the rate back to nominal in simulation.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,48 +33,8 @@ from mlkit.evaluation.metrics import r2_no_change
 
 FloatArray = npt.NDArray[np.float64]
 Statistic = Callable[..., Any]  # a float, or a vector of them
-Answer = Literal["edge", "no edge"]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A point estimate and its bootstrap interval."""
-
-    estimate: float
-    low: float
-    high: float
-    level: float  # nominal coverage
-
-
-def bootstrap_interval(
-    stat: Statistic,
-    *arrays: ArrayLike,
-    block: float,
-    level: float = 0.95,
-    reps: int = 1000,
-    seed: int = 7,
-) -> Interval:
-    """Two-sided percentile interval of ``stat(*arrays)`` by the stationary bootstrap.
-
-    Parameters
-    ----------
-    stat
-        Takes the arrays, rows resampled together, and returns a float.
-    arrays
-        (n,) or (n, k) each, in time order, one n for all.
-    block
-        Mean block length in rows; at least the horizon, so that overlapping labels stay together.
-    level, reps, seed
-        Nominal coverage, number of resamples, seed of the resampling.
-
-    References
-    ----------
-    Politis & Romano (1994), *JASA* 89: the stationary bootstrap (``arch.bootstrap``).
-    """
-    data = [np.asarray(a) for a in arrays]
-    draws = _resample(stat, data, block, reps, seed)
-    low, high = np.quantile(draws, [0.5 * (1 - level), 0.5 * (1 + level)])
-    return Interval(float(stat(*data)), float(low), float(high), level)
+LEVEL = 0.95  # of the verdict's lower bounds, before Bonferroni's correction
+REPS = 500  # resamples of a verdict
 
 
 def metric_intervals(
@@ -86,9 +46,9 @@ def metric_intervals(
     reps: int = 300,
     seed: int = 7,
 ) -> pd.DataFrame:
-    """Interval of every metric at once: ``estimate +- t(n / (2 block)) se``, the se from one block bootstrap.
+    """Intervals of several metrics: ``estimate ± t(n / (2 block)) se``, with se from one stationary bootstrap.
 
-    Rows are resampled together, so all metrics of a draw see the same rows; the quantile is that of the verdict
+    Whole rows are resampled, so all metrics of a draw are of the same rows; the quantile is that of the verdict
     (see the head of this module), two-sided.
 
     Parameters
@@ -96,14 +56,18 @@ def metric_intervals(
     metrics
         Takes the columns and returns name to value.
     columns
-        (n,) each, consecutive bars in time order; NaN as the metrics take it.
+        (n,) each, consecutive bars in time order; NaN where the metrics accept it.
     horizon
         Bars a label spans; the mean block is ``max(10, 2 horizon)`` rows.
 
     Returns
     -------
-    DataFrame, index the metrics' names: ``value``, ``low``, ``high``; NaN ends where a metric is not defined in some
-    draw, or where there are fewer than four blocks.
+    DataFrame, index the metrics' names: ``value``, ``low``, ``high``; NaN bounds if a metric is undefined in some
+    draw, or if there are fewer than four blocks.
+
+    References
+    ----------
+    Politis & Romano (1994), *JASA* 89: the stationary bootstrap (``arch.bootstrap``).
     """
     from scipy.stats import t
 
@@ -131,15 +95,26 @@ def default_block(horizon: int) -> float:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a forecast of one horizon earns money out of sample, and why (not)."""
+    """Whether the forecasts of one horizon earn money out of sample, and the reason."""
 
     horizon: int
-    verdict: Answer
+    verdict: Literal["edge", "no edge"]
     reason: str
     r2: float  # against the forecast of no change
     mean_bps: float  # mean net return of one position held `horizon` bars, basis points
     lower_bps: float  # its lower confidence bound
     rows: int  # scored
+
+
+@dataclass(frozen=True)
+class _Positions:
+    """Scored rows as the bootstrap resamples them, and the two statistics that are bounded."""
+
+    columns: list[FloatArray]
+    net: Statistic
+    net_excess: Statistic
+    acted: bool  # whether any position is not flat
+    rows: int
 
 
 def verdict(
@@ -149,10 +124,7 @@ def verdict(
     horizon: int,
     cost_bps: float = 1.0,
     trials: int = 1,
-    level: float = 0.95,
     earned: ArrayLike | None = None,
-    block: float | None = None,
-    reps: int = 500,
     seed: int = 7,
 ) -> Verdict:
     """Judge the out-of-sample forecasts of one horizon (see the head of this module).
@@ -167,19 +139,15 @@ def verdict(
     trials
         Number of claims tested together: horizons times configurations tried.
     earned
-        Log return that acting on the forecast really earns, (n,), such as open to open from the next bar.
-        Default ``y``, that is, filling at the very close the forecast is made from.
-    block
-        Mean bootstrap block in rows; default ``max(10, 2 horizon)``.
+        Log return that acting on the forecast earns, (n,), such as open to open from the next bar on.
+        Default ``y``, which assumes a fill at the close at which the forecast is made.
     """
     y, pred = np.asarray(y, dtype=np.float64), np.asarray(pred, dtype=np.float64)
     gain = y if earned is None else np.asarray(earned, dtype=np.float64)
     scored, signal, cost = _positions(y, pred, gain, horizon, cost_bps)
-    data = [signal[scored], gain[scored], cost[scored]]
-    block = default_block(horizon) if block is None else block
-    r2, alpha = r2_no_change(y, pred), (1.0 - level) / trials
-    rows, acted = len(data[0]), bool(signal.any())
-    return _judge(data, (_net, _net_excess), horizon, r2, acted, rows, block, alpha, cost_bps, reps, seed)
+    columns = [signal[scored], gain[scored], cost[scored]]
+    held = _Positions(columns, _net, _net_excess, bool(signal.any()), len(columns[0]))
+    return _judge(held, horizon, r2_no_change(y, pred), cost_bps, trials, seed)
 
 
 def pool_verdict(
@@ -188,21 +156,19 @@ def pool_verdict(
     horizon: int,
     cost_bps: float = 1.0,
     trials: int = 1,
-    level: float = 0.95,
-    reps: int = 500,
     seed: int = 7,
 ) -> Verdict:
-    """Judge the forecasts of several markets at once: each holds its own positions, all rows of one time move together.
+    """Judge the forecasts of several markets together, each with its own positions.
 
-    The bootstrap resamples bar times, with all the rows that share one, since markets move together; a mean is over all
+    Markets move together, so the bootstrap resamples bar times, with all rows of a time; the mean is over all
     positions, the excess that of each market over its own mean. R² is that of returns in units of ``scale``.
 
     Parameters
     ----------
     markets
         Of each: ``times`` int64 (n,), ``y``, ``pred`` and ``earned`` as in :func:`verdict`, ``scale`` positive, (n,).
-    horizon, cost_bps, trials, level, reps, seed
-        As in :func:`verdict`; rows are bar times.
+    horizon, cost_bps, trials, seed
+        As in :func:`verdict`.
     """
     times = np.unique(np.concatenate([np.asarray(market["times"]) for market in markets]))
     net, excess, rows = (np.zeros(len(times)) for _ in range(3))
@@ -212,48 +178,40 @@ def pool_verdict(
         known, signal, cost = _positions(of["y"], of["pred"], of["earned"], horizon, cost_bps)
         at = np.searchsorted(times, np.asarray(market["times"])[known])
         held, gain, paid = signal[known], of["earned"][known], cost[known]
-        # Their sum is that of the excess; centred, each row is also what it moves the excess by.
+        # The sum of these is that of the excess; centred, each row is also its influence on the excess.
         timed = (held - held.mean()) * (gain - gain.mean()) if known.any() else held
         for total, values in ((net, held * gain - paid), (excess, timed - paid), (rows, np.ones(len(at)))):
             np.add.at(total, at, values)
         y.append(of["y"] / of["scale"])
         pred.append(of["pred"] / of["scale"])
         acted = acted or bool(held.any())
-    kept = rows > 0
-    data = [total[kept] for total in (net, excess, rows)]
-    r2, alpha, block = r2_no_change(np.hstack(y), np.hstack(pred)), (1.0 - level) / trials, default_block(horizon)
-    return _judge(
-        data, (_pool_net, _pool_excess), horizon, r2, acted, int(rows.sum()), block, alpha, cost_bps, reps, seed
-    )
+    columns = [total[rows > 0] for total in (net, excess, rows)]
+    positions = _Positions(columns, _pool_net, _pool_excess, acted, int(rows.sum()))
+    return _judge(positions, horizon, r2_no_change(np.hstack(y), np.hstack(pred)), cost_bps, trials, seed)
 
 
-def _judge(
-    data: list[FloatArray],
-    statistics: tuple[Statistic, Statistic],
-    horizon: int,
-    r2: float,
-    acted: bool,
-    rows: int,
-    block: float,
-    alpha: float,
-    cost_bps: float,
-    reps: int,
-    seed: int,
-) -> Verdict:
-    """The verdict from what positions brought; the rows of ``data`` are what the bootstrap draws."""
-    net, net_excess = statistics
+def _judge(held: _Positions, horizon: int, r2: float, cost_bps: float, trials: int, seed: int) -> Verdict:
+    """The three conditions in their order; the reason is the first that fails."""
+    n, block, alpha = len(held.columns[0]), default_block(horizon), (1.0 - LEVEL) / trials
     mean = low = float("nan")
-    if len(data[0]) < 4 * block:
-        reason = f"{len(data[0])} rows are too few, blocks of {block:g} need {4 * block:g}"
-    elif not acted:
+    if n < 4 * block:
+        reason = f"{n} rows are too few, blocks of {block:g} need {4 * block:g}"
+    elif not held.acted:
         reason = "the forecast is no change"
     else:
-        mean, low = 1e4 * net(*data), 1e4 * _lower_bound(net, data, block, alpha, reps, seed)
-        excess = _lower_bound(net_excess, data, block, alpha, reps, seed)
-        reason = _objection(r2, mean, low, excess)
-    answer: Answer = "no edge" if reason else "edge"
-    reason = reason or f"net {mean:.2f} bps a position, lower bound {low:.2f}, after {cost_bps:g} bps a side"
-    return Verdict(horizon, answer, reason, r2, mean, low, rows)
+        mean = 1e4 * held.net(*held.columns)
+        low, excess = (_lower_bound(stat, held.columns, block, alpha, seed) for stat in (held.net, held.net_excess))
+        low *= 1e4
+        if not r2 > 0:
+            reason = f"R² against no change is {r2:.2g}"
+        elif not low > 0:
+            reason = f"net {mean:.2f} bps a position, but the lower bound is {low:.2f}"
+        elif not excess > 0:
+            reason = "the net return is that of holding one direction, not of timing it"
+        else:
+            reason = f"net {mean:.2f} bps a position, lower bound {low:.2f}, after {cost_bps:g} bps a side"
+            return Verdict(horizon, "edge", reason, r2, mean, low, held.rows)
+    return Verdict(horizon, "no edge", reason, r2, mean, low, held.rows)
 
 
 def verdict_table(
@@ -279,7 +237,7 @@ def verdict_table(
 
 
 def net_rows(y: ArrayLike, pred: ArrayLike, earned: ArrayLike, horizon: int, cost_bps: float) -> FloatArray:
-    """Net log return of the tranche that each row opens, (n,), as the verdict counts it; NaN where it is not scored."""
+    """Net log return of the tranche that each row opens, (n,), as in the verdict; NaN where a row is not scored."""
     y, pred, gain = (np.asarray(a, dtype=np.float64) for a in (y, pred, earned))
     scored, signal, cost = _positions(y, pred, gain, horizon, cost_bps)
     return np.where(scored, signal * gain - cost, np.nan)
@@ -288,7 +246,7 @@ def net_rows(y: ArrayLike, pred: ArrayLike, earned: ArrayLike, horizon: int, cos
 def _positions(
     y: FloatArray, pred: FloatArray, gain: FloatArray, horizon: int, cost_bps: float
 ) -> tuple[npt.NDArray[np.bool_], FloatArray, FloatArray]:
-    """Rows that are scored, the sign that is held, and what its turnover costs."""
+    """Rows that are scored, the sign that is held, and the cost of its turnover, (n,) each."""
     scored = np.isfinite(y) & np.isfinite(pred) & np.isfinite(gain)
     signal = np.where(scored, np.sign(pred), 0.0)
     return scored, signal, 1e-4 * cost_bps * tranche_turnover(signal, horizon)
@@ -309,8 +267,8 @@ def t_under_null(values: FloatArray, bandwidth: int) -> float:
     """t-statistic of a mean of serially dependent values, its variance taken under the null of mean zero.
 
     ``sum(x) / sqrt(n ω)`` with ``n ω = Σ x² + 2 Σ_{k < bandwidth} (1 - k / bandwidth) Σ x[t] x[t - k]``, not
-    centred. It never exceeds ``sqrt(n / bandwidth)``: few independent pieces cannot prove anything. The
-    centred variance does not see that, and calls a short trend certain. 0 if all values are zero.
+    centred. It never exceeds ``sqrt(n / bandwidth)``, so few independent pieces are never significant; with a
+    centred variance a short trend would be. 0 if all values are zero.
 
     References
     ----------
@@ -339,25 +297,16 @@ def _pool_excess(net: FloatArray, excess: FloatArray, rows: FloatArray) -> float
     return float(np.sum(excess) / np.sum(rows))
 
 
-def _objection(r2: float, mean: float, low: float, excess: float) -> str:
-    """The first condition that fails, or nothing."""
-    if not r2 > 0:
-        return f"R² against no change is {r2:.2g}"
-    if not low > 0:
-        return f"net {mean:.2f} bps a position, but the lower bound is {low:.2f}"
-    return "" if excess > 0 else "the net return is that of holding one direction, not of timing it"
-
-
-def _lower_bound(stat: Statistic, data: list[FloatArray], block: float, alpha: float, reps: int, seed: int) -> float:
+def _lower_bound(stat: Statistic, data: list[FloatArray], block: float, alpha: float, seed: int) -> float:
     from scipy.stats import t
 
-    draws = _resample(stat, data, block, reps, seed)
+    draws = _resample(stat, data, block, REPS, seed)
     quantile = t.ppf(1.0 - alpha, len(data[0]) / (2.0 * block))
     return float(stat(*data) - quantile * draws.std())
 
 
 def _resample(stat: Statistic, data: Sequence[npt.NDArray[Any]], block: float, reps: int, seed: int) -> FloatArray:
-    """``stat`` of each stationary-bootstrap resample, one after the other, (reps * size,)."""
+    """``stat`` of each resample of the stationary bootstrap, concatenated, (reps * size,)."""
     from arch.bootstrap import StationaryBootstrap
 
     draws: FloatArray = StationaryBootstrap(block, *data, seed=seed).apply(stat, reps)

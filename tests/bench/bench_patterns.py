@@ -29,8 +29,8 @@ import torch
 from numpy.typing import NDArray
 
 import mlkit
+from mlkit.evaluation import metric_intervals
 from mlkit.evaluation.pattern_returns import agreement
-from mlkit.evaluation.significance import bootstrap_interval
 from mlkit.features.rules import PATTERNS, STANDARDS, Standard, pattern_flags
 from mlkit.models.patterns.cnn import PatternModel, load_cnn, logistic, pretrained
 from mlkit.models.patterns.network import folded, net_logits, net_of
@@ -89,9 +89,11 @@ def flips(model: PatternModel, ohlcv: Array, rng: np.random.Generator) -> list[s
     decisions = [float(100.0 * (a ^ b).sum() / max(a.sum(), 1)) for a, b in (cnn, rule)]
     tops = [[top(h, q) for h, q in zip(cnn, p, strict=True)], *([top(h, rarity) for h in pair] for pair in (cnn, rule))]
     changed = [100.0 * (a != b) / (a >= 0).mean() for a, b in tops]  # its mean is per hundred bars with a top
-    gap = bootstrap_interval(np.mean, changed[0] - changed[2], block=50, reps=300)
+    # Horizon 25: blocks of 50 bars.
+    columns = {"gap": changed[0] - changed[2]}
+    gap = metric_intervals(lambda of: {"gap": of["gap"].mean()}, columns, horizon=25).loc["gap"]
     rates = [f"{x:.2f}" for x in (*decisions, *(c.mean() for c in changed))]
-    return [*rates, f"{gap.estimate:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"]
+    return [*rates, f"{gap['value']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}]"]
 
 
 def speed(model: PatternModel, ohlcv: Array) -> None:

@@ -1,5 +1,7 @@
 """Intervals cover, noise is called noise, drift is not an edge, and a planted edge is found."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from arch.bootstrap import StationaryBootstrap
@@ -28,24 +30,20 @@ def planted(seed: int, n: int = 3000, drift: float = 0.0) -> tuple[np.ndarray, n
     return pred + rng.normal(0, 1e-3, n) + drift, pred + drift
 
 
-def test_bootstrap_interval_is_archs_percentile_interval() -> None:
-    rng = np.random.default_rng(0)
-    y, pred = rng.normal(size=300), rng.normal(size=300)
-    ours = s.bootstrap_interval(mae, y, pred, block=5, level=0.9, reps=200, seed=3)
-    theirs = StationaryBootstrap(5, y, pred, seed=3).conf_int(mae, 200, method="percentile", size=0.9)
-    assert (ours.low, ours.high) == pytest.approx(tuple(theirs.ravel()), rel=1e-12)
-    assert ours.estimate == mae(y, pred)
-    assert ours == s.bootstrap_interval(mae, y, pred, block=5, level=0.9, reps=200, seed=3)
-    assert ours != s.bootstrap_interval(mae, y, pred, block=5, level=0.9, reps=200, seed=4)
+def row_by_row(stat: Callable[..., float], *columns: np.ndarray, reps: int, seed: int = 7) -> np.ndarray:
+    """95 % interval of a bootstrap that takes every row as independent."""
+    draws = StationaryBootstrap(1, *columns, seed=seed).apply(stat, reps)
+    return np.quantile(draws, [0.025, 0.975])
 
 
 def test_interval_of_an_overlapping_outcome_widens_with_the_block() -> None:
     rng = np.random.default_rng(1)
     y = overlapping(rng, 2000, 20)
     pred = persistent_noise(rng, 2000, 0.97)
-    rows = s.bootstrap_interval(rank_ic, y, pred, block=1, reps=200)
-    blocks = s.bootstrap_interval(rank_ic, y, pred, block=40, reps=200)
-    assert blocks.high - blocks.low > 2 * (rows.high - rows.low)
+    rows = row_by_row(rank_ic, y, pred, reps=200)
+    columns = {"y": y, "pred": pred}
+    blocks = s.metric_intervals(lambda of: {"ic": rank_ic(**of)}, columns, horizon=20, reps=200).loc["ic"]
+    assert blocks["high"] - blocks["low"] > 2 * (rows[1] - rows[0])
 
 
 def test_t_under_null_against_arch() -> None:
@@ -104,13 +102,14 @@ def test_drift_is_not_an_edge() -> None:
     assert s.verdict(*planted(6, drift=1e-4), horizon=1, cost_bps=0.2).verdict == "edge"
 
 
-def test_noise_is_called_noise() -> None:
+def test_noise_is_called_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s, "REPS", 100)
     found = 0
     for seed in range(40):
         rng = np.random.default_rng(seed)
         y = overlapping(rng, 600, 15)
         pred = 1e-4 * persistent_noise(rng, 600, 0.95)
-        found += s.verdict(y, pred, horizon=15, cost_bps=0.0, reps=100).verdict == "edge"
+        found += s.verdict(y, pred, horizon=15, cost_bps=0.0).verdict == "edge"
     assert found <= 4  # 5 % a test before the condition on R²
 
 
@@ -153,8 +152,8 @@ def test_intervals_of_several_metrics_cover_under_overlap() -> None:
         columns = {"y": y, "pred": pred}
         table = s.metric_intervals(lambda of: {"hit": hit_rate(**of)}, columns, horizon=15, reps=60, seed=seed)
         blocks += bool(table.loc["hit", "low"] <= 0.5 <= table.loc["hit", "high"])
-        naive = s.bootstrap_interval(hit_rate, y, pred, block=1, reps=60, seed=seed)
-        rows += naive.low <= 0.5 <= naive.high
+        low, high = row_by_row(hit_rate, y, pred, reps=60, seed=seed)
+        rows += low <= 0.5 <= high
     assert blocks >= 54
     assert rows <= 40
 

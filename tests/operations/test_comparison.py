@@ -5,10 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import mean_pinball_loss
 
 import mlkit
 from mlkit.errors import BarsError, ConfigError
-from mlkit.evaluation.metrics import brier, direction, pinball_loss
+from mlkit.evaluation.metrics import brier, direction
 from mlkit.market.simulate.markets import null_market, planted_edge
 from mlkit.models.bundle.bundle import ModelBundle, write_bundle
 from mlkit.models.ensemble.settings import EnsembleSettings
@@ -30,7 +31,9 @@ def test_the_loss_is_that_of_the_served_forecasts(bars: pd.DataFrame, home: mlki
     y = mlkit.forward_returns(bars, (1,))["log_return"][1].loc[found.first : found.last].to_numpy()
     unit = mlkit.build_features(bars, columns=["ewma_volatility"]).loc[found.first : found.last].to_numpy()[:, 0]
     ends = {0.05: "lo90", 0.1: "lo80", 0.5: "log_return", 0.9: "hi80", 0.95: "hi90"}
-    spread = 2.0 * np.mean([pinball_loss(y / unit, said[name] / unit, level) for level, name in ends.items()])
+    spread = 2.0 * np.mean(
+        [mean_pinball_loss(y / unit, said[name] / unit, alpha=level) for level, name in ends.items()]
+    )
     up = brier(direction(y), said["p_up"])
     assert found.table["champion"].to_list() == pytest.approx([spread, up])
     assert found.champion_loss == pytest.approx(spread + up)
