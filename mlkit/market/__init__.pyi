@@ -18,6 +18,16 @@ from .bars import open_times as open_times
 
 # Check the Bars contract and return a copy in canonical form; frame is left as it is.
 from .bars import validate_bars as validate_bars
+
+# Calendar: sessions of one market; open and closed time between instants, close of a bar, expected bars.
+from .calendar import ALWAYS_OPEN as ALWAYS_OPEN
+from .calendar import INSIDE as INSIDE
+from .calendar import LONG_CLOSE as LONG_CLOSE
+from .calendar import NIGHT as NIGHT
+from .calendar import Calendar as Calendar
+from .calendar import calendar_names as calendar_names
+from .calendar import get_calendar as get_calendar
+from .calendar_choice import choose_calendar as choose_calendar
 from .outages import OUTAGE_NEVER_CLOSED as OUTAGE_NEVER_CLOSED
 from .outages import OUTAGE_SESSIONS as OUTAGE_SESSIONS
 
