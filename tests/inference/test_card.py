@@ -201,7 +201,7 @@ def test_candles_are_drawn_where_their_prices_lie() -> None:
     rows = [(0, 100.0, 110.0, 90.0, 105.0, 1.0), (86_400, 105.0, 105.0, 95.0, 100.0, 1.0)]
     plot = Plot(rows, {}, 100.0)
     assert plot.y(math.log(1.1)) == pytest.approx(2) and plot.y(math.log(0.9)) == pytest.approx(98)
-    rising, falling = re.findall(r'd="(M[^"]+V[^"]+)"', plot.candle_paths())
+    rising, falling = (path for path, _ in plot.candle_paths() if "V" in path)
     (_, high, low), (_, after_high, after_low) = (
         map(float, re.fullmatch(r"M([\d.]+) ([\d.]+)V([\d.]+)", wick).groups())  # type: ignore[union-attr]
         for wick in (rising, falling)

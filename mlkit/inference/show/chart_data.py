@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Final, Literal
 
 import pandas as pd
 from pydantic import Field
 
-from mlkit.inference.insight_data import InsightData, Price, PricePrediction
+from mlkit.inference.insight_data import InsightData, PatternReading, Price, PricePrediction
+from mlkit.inference.show.number_format import format_bars, format_change
 from mlkit.market import COLUMNS, open_times
 
 # Epoch seconds of the bar's open time, open, high, low, close, volume.
@@ -38,50 +40,61 @@ def marks_of(insight: InsightData) -> list[PatternMark]:
     return [(time, name, directions.get(name, 0)) for name in insight.patterns.detected]
 
 
-_TONES: Final = {"up": "var(--up,#0b7566)", "down": "var(--down,#b23a26)"}
+# Colours of rising and falling candles.
+_COLOURS: Final = {"up": "var(--up,#0b7566)", "down": "var(--down,#b23a26)"}
 
 
 class Plot:
-    """Where a time and a price lie in a picture of 100 by 100, from the candles and the forecasts.
+    """Positions in a picture of 100 by 100 of candles, forecasts, marks and labels.
 
-    Candles share the left part evenly, the last one ends where the forecasts begin; from there time runs on a
-    square-root axis. The price axis is logarithmic. Without candles the forecasts have all of the width, and no
-    change lies in the middle.
+    Candles share the left part evenly; the forecasts start at the last one and are spaced by the square root of their
+    horizon, so that the cone of a random walk has straight edges. The price axis is logarithmic. Without candles the
+    forecasts take the full width, and no change lies in the middle.
 
     Parameters
     ----------
     candles : oldest first, the last is the bar of the forecasts; may be empty.
     prices : horizon in bars -> forecast.
-    current : price at the end of the last candle.
+    current : price at the close of the last candle.
     """
 
     def __init__(self, candles: Sequence[CandleRow], prices: Mapping[str, PricePrediction], current: float) -> None:
         self.candles = list(candles[-CARD_CANDLES:])
         self.known = sorted((int(h), p) for h, p in prices.items() if p.log_return is not None and p.interval)
-        self.edges = {h: log_edges(p, current) for h, p in self.known}
-        self._start = 100 - (FORECAST_WIDTH if self.known else 1) if self.candles else 0
+        self.bounds = {h: log_bounds(p, current) for h, p in self.known}
+        self.start = 100 - (FORECAST_WIDTH if self.known else 1) if self.candles else 0
+        self.label = " and ".join(["candles"] * bool(self.candles) + ["forecast cones"] * bool(self.known))
         self._current = current
-        moves = [e for four in self.edges.values() for e in four] + [p.log_return or 0.0 for _, p in self.known]
+        moves = [bound for four in self.bounds.values() for bound in four]
+        moves += [p.log_return or 0.0 for _, p in self.known]
         moves += [math.log(price / current) for candle in self.candles for price in candle[2:4]]
-        self.reach = max(map(abs, moves), default=0.0) or 1e-6
-        self.top, self.bottom = self.reach, -self.reach
+        reach = max(map(abs, moves), default=0.0) or 1e-6
+        self.top, self.bottom = reach, -reach
         if self.candles:
             self.top, self.bottom = max([*moves, 0.0]) or 1e-6, min([*moves, 0.0]) or -1e-6
 
     def x(self, horizon: int) -> float:
-        """Of a horizon, in bars."""
+        """Position of a horizon in bars."""
         farthest = self.known[-1][0] if self.known else 1
-        return self._start + (100 - self._start) * math.sqrt(horizon / farthest)
+        return self.start + (100 - self.start) * math.sqrt(horizon / farthest)
 
     def y(self, log_return: float) -> float:
-        """Of a log return against the current price."""
+        """Position of a log return against the current price."""
         return 2 + 96 * (self.top - log_return) / (self.top - self.bottom)
 
-    def candle_paths(self) -> str:
-        """Wicks and bodies, one path of each for rising and for falling candles."""
-        if not self.candles:
-            return ""
-        step = (self._start - 0.5) / len(self.candles)
+    def points(self) -> list[tuple[float, float]]:
+        """The point forecast of each horizon."""
+        return [(self.x(h), self.y(p.log_return or 0.0)) for h, p in self.known]
+
+    def cone(self, low: int, high: int) -> str:
+        """Points of the polygon between two of the four interval bounds of each horizon, see `log_bounds`."""
+        upper = [f"{self.x(h):.2f},{self.y(self.bounds[h][high]):.2f}" for h, _ in self.known]
+        lower = [f"{self.x(h):.2f},{self.y(self.bounds[h][low]):.2f}" for h, _ in reversed(self.known)]
+        return " ".join([f"{self.start:.2f},{self.y(0.0):.2f}", *upper, *lower])
+
+    def candle_paths(self) -> list[tuple[str, str]]:
+        """SVG path and style of the wicks and the bodies, one each for rising and for falling candles."""
+        step = (self.start - 0.5) / max(len(self.candles), 1)
         wicks: dict[str, list[str]] = {"up": [], "down": []}
         bodies: dict[str, list[str]] = {"up": [], "down": []}
         for k, (_, *ohlc, _) in enumerate(self.candles):
@@ -91,40 +104,53 @@ class Plot:
             top, height = min(opened, close), max(abs(opened - close), 0.3)
             bodies[tone].append(f"M{left + step * 0.15:.2f} {top:.2f}h{step * 0.7:.2f}v{height:.2f}h{-step * 0.7:.2f}z")
         stroke = "fill:none;vector-effect:non-scaling-stroke;stroke-width:1;stroke"
-        return "".join(
-            f'<path d="{"".join(paths[tone])}" style="{style}:{colour}"/>'
+        return [
+            ("".join(paths[tone]), f"{style}:{colour}")
             for paths, style in ((wicks, stroke), (bodies, "fill"))
-            for tone, colour in _TONES.items()
+            for tone, colour in _COLOURS.items()
             if paths[tone]
-        )
+        ]
 
-    def cone(self, low: int, high: int, opacity: float) -> str:
-        """The polygon between two of the four edges of each horizon."""
-        upper = [f"{self.x(h):.2f},{self.y(self.edges[h][high]):.2f}" for h, _ in self.known]
-        lower = [f"{self.x(h):.2f},{self.y(self.edges[h][low]):.2f}" for h, _ in reversed(self.known)]
-        points = " ".join([f"{self._start:.2f},{self.y(0.0):.2f}", *upper, *lower])
-        return f'<polygon points="{points}" style="fill:var(--accent);opacity:{opacity}"/>'
+    def markers(self, patterns: PatternReading) -> list[tuple[int, float, float]]:
+        """Direction and position of a sign for each direction that was detected, below or above the last candle."""
+        if not self.candles:
+            return []
+        sides = sorted({patterns.directions.get(name, 0) for name in patterns.detected}, reverse=True)
+        low, high = (self.y(math.log(self.candles[-1][k] / self.candles[-1][4])) for k in (3, 2))
+        above = high - 6
+        return [
+            (side, self.x(0) - 0.8, low + 6 if side > 0 else above - 6 if side == 0 and -1 in sides else above)
+            for side in sides
+        ]
 
-    def lines(self) -> str:
-        """No change, dashed, and the point forecast."""
-        stroke = "fill:none;vector-effect:non-scaling-stroke"
-        start, zero = f"{self._start:.2f}", f"{self.y(0.0):.2f}"
-        flat = (
-            f'<line x1="{start}" y1="{zero}" x2="100" y2="{zero}" '
-            f'style="{stroke};stroke:var(--soft);stroke-dasharray:3 4"/>'
-        )
-        path = " ".join([f"{start},{zero}", *(f"{x:.2f},{y:.2f}" for x, y in self.points())])
-        return f'{flat}<polyline points="{path}" style="{stroke};stroke:var(--accent);stroke-width:2"/>'
+    def x_labels(self) -> list[tuple[str, str, str]]:
+        """CSS class, position and text: dates of the candles, then horizons, longest first, without overlaps."""
+        labels, placed = [("x", f"{self.x(0):.4g}%", "0")], [self.x(0)]
+        if self.candles:
+            first, last = (f"{datetime.fromtimestamp(self.candles[k][0], UTC):%Y-%m-%d}" for k in (0, -1))
+            labels = [("x first", "0", first), ("x last", f"{self.x(0):.2f}%", last)]
+        for horizon, _ in reversed(self.known):
+            x, longest = self.x(horizon), len(placed) == 1
+            # Without candles the longest horizon has a unit, which takes more room.
+            gap = (10 if len(placed) == 2 else 7) if self.candles else (20 if len(placed) == 2 else 12)
+            if min(abs(x - other) for other in placed) >= gap:
+                alone = f"{format_bars(horizon) if longest else horizon}"
+                labels.append(("x", f"{x:.2f}%", f"+{horizon}" if self.candles else alone))
+                placed.append(x)
+        return labels
 
-    def points(self) -> list[tuple[float, float]]:
-        """The point forecast of each horizon."""
-        return [(self.x(h), self.y(p.log_return or 0.0)) for h, p in self.known]
+    def y_labels(self) -> list[tuple[float, str]]:
+        """Position and text of the top, no change and the bottom, where they are far enough apart."""
+        zero = self.y(0.0)
+        ends = [(2.0, format_change(self.top)), (98.0, format_change(self.bottom))]
+        return sorted([(zero, "no change"), *(end for end in ends if abs(end[0] - zero) > 10)])
 
 
-def log_edges(price: PricePrediction, current: float) -> tuple[float, float, float, float]:
-    """Lower 90, lower 80, upper 80, upper 90 as log returns."""
+def log_bounds(price: PricePrediction, current: float) -> tuple[float, float, float, float]:
+    """Lower 90 %, lower 80 %, upper 80 % and upper 90 % interval bound as log returns."""
     assert price.interval is not None
     inner = price.interval_80 or price.interval
-    ends = (price.interval[0], inner[0], inner[1], price.interval[1])
-    low90, low80, high80, high90 = (math.log(end / current) for end in ends)
+    low90, low80, high80, high90 = (
+        math.log(bound / current) for bound in (price.interval[0], *inner, price.interval[1])
+    )
     return low90, low80, high80, high90
