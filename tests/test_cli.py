@@ -180,9 +180,9 @@ def test_train_passes_its_options(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    def walk_forward(bars: list[pd.DataFrame], settings: Any, *, progress: Any, **_: Any) -> str:
+    def walk_forward(bars: list[pd.DataFrame], settings: Any, *, execution: Any, **_: Any) -> str:
         seen.update(symbol=bars[0].attrs["symbol"], seed=settings.seed, profile=settings.profile)
-        progress("fold 1/3: xgboost 1", 1, 13)
+        execution.progress("fold 1/3: xgboost 1", 1, 13)
         return "forecasts"
 
     def train(bars: list[pd.DataFrame], settings: Any, *, forecasts: str, **_: Any) -> Any:

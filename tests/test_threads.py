@@ -10,7 +10,8 @@ import numpy as np
 import mlkit
 from mlkit.features.garch import fit_garch
 from mlkit.models.ensemble.settings import EnsembleSettings
-from mlkit.operations.training.training import fit_price, prepare
+from mlkit.operations.training.training import fit_price
+from mlkit.operations.training.training_set import prepare
 
 bars = mlkit.load_bars("SP500", "1d")
 settings, few = mlkit.Settings(), EnsembleSettings.smoke(n_estimators=4, forest_trees=4, n_threads=1)

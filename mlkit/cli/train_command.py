@@ -65,7 +65,7 @@ def _train(arguments: Arguments) -> None:
     from mlkit.market import load_bars
     from mlkit.operations.retraining import only_one
     from mlkit.operations.tracking import for_command, tracked
-    from mlkit.operations.training import kept_stages, root_of, train, walk_forward
+    from mlkit.operations.training import resumable, root_of, train, walk_forward
 
     settings = for_command(settings)
     bars = [load_bars(symbol, arguments.timeframe, settings=settings) for symbol in symbols]
@@ -74,12 +74,11 @@ def _train(arguments: Arguments) -> None:
     root = root_of(symbols, arguments.timeframe, settings, name)
     with only_one(root), Steps() as steps, tracked("train", settings, name=title) as run:
         ensemble, after = _tuned(symbols, bars, settings, run) if arguments.tuned else (None, None)
-        how: dict[str, Any] = {"in_files": arguments.in_files, "fresh": arguments.fresh}
-        with kept_stages(bars, settings, ensemble=ensemble, **how) as stages:
-            kept: dict[str, Any] = {"ensemble": ensemble, "stages": stages, "progress": steps}
-            kept["folder"] = stages.folder if arguments.in_files else None
-            forecasts = walk_forward(bars, settings, after=after, **kept)
-            bundle = train(bars, settings, forecasts=forecasts, name=name, **kept)
+        how: dict[str, Any] = {"in_files": arguments.in_files, "fresh": arguments.fresh, "progress": steps}
+        with resumable(bars, settings, ensemble=ensemble, **how) as execution:
+            same: dict[str, Any] = {"ensemble": ensemble, "execution": execution}
+            forecasts = walk_forward(bars, settings, after=after, **same)
+            bundle = train(bars, settings, forecasts=forecasts, name=name, **same)
         if run.key is not None:
             for title, figure in _figures(forecasts):
                 run.figure(title, figure)

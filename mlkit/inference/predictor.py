@@ -17,7 +17,6 @@ from mlkit.inference.insight_data import NOT_TRAINED, ModelStatus, PatternReadin
 from mlkit.inference.live import BarLike, Live, LiveBars, Memory, calendar_blocks, prices_of, realised_returns
 from mlkit.inference.loaded_models import Models
 from mlkit.inference.reading import (
-    FORECAST_COLUMNS,
     Moment,
     pattern_reading,
     price_predictions,
@@ -26,6 +25,7 @@ from mlkit.inference.reading import (
 from mlkit.inference.signals import SignalRules
 from mlkit.labels import market_standard
 from mlkit.market import COLUMNS, load_bars, never_closes, open_times, validate_bars
+from mlkit.models.ensemble import FORECAST_COLUMNS
 
 if TYPE_CHECKING:
     from mlkit.features import FeatureSet, FeatureSetStream

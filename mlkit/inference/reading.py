@@ -29,12 +29,12 @@ from mlkit.inference.signals import (
 )
 from mlkit.labels import pattern_direction
 from mlkit.market import timeframe_delta
+from mlkit.models.ensemble import FORECAST_COLUMNS
 
 if TYPE_CHECKING:
     from mlkit.models.ensemble import Forecast
 
 Float64Array = npt.NDArray[np.float64]
-FORECAST_COLUMNS = ("log_return", "p_up", "std", "lo80", "hi80", "lo90", "hi90")
 
 
 @dataclass(frozen=True, eq=False)

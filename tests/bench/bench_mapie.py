@@ -100,7 +100,8 @@ def cells(path: Path, rows: int, cap: int) -> None:
     from mlkit.market.sources import read_bars
     from mlkit.market.times import timeframe_ns
     from mlkit.models.ensemble.conformal import block_numbers
-    from mlkit.operations.training.training import fit_price, folds, prepare
+    from mlkit.operations.training.training import fit_price, folds
+    from mlkit.operations.training.training_set import prepare
 
     symbol, timeframe = path.stem.rsplit("-", 1)
     bars = read_bars(path, symbol=symbol, timeframe=timeframe)

@@ -22,6 +22,7 @@ import mlkit
 from mlkit.features.catalogue import feature_catalogue
 from mlkit.market.simulate.markets import planted_edge
 from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.operations.training.execution import Execution
 from mlkit.operations.training.training import train
 
 FEW = EnsembleSettings.smoke(n_estimators=20, forest_trees=8, n_threads=1)
@@ -56,7 +57,8 @@ def measured(way: str, n: int, home: Path) -> None:
 
     watcher, start = threading.Thread(target=watch, daemon=True), time.perf_counter()
     watcher.start()
-    train(bars, settings, ensemble=FEW, folder=home / "files" if way == "files" else None, publish=False, progress=tell)
+    execution = Execution(progress=tell, arrays=home / "files" if way == "files" else None)
+    train(bars, settings, ensemble=FEW, publish=False, execution=execution)
     done.set()
     watcher.join()
     said = ", ".join(f"{name} {peak:,}" for name, peak in peaks.items())

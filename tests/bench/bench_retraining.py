@@ -24,7 +24,7 @@ from mlkit.market.bars import validate_bars
 from mlkit.market.simulate.markets import null_market, planted_edge
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.retraining.comparison import compare
-from mlkit.operations.training import bundling, training
+from mlkit.operations.training import training, training_bundle
 
 TRAIN, NEW, ROWS = 3000, 1000, 200  # bars that the champion learned from, that only the challenger saw, and scored
 
@@ -67,7 +67,7 @@ def main() -> None:
         few = EnsembleSettings.smoke(n_threads=1)
         judged = training.walk_forward(null(1), settings, n_splits=1, ensemble=few)
         training.walk_forward = lambda *arguments, **options: judged
-        bundling.measure_patterns = lambda *arguments, **options: {}
+        training_bundle.pattern_evidence = lambda *arguments, **options: {}
         for name, market in (("null", null), ("turned", turned)):
             print(f"{name}: {count} markets, {dict(answers(market, count, settings))}", flush=True)
 

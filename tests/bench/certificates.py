@@ -23,7 +23,8 @@ import pandas as pd
 
 import mlkit
 from mlkit.market.simulate.markets import edge_r2, null_market, planted_edge
-from mlkit.operations.training.training import score, walk_forward
+from mlkit.operations.training.scoring import score
+from mlkit.operations.training.training import walk_forward
 
 NULL_BARS, PLANTED_BARS, LEAST = 4_000, 6_000, 19
 Maker = Callable[[int], pd.DataFrame]

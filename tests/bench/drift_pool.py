@@ -25,7 +25,7 @@ from mlkit.market.simulate.regimes import Change, regime_change
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.drift.checks import check_drift
 from mlkit.operations.drift.reference import DriftReference
-from mlkit.operations.training import bundling
+from mlkit.operations.training import training_bundle
 from mlkit.operations.training.training import train
 
 TINY = EnsembleSettings.smoke(n_estimators=8, forest_trees=4, n_threads=1)
@@ -66,7 +66,7 @@ def main() -> int:
     options = parser.parse_args()
     print(f"drift of pools, {date.today()}, {options.bars} training bars a market, checked {options.later} bars later")
     rows: list[dict[str, object]] = []
-    with tempfile.TemporaryDirectory() as folder, patch.object(bundling, "measure_patterns", lambda *a, **k: {}):
+    with tempfile.TemporaryDirectory() as folder, patch.object(training_bundle, "pattern_evidence", lambda *a, **k: {}):
         for seed in range(options.first, options.first + options.pools):
             rows += checked(seed, options.bars, options.later, Path(folder) / str(seed))
             print(f"  pool {seed}", flush=True)

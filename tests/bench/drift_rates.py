@@ -33,7 +33,9 @@ from mlkit.models.bundle.bundle import ModelBundle, write_bundle
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.drift.checks import check_drift
 from mlkit.operations.drift.reference import DRIFT_FILE, DriftReference
-from mlkit.operations.training.training import fit_price, prepare, score, walk_forward
+from mlkit.operations.training.scoring import score
+from mlkit.operations.training.training import fit_price, walk_forward
+from mlkit.operations.training.training_set import prepare
 
 AFTER = 1_500  # bars watched
 STEP = 250  # bars between two checks of a market that does not change

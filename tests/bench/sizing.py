@@ -33,7 +33,8 @@ def measure(n: int, profile: str) -> dict[str, float]:
     from mlkit.features.saved import save_features
     from mlkit.market.lake.store import BarStore
     from mlkit.market.simulate.markets import null_market
-    from mlkit.operations.training.training import score, train, walk_forward
+    from mlkit.operations.training.scoring import score
+    from mlkit.operations.training.training import train, walk_forward
 
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)

@@ -17,7 +17,7 @@ from mlkit.models.bundle.publishing import publish
 from mlkit.models.ensemble.price_predictor import PricePredictor
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.models.ensemble.split import TrainingArrays
-from mlkit.operations.training.training import prepare
+from mlkit.operations.training.training_set import prepare
 
 MARKET = ["--symbol", "TEST", "--timeframe", "1d"]
 

@@ -39,7 +39,7 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         called.append((arguments, options))
         return TOLD
 
-    monkeypatch.setattr("mlkit.operations.retraining.retraining.retrain", retrain)
+    monkeypatch.setattr("mlkit.operations.retraining.retrain", retrain)
     return called
 
 
@@ -100,7 +100,7 @@ def test_a_round_of_the_loop_that_fails_is_told_and_the_loop_goes_on(
         if len(waited) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("mlkit.market.collect.fetch.fetch_bars", fetch)
+    monkeypatch.setattr("mlkit.market.collect.fetch_bars", fetch)
     monkeypatch.setattr(retraining.time, "sleep", sleep)
     before = signal.getsignal(signal.SIGTERM)
     assert main(["retrain", *MARKET, "--every", "6h", "--fetch", "--json"]) == 0

@@ -23,7 +23,7 @@ from mlkit.cli import main
 from mlkit.market.simulate.markets import null_market
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.training import training
-from mlkit.operations.training.stages import WORK
+from mlkit.operations.training.execution import WORK_FOLDER
 
 TRAIN = ["train", "--timeframe", "1h"]
 
@@ -56,7 +56,7 @@ def test_one_market_is_trained_published_and_summed_up(home: Path, capsys: pytes
     lines = err.splitlines()
     assert lines[0] == "0/1 fold 1/3: features" and lines[-1] == "4/4 final fit: calibration"
     assert all(re.fullmatch(r"\d+/\d+ (fold \d/3|final fit): .+", line) for line in lines)
-    assert list((home / "data/models" / WORK).iterdir()) == []
+    assert list((home / "data/models" / WORK_FOLDER).iterdir()) == []
 
 
 def test_a_killed_command_goes_on_and_fresh_begins_anew(
@@ -119,7 +119,7 @@ def test_in_files_is_the_same_training_and_leaves_no_file(
     honest = training.prepare
     monkeypatch.setattr(training, "prepare", lambda *a, folder, **k: folders.append(folder) or honest(*a, **k))
     assert main([*TRAIN, "--symbols", "AAA,BBB"]) == 0
-    work = home / "data/models" / WORK
+    work = home / "data/models" / WORK_FOLDER
     assert folders == [None] * 4 and list(work.iterdir()) == []
     assert main([*TRAIN, "--symbols", "AAA,BBB", "--in-files"]) == 0
     assert len(set(folders[4:])) == 4 and all(path.parent.parent == work for path in folders[4:])
@@ -135,7 +135,7 @@ from pathlib import Path
 from mlkit.operations.retraining.champions import only_one
 with only_one(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(600)
+    time.sleep(60)
 """
 
 
@@ -152,7 +152,7 @@ def test_a_second_training_of_a_market_is_refused_and_a_killed_one_is_not_in_the
         began.append(args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "walk_forward", walk_forward)
+    monkeypatch.setattr("mlkit.operations.training.walk_forward", walk_forward)
     command = [sys.executable, "-c", HOLDER, str(home / "data/models" / folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
@@ -210,7 +210,9 @@ def test_tuned_parameters_are_judged_on_bars_that_tuning_did_not_see(
     tuned_on(seen, settings, max_depth=2)
     made: list[pd.DataFrame] = []
     honest = training.walk_forward
-    monkeypatch.setattr(training, "walk_forward", lambda *a, **k: made.append(honest(*a, **k)) or made[-1])
+    monkeypatch.setattr(
+        "mlkit.operations.training.walk_forward", lambda *a, **k: made.append(honest(*a, **k)) or made[-1]
+    )
     assert main([*TRAIN, "--symbol", "AAA", "--tuned"]) == 0
     assert made[0]["timestamp"].min() > seen.index[-1]
     manifest = mlkit.ModelBundle.open(home / "data/models/AAA-1h").manifest
@@ -239,7 +241,7 @@ def test_a_run_is_told_folds_scores_figures_and_the_champion(home: Path, monkeyp
         yield run
 
     monkeypatch.setenv("MLKIT_TRACKING", "true")
-    monkeypatch.setattr("mlkit.operations.tracking.tracking.tracked", tracked)
+    monkeypatch.setattr("mlkit.operations.tracking.tracked", tracked)
     monkeypatch.setattr(training, "tracked", tracked)
     assert main([*TRAIN, "--symbol", "AAA"]) == 0
     assert [kind for kind, *_ in opened] == ["train", "evaluate", "train"]  # the library joins the command's run

@@ -9,7 +9,7 @@ from mlkit.config import Settings
 from mlkit.evaluation.metrics import wilson_interval
 from mlkit.evaluation.pattern_returns import traded_patterns
 from mlkit.inference.insight_data import PatternEvidence
-from mlkit.operations.training.bundling import pattern_evidence
+from mlkit.operations.training.training_bundle import pattern_evidence
 
 Market = tuple[pd.DataFrame, pd.DataFrame]
 

@@ -13,7 +13,7 @@ from mlkit.models.bundle.bundle import ModelBundle, write_bundle
 from mlkit.models.ensemble.price_predictor import PricePredictor
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.models.ensemble.split import TrainingArrays
-from mlkit.operations.training.training import prepare
+from mlkit.operations.training.training_set import prepare
 
 HORIZONS = (1, 5, 15, 60)
 

@@ -19,13 +19,13 @@ from mlkit.features.rules import PATTERNS
 from mlkit.features.volatility import volatility_terms
 from mlkit.inference import loaded_models as module
 from mlkit.inference.bundle_roots import current_bundle
-from mlkit.inference.predictor import FORECAST_COLUMNS, Predictor, insights
+from mlkit.inference.predictor import Predictor, insights
 from mlkit.labels import forward_returns, pattern_directions
 from mlkit.market.bars import fingerprint
 from mlkit.models.bundle.bundle import ModelBundle, write_bundle
 from mlkit.models.bundle.publishing import publish
 from mlkit.models.ensemble.price_predictor import PricePredictor
-from mlkit.models.ensemble.settings import EnsembleSettings
+from mlkit.models.ensemble.settings import FORECAST_COLUMNS, EnsembleSettings
 from mlkit.models.ensemble.split import TrainingArrays
 from mlkit.models.patterns.cnn import PatternMeta, PatternModel
 from mlkit.models.patterns.network import PatternCNN, weights_of

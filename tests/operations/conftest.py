@@ -23,7 +23,7 @@ from mlkit.models.bundle.bundle import ModelBundle, write_bundle
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.tracking.mlflow_store import Store
 from mlkit.operations.tracking.tracking import Run, tracked
-from mlkit.operations.training import bundling, training
+from mlkit.operations.training import training, training_bundle
 
 FEW = EnsembleSettings.smoke(n_estimators=8, forest_trees=4, n_threads=1)
 
@@ -58,7 +58,7 @@ def quick(judged: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> EnsembleSett
         return table
 
     monkeypatch.setattr(training, "walk_forward", stands_in)
-    monkeypatch.setattr(bundling, "measure_patterns", lambda *arguments, **options: {})
+    monkeypatch.setattr(training_bundle, "pattern_evidence", lambda *arguments, **options: {})
     return FEW
 
 

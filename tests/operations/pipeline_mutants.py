@@ -21,7 +21,7 @@ from mlkit.models.ensemble.learners.random_forest import RandomForest
 from mlkit.models.ensemble.learners.xgboost import XGBoost
 from mlkit.operations.training import training, training_set
 from mlkit.operations.training.panel_layout import lay_out, markets_of
-from mlkit.operations.training.training import TrainingSet
+from mlkit.operations.training.training_set import TrainingSet
 
 EMBARGO = 20  # bars; the embargo mutant drops it
 

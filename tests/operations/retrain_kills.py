@@ -31,7 +31,7 @@ from mlkit.models.bundle.publishing import history, publish, sweep
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.retraining.champions import only_one, record
 from mlkit.operations.retraining.retraining import Retraining, retrain
-from mlkit.operations.training import bundling, training
+from mlkit.operations.training import training, training_bundle
 from tests.forks import forked
 
 BARS = null_market(1600, seed=4, timeframe="1h", symbol="CALM")
@@ -58,7 +58,7 @@ def unmeasured() -> None:
     """Leave out the parts of a training that touch no file."""
     judged = training.walk_forward(BARS.iloc[:1100], settings_of(Path(tempfile.mkdtemp())), n_splits=1, ensemble=FEW)
     training.walk_forward = lambda *arguments, **options: judged
-    bundling.measure_patterns = lambda *arguments, **options: {}
+    training_bundle.pattern_evidence = lambda *arguments, **options: {}
 
 
 def prepare(folder: Path) -> str:

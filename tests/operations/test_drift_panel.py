@@ -18,7 +18,7 @@ from mlkit.operations.drift.distribution import (
     panel_from_vectors,
 )
 from mlkit.operations.drift.distribution import _adjust as adjust
-from mlkit.operations.training.training import prepare
+from mlkit.operations.training.training_set import prepare
 
 LEVEL = 0.005
 

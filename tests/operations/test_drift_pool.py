@@ -19,7 +19,9 @@ from mlkit.models.bundle.bundle import ModelBundle, write_bundle
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.drift.checks import DriftReport, check_drift, save_drift
 from mlkit.operations.drift.reference import DRIFT_FILE, DriftReference
-from mlkit.operations.training.training import fitted_garch, lay_out, prepare, train, walk_forward
+from mlkit.operations.training.panel_layout import lay_out
+from mlkit.operations.training.training import fitted_garch, train, walk_forward
+from mlkit.operations.training.training_set import prepare
 
 AT, LATER = 1600, 400
 TINY = EnsembleSettings.smoke(n_estimators=8, forest_trees=4, n_threads=1)

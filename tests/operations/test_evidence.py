@@ -12,7 +12,7 @@ from mlkit.evaluation.ledger import Ledger, Source
 from mlkit.evaluation.overfitting import backtest_overfitting, reality_check
 from mlkit.evaluation.sharpe import deflated_sharpe, sharpe_ratio
 from mlkit.market.simulate.markets import planted_edge
-from mlkit.operations.training.evidence import backtests, evidence, strategy_returns
+from mlkit.operations.training.forecast_backtests import backtests, evidence, strategy_returns
 
 HORIZONS = (1, 5)
 

@@ -12,7 +12,9 @@ from mlkit.features.engine import DEFAULT_GARCH
 from mlkit.market.simulate.markets import null_market
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.drift.checks import check_drift
-from mlkit.operations.training.training import folds, forecast_rows, naive_intervals, prepare, walk_forward
+from mlkit.operations.training.forecasting import forecast_rows, naive_intervals
+from mlkit.operations.training.training import folds, walk_forward
+from mlkit.operations.training.training_set import prepare
 
 N, WARM_UP = 4000, mlkit.FeatureSet().warm_up
 

@@ -20,6 +20,7 @@ import mlkit
 from mlkit.market.simulate.markets import planted_edge
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.training import training
+from mlkit.operations.training.training_set import TrainingSet
 
 PLANTED = runpy.run_path(str(Path(__file__).with_name("pipeline_mutants.py")))
 EMBARGO, MUTANTS, World, with_embargo = (PLANTED[name] for name in ("EMBARGO", "MUTANTS", "World", "with_embargo"))
@@ -83,7 +84,7 @@ def run(bars: pd.DataFrame, settings: mlkit.Settings, first: int, plant: Mutant 
 def record(patch: pytest.MonkeyPatch, state: State, first: int) -> None:
     prepare, fit_price, fit_garch = training.prepare, training.fit_price, training.fit_garch
 
-    def prepared(bars: pd.DataFrame, horizons: Any, garch: Any, *args: Any, **options: Any) -> training.TrainingSet:
+    def prepared(bars: pd.DataFrame, horizons: Any, garch: Any, *args: Any, **options: Any) -> TrainingSet:
         data = prepare(bars, horizons, garch, *args, **options)
         after = {"Y": 0, "earned": 1}  # bars from the end of a label to the bar that holds its last price
         for field in fields(data):

@@ -25,9 +25,10 @@ from mlkit.models.bundle.manifest import POOL_SCHEMA, SCHEMA_VERSION
 from mlkit.models.bundle.publishing import publish
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.training import training
+from mlkit.operations.training.forecasting import forecast_rows
 from mlkit.operations.training.panel_layout import lay_out, markets_of, pool_name
-from mlkit.operations.training.scoring import score_symbols
-from mlkit.operations.training.training import score, walk_forward
+from mlkit.operations.training.scoring import score, score_symbols
+from mlkit.operations.training.training import walk_forward
 
 HORIZONS = (1, 5)
 TINY = EnsembleSettings.smoke(
@@ -221,7 +222,7 @@ def test_a_pooled_bundle_answers_for_each_of_its_symbols(
         assert manifest.garch_of(symbol) == fitted
         predictor = mlkit.Predictor(bundle, settings)
         data = training.prepare(bars, HORIZONS, fitted)
-        expected = training.forecast_rows(data, bundle.price, np.arange(300, len(bars)))
+        expected = forecast_rows(data, bundle.price, np.arange(300, len(bars)))
         said = predictor.forecasts(bars)
         np.testing.assert_array_equal(said[said["horizon"] == 5]["hi90"].to_numpy()[300:], expected.hi90[:, 1])
         predictor.start(bars.iloc[:-2])

@@ -204,7 +204,7 @@ def test_drift_is_looked_for_and_kept_for_those_who_answer(
 ) -> None:
     market = regime_change(3200, 2600, "volatility", seed=3, timeframe="1h", symbol="CALM")
     patient = home.model_copy(update={"retrain_age": 10.0, "retrain_new_bars": 1.0})
-    monkeypatch.setattr("mlkit.operations.training.bundling.measure_patterns", lambda *arguments, **options: {})
+    monkeypatch.setattr("mlkit.operations.training.training_bundle.pattern_evidence", lambda *arguments, **options: {})
     few = EnsembleSettings.smoke(n_estimators=8, forest_trees=4, n_threads=1)
     retrain(market.iloc[:2500], settings=patient, ensemble=few)
     calm = retrain(market.iloc[:2600], settings=patient, ensemble=few)

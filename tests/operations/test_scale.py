@@ -24,7 +24,8 @@ from mlkit.models.bundle.publishing import history
 from mlkit.operations.scale import cluster
 from mlkit.operations.scale.cluster import connect
 from mlkit.operations.scale.universe_jobs import UniverseReport, run_universe
-from mlkit.operations.training.training import score, walk_forward
+from mlkit.operations.training.scoring import score
+from mlkit.operations.training.training import walk_forward
 
 SYMBOLS = ("AAA", "BTC/USDT:USDT", "CCC")
 FITS = 3  # of a walk-forward with the smoke profile

@@ -14,9 +14,8 @@ from mlkit.errors import ConfigError
 from mlkit.evaluation.ledger import Ledger, Source
 from mlkit.market.simulate.markets import null_market
 from mlkit.models.bundle.publishing import history
-from mlkit.models.ensemble.settings import EnsembleSettings
-from mlkit.operations.training import training
-from mlkit.operations.training.stages import WORK, Stages, kept_stages
+from mlkit.models.ensemble.settings import EnsembleSettings, Progress
+from mlkit.operations.training.execution import WORK_FOLDER, Execution, resumable
 
 # One process that forks: libraries are imported once, every child has the training to itself and is killed in it.
 KILLER = """
@@ -25,7 +24,7 @@ import mlkit
 from mlkit.market.simulate.markets import null_market
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.training import training
-from mlkit.operations.training.stages import kept_stages
+from mlkit.operations.training.execution import resumable
 
 bars, few = null_market(1300, seed=8), EnsembleSettings.smoke(**json.loads(sys.argv[2]))
 settings = mlkit.Settings(prediction_horizons=(1,), model_storage_path=sys.argv[1], n_threads=1)
@@ -41,8 +40,8 @@ for point in json.loads(sys.argv[3]):
         def at_last(*_):
             tell("publish", 0, 1)
         training.make_current = at_last
-        with kept_stages(bars, settings, ensemble=few) as stages:
-            training.train(bars, settings, ensemble=few, stages=stages, progress=tell)
+        with resumable(bars, settings, ensemble=few, progress=tell) as execution:
+            training.train(bars, settings, ensemble=few, execution=execution)
         os._exit(3)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL, point
 """
@@ -89,14 +88,14 @@ def test_a_killed_training_goes_on_to_the_same_bits(
 
     seen: list[str] = []
     few = EnsembleSettings.smoke(**FEW)
-    with kept_stages(bars, settings, ensemble=few) as stages:
-        bundle = mlkit.train(bars, settings, ensemble=few, stages=stages, progress=lambda stage, *_: seen.append(stage))
-        assert sorted(path.name for path in stages.folder.iterdir()) == [
-            "final.stage", "fold-1-of-3.stage", "fold-2-of-3.stage", "fold-3-of-3.stage",
+    with resumable(bars, settings, ensemble=few, progress=lambda stage, *_: seen.append(stage)) as execution:
+        bundle = mlkit.train(bars, settings, ensemble=few, execution=execution)
+        assert execution.stages is not None and sorted(path.name for path in execution.stages.iterdir()) == [
+            "final.zip", "fold-1-of-3.zip", "fold-2-of-3.zip", "fold-3-of-3.zip",
         ]  # fmt: skip
     assert [stage for stage in seen if not stage.endswith(KEPT)] == ["final fit: features"]  # nothing was fitted
     assert bundle.id == straight.id and history(root) == (bundle.id,)
-    assert list((models / WORK).iterdir()) == []  # removed once it was published
+    assert list((models / WORK_FOLDER).iterdir()) == []  # removed once it was published
     assert Ledger.of(settings).trials([Source.of(bars)]) == 1  # kept folds are a trial of this run too
 
 
@@ -104,22 +103,25 @@ def test_a_damaged_stage_is_done_again(
     bars: pd.DataFrame, settings: mlkit.Settings, straight: mlkit.ModelBundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     few = EnsembleSettings.smoke(**FEW)
-    with pytest.raises(KeyboardInterrupt), kept_stages(bars, settings, ensemble=few) as stages:
-        mlkit.train(bars, settings, ensemble=few, stages=stages, progress=stop_at("final fit: calibration"))
-    folder = stages.folder
-    data = bytearray((folder / "fold-2-of-3.stage").read_bytes())
+    stop = stop_at("final fit: calibration")
+    with pytest.raises(KeyboardInterrupt), resumable(bars, settings, ensemble=few, progress=stop) as execution:
+        mlkit.train(bars, settings, ensemble=few, execution=execution)
+    folder = execution.stages
+    assert folder is not None
+    data = bytearray((folder / "fold-2-of-3.zip").read_bytes())
     data[len(data) // 2] ^= 4
-    (folder / "fold-2-of-3.stage").write_bytes(bytes(data))
-    (folder / "fold-3-of-3.stage").write_bytes((folder / "fold-3-of-3.stage").read_bytes()[:-7])
+    (folder / "fold-2-of-3.zip").write_bytes(bytes(data))
+    (folder / "fold-3-of-3.zip").write_bytes((folder / "fold-3-of-3.zip").read_bytes()[:-7])
     seen: list[str] = []
-    with caplog.at_level(logging.WARNING), kept_stages(bars, settings, ensemble=few) as stages:
-        bundle = mlkit.train(bars, settings, ensemble=few, stages=stages, progress=lambda stage, *_: seen.append(stage))
+    note = resumable(bars, settings, ensemble=few, progress=lambda stage, *_: seen.append(stage))
+    with caplog.at_level(logging.WARNING), note as execution:
+        bundle = mlkit.train(bars, settings, ensemble=few, execution=execution)
     assert [stage for stage in seen if stage.endswith(KEPT)] == [f"fold 1/3: {KEPT}"]
-    assert caplog.text.count("its digest differs") == 2
+    assert caplog.text.count("is damaged") == 2
     assert bundle.id == straight.id
 
 
-def stop_at(stage: str) -> training.Progress:
+def stop_at(stage: str) -> Progress:
     def tell(said: str, done: int, total: int) -> None:
         if said == stage:
             raise KeyboardInterrupt
@@ -140,22 +142,22 @@ def test_the_stages_of_another_training_are_not_found(bars: pd.DataFrame, settin
     others[-1][0][1].attrs = {**bars.attrs, "symbol": "OTHER"}
     folders = set()
     for data, chosen, ensemble in others:
-        with kept_stages(data, chosen, ensemble=ensemble) as stages:
-            folders.add(stages.folder)
+        with resumable(data, chosen, ensemble=ensemble) as execution:
+            folders.add(execution.stages)
     assert len(folders) == len(others)
-    with pytest.raises(RuntimeError), kept_stages(bars, settings) as stages:
-        stages.keep("one", {"a": b"1", "b": b"23"})
+    with pytest.raises(RuntimeError), resumable(bars, settings) as execution:
+        execution.save("one", {"a": b"1", "b": b"23"})
         raise RuntimeError
-    with kept_stages(bars, settings) as again:
-        assert again.files("one") == {"a": b"1", "b": b"23"} and again.files("two") is None
-        with pytest.raises(ConfigError, match="the same training runs already"), kept_stages(bars, settings):
+    with resumable(bars, settings) as again:
+        assert again.load("one") == {"a": b"1", "b": b"23"} and again.load("two") is None
+        with pytest.raises(ConfigError, match="the same training runs already"), resumable(bars, settings):
             pass
-        again.keep("one", {"a": b"1"})
-        raise_nothing = again.folder
-    assert not raise_nothing.exists()
-    Stages(raise_nothing).keep("one", {"a": b"1"})
-    with kept_stages(bars, settings, fresh=True) as fresh:
-        assert fresh.folder == raise_nothing and fresh.files("one") is None
+        again.save("one", {"a": b"1"})
+        folder = again.stages
+    assert folder is not None and not folder.exists()
+    Execution(stages=folder).save("one", {"a": b"1"})
+    with resumable(bars, settings, fresh=True) as fresh:
+        assert fresh.stages == folder and fresh.load("one") is None
 
 
 def test_a_table_comes_back_bit_for_bit(tmp_path: Path) -> None:
@@ -167,6 +169,9 @@ def test_a_table_comes_back_bit_for_bit(tmp_path: Path) -> None:
             "value": [0.1 + 0.2, float("nan"), -0.0],
         }
     )
-    stages = Stages(tmp_path)
-    stages.keep_frame("one", table)
-    pd.testing.assert_frame_equal(stages.frame("one"), table, check_exact=True)
+    execution = Execution(stages=tmp_path)
+    execution.save_table("one", table)
+    pd.testing.assert_frame_equal(execution.load_table("one"), table, check_exact=True)
+    nothing = Execution()
+    nothing.save_table("one", table)
+    assert nothing.load_table("one") is None

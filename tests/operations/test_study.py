@@ -8,7 +8,7 @@ import pytest
 
 import mlkit
 from mlkit.market.simulate.markets import null_market
-from mlkit.operations.study import LEVELS, interval_cell, study_file, study_summary
+from tests.bench.study import LEVELS, interval_cell, study_file, study_summary
 
 HORIZONS = (1, 5)
 

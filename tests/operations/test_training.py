@@ -13,10 +13,12 @@ from mlkit.evaluation.ledger import Ledger, Source
 from mlkit.features.garch import fit_garch
 from mlkit.market.simulate.markets import null_market, planted_edge
 from mlkit.models.bundle.publishing import history
+from mlkit.models.ensemble.settings import FORECAST_COLUMNS
 from mlkit.operations.tracking.trials import feature_digest
 from mlkit.operations.training import training
-from mlkit.operations.training.scoring import intervals
-from mlkit.operations.training.training import FORECAST_COLUMNS, ensemble_settings, score, walk_forward
+from mlkit.operations.training.scoring import intervals, score
+from mlkit.operations.training.training import walk_forward
+from mlkit.operations.training.training_set import ensemble_settings
 
 HORIZONS = (1, 5)
 

@@ -14,8 +14,9 @@ from mlkit.features.engine import DEFAULT_GARCH
 from mlkit.market.simulate.markets import planted_edge
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.training import training
-from mlkit.operations.training.stages import kept_stages
-from mlkit.operations.training.training import fit_price, prepare, walk_forward
+from mlkit.operations.training.execution import Execution, resumable
+from mlkit.operations.training.training import fit_price, walk_forward
+from mlkit.operations.training.training_set import TrainingSet, prepare
 
 
 @pytest.mark.parametrize("symbols", [("AAA",), ("AAA", "BBB")])
@@ -63,7 +64,7 @@ def sets(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What every training set's features were: an array in memory or a file, and which folder it lay in."""
     made: list[Any] = []
 
-    def watched(*arguments: Any, **options: Any) -> training.TrainingSet:
+    def watched(*arguments: Any, **options: Any) -> TrainingSet:
         data = prepare(*arguments, **options)
         made.append(Path(data.X.filename).parent if isinstance(data.X, np.memmap) else None)
         assert made[-1] is None or made[-1].is_dir()
@@ -81,7 +82,7 @@ def test_a_training_in_files_makes_the_same_bundle_and_leaves_nothing(
     inside = mlkit.train(pool, elsewhere, ensemble=FEW, publish=False)
     assert set(sets) == {None}
     sets.clear()
-    outside = mlkit.train(pool, settings, ensemble=FEW, folder=files, publish=False)
+    outside = mlkit.train(pool, settings, ensemble=FEW, execution=Execution(arrays=files), publish=False)
     assert outside.id == inside.id
     assert len(sets) == len(set(sets)) == 4 and {path.parent for path in sets} == {
         files
@@ -92,16 +93,16 @@ def test_a_training_in_files_makes_the_same_bundle_and_leaves_nothing(
 def test_a_training_larger_than_a_batch_is_a_trial_of_its_own(
     pool: dict[str, pd.DataFrame], settings: mlkit.Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sources = [Source.of(bars) for bars in pool.values()]
+    sources, in_files = [Source.of(bars) for bars in pool.values()], Execution(arrays=tmp_path)
     reference = walk_forward(pool, settings, n_splits=1, ensemble=FEW)
-    walk_forward(pool, settings, n_splits=1, ensemble=FEW, folder=tmp_path)
+    walk_forward(pool, settings, n_splits=1, ensemble=FEW, execution=in_files)
     assert Ledger.of(settings).trials(sources) == 1  # up to a batch nothing differs
     monkeypatch.setattr("mlkit.models.ensemble.ROWS_IN_MEMORY", 1000)
-    forecasts = walk_forward(pool, settings, n_splits=1, ensemble=FEW, folder=tmp_path)
+    forecasts = walk_forward(pool, settings, n_splits=1, ensemble=FEW, execution=in_files)
     assert Ledger.of(settings).trials(sources) == 2
     keys = ["timestamp", "symbol", "bar", "horizon", "outcome", "xgboost"]
     pd.testing.assert_frame_equal(forecasts[keys], reference[keys], check_exact=True)
-    bundle = mlkit.train(pool, settings, ensemble=FEW, forecasts=forecasts, folder=tmp_path, publish=False)
+    bundle = mlkit.train(pool, settings, ensemble=FEW, forecasts=forecasts, execution=in_files, publish=False)
     assert bundle.price is not None and bundle.price.training["batch"] == 1000
     assert mlkit.Predictor(bundle, settings).insight(pool["AAA"]).price_predictions
     assert not list(tmp_path.glob(".training-set-*"))
@@ -112,14 +113,15 @@ def test_what_a_killed_training_left_in_files_goes_first(
 ) -> None:
     folders = []
     for in_files in (False, True):
-        with pytest.raises(KeyboardInterrupt), kept_stages(pool, settings, in_files=in_files) as stages:
-            left = stages.folder / ".training-set-killed"
+        with pytest.raises(KeyboardInterrupt), resumable(pool, settings, in_files=in_files) as execution:
+            assert execution.stages is not None
+            left = execution.stages / ".training-set-killed"
             left.mkdir()
             (left / "X").write_bytes(b"much")
-            stages.keep("one", {"a": b"1"})
+            execution.save("one", {"a": b"1"})
             raise KeyboardInterrupt
         assert left.is_dir()
-        with kept_stages(pool, settings, in_files=in_files) as stages:
-            assert not left.exists() and stages.files("one") == {"a": b"1"}
-            folders.append(stages.folder)
+        with resumable(pool, settings, in_files=in_files) as execution:
+            assert not left.exists() and execution.load("one") == {"a": b"1"}
+            folders.append(execution.stages)
     assert len(set(folders)) == 2  # beyond a batch these are different fits

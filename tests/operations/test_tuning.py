@@ -17,7 +17,8 @@ from mlkit.evaluation.final_span import FinalSpan
 from mlkit.evaluation.ledger import RUN, Ledger, Source
 from mlkit.market.simulate.markets import planted_edge
 from mlkit.models.ensemble.settings import EnsembleSettings
-from mlkit.operations.training.training import score, walk_forward
+from mlkit.operations.training.scoring import score
+from mlkit.operations.training.training import walk_forward
 from mlkit.operations.tuning.ensemble_tuning import SPACE, Tuning, tune
 from mlkit.operations.tuning.improvement import compare_losses, sentence
 from mlkit.operations.tuning.tuned import OutOfSample, Tuned, load_tuned, save_tuned, tuned_path

@@ -24,6 +24,9 @@ from .learners.learner import DiskBatches as DiskBatches
 # A fitted ensemble; immutable. Make one with its `fit` or `from_files`.
 from .price_predictor import PricePredictor as PricePredictor
 
+# Columns of a forecast in tables: expected log return, probability of a rise, deviation, interval bounds.
+from .settings import FORECAST_COLUMNS as FORECAST_COLUMNS
+
 # How the ensemble is trained; `smoke()` takes seconds, `full()` are the defaults.
 from .settings import EnsembleSettings as EnsembleSettings
 

@@ -56,6 +56,9 @@ class Forecast:
         return replace(self, members=members, **{name: values[rows] for name, values in self.columns().items()})
 
 
+FORECAST_COLUMNS = ("log_return", "p_up", "std", "lo80", "hi80", "lo90", "hi90")  # of a `Forecast`, in its tables
+
+
 @dataclass(frozen=True)
 class EnsembleSettings:
     """How the price ensemble is trained; ``smoke()`` takes seconds, ``full()`` is the real thing.

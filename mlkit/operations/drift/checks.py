@@ -26,11 +26,11 @@ from mlkit.errors import ConfigError
 from mlkit.features import DEFAULT_GARCH
 from mlkit.inference import bars_late, drift_file, model_freshness
 from mlkit.market import never_closes, open_times, timeframe_delta, validate_bars
-from mlkit.models.ensemble import usable_rows
+from mlkit.models.ensemble import FORECAST_COLUMNS, usable_rows
 from mlkit.operations.drift.distribution import BLOCK, SHORTEST, WINDOWS, Comparison, Panel, comparison_table
 from mlkit.operations.drift.outcomes import calibration_table, coverage_table
 from mlkit.operations.drift.reference import DriftReference
-from mlkit.operations.training.forecasting import FORECAST_COLUMNS, forecast_rows
+from mlkit.operations.training.forecasting import forecast_rows
 from mlkit.operations.training.training_set import TrainingSet, prepare
 
 if TYPE_CHECKING:

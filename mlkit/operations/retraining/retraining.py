@@ -53,6 +53,7 @@ from mlkit.operations.retraining.comparison import Comparison, compare, seen_unt
 from mlkit.operations.retraining.decision import Decision, Drift, least_rows
 from mlkit.operations.retraining.decision import decide as decide
 from mlkit.operations.tracking.tracking import Run, tracked
+from mlkit.operations.training.execution import Execution
 from mlkit.operations.tuning.tuned import Tuned, load_tuned
 
 Outcome = Literal["published", "promoted", "kept", "not due", "dry run"]
@@ -148,7 +149,7 @@ def retrain(
     if chosen is not None:
         chosen.demand(settings, bars, features)
     root = market_root(bars.attrs["symbol"], bars.attrs["timeframe"], settings)
-    options = {"features": features, "ensemble": ensemble, "progress": progress}
+    options = {"features": features, "ensemble": ensemble, "execution": Execution(progress)}
     if dry_run:
         return _Round(root, bars, settings, force, drift, chosen, options).rehearse()
     with only_one(root):

@@ -221,7 +221,8 @@ def _evaluate(symbol: str, timeframe: str, settings: Settings, out: str) -> Outc
     from mlkit.features import place_of
     from mlkit.market import load_bars, symbol_folder
     from mlkit.operations.tracking.tracking import tracked
-    from mlkit.operations.training.training import score, walk_forward
+    from mlkit.operations.training.scoring import score
+    from mlkit.operations.training.training import walk_forward
 
     bars = load_bars(symbol, timeframe, settings=settings)
     name = f"{symbol_folder(symbol)}-{timeframe}"

@@ -1,39 +1,52 @@
 """Bars to a published bundle: features, labels, walk-forward evaluation, final fit."""
 
-# The table of score that a bundle carries: index the horizon in bars.
-from .bundling import bundle_scores as bundle_scores
+# How a training is executed: progress, arrays in files, finished stages of an earlier run.
+from .execution import Execution as Execution
 
-# Where the bundles of a training go: the folder of its market, or of the pool of that name.
-from .bundling import root_of as root_of
+# An execution that keeps finished stages, so that the same training goes on after a kill.
+from .execution import resumable as resumable
 
-# Each horizon's forecasts traded over the test span: the sign of column, as the verdict counts it.
-from .evidence import backtests as backtests
+# Each horizon's forecasts traded over the test span: horizon to Backtest.
+from .forecast_backtests import backtests as backtests
 
 # The backtest of each horizon beside its baselines, and its Sharpe ratio deflated by the trials of the ledger.
-from .evidence import evidence as evidence
+from .forecast_backtests import evidence as evidence
 
-# Net return of every strategy one could have picked, bar by bar, (n, columns x horizons).
-from .evidence import strategy_returns as strategy_returns
+# Net return of every strategy that could have been chosen, bar by bar, (n, columns x horizons).
+from .forecast_backtests import strategy_returns as strategy_returns
+
+# The forecast of rows of a training set, each as a live predictor makes it at that bar's close.
+from .forecasting import forecast_rows as forecast_rows
+
+# Baseline intervals: quantiles of the training labels, plain or over an EWMA or GARCH scale.
+from .forecasting import naive_intervals as naive_intervals
 
 # Block-bootstrap intervals of every headline metric of score, per horizon.
 from .scoring import intervals as intervals
 
-# The kept stages of one training, for walk_forward and train; removed when the block ends without an error.
-from .stages import kept_stages as kept_stages
-from .training import ensemble_settings as ensemble_settings
+# Scores and verdict of out-of-sample forecasts, per horizon, beside the naive forecast.
+from .scoring import score as score
 
-# The price ensemble fitted on the warm ones of rows, in time order, and on no other row.
+# The price ensemble fitted on those rows of a training set that have every feature.
 from .training import fit_price as fit_price
 
 # (train rows, test rows) of every walk-forward fold, rows of prepare, purged by label end time.
 from .training import folds as folds
-from .training import forecast_rows as forecast_rows
-from .training import naive_intervals as naive_intervals
-from .training import prepare as prepare
-from .training import score as score
 
 # Train on all bars, judge by walk-forward, write and publish a bundle.
 from .training import train as train
 
-# Out-of-sample forecasts of every test bar, from models that saw nothing of it.
+# Out-of-sample forecasts of every test bar, from models that were fitted on earlier bars only.
 from .training import walk_forward as walk_forward
+
+# The table of score that a bundle carries: index the horizon in bars.
+from .training_bundle import bundle_scores as bundle_scores
+
+# Folder of the bundles of a training: that of its market, or of the pool of that name.
+from .training_bundle import root_of as root_of
+
+# The ensemble's settings for a profile, with the weights and threads of the settings.
+from .training_set import ensemble_settings as ensemble_settings
+
+# Features and labels of a market, or of several, as arrays.
+from .training_set import prepare as prepare

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlkit.market import timeframe_ns
-from mlkit.models.ensemble import MIN_ROWS, FloatMatrix, IntVector, block_numbers
+from mlkit.models.ensemble import FORECAST_COLUMNS, MIN_ROWS, FloatMatrix, IntVector, block_numbers
 from mlkit.operations.training.training_set import TrainingSet
 
 if TYPE_CHECKING:
@@ -14,44 +14,35 @@ if TYPE_CHECKING:
 
     from mlkit.models.ensemble import Forecast, PricePredictor
 
-FORECAST_COLUMNS = ("log_return", "p_up", "std", "lo80", "hi80", "lo90", "hi90")
-NAIVE = ("unconditional", "ewma", "garch")
-_LEVELS = {"low80": 0.1, "high80": 0.9, "low90": 0.05, "high90": 0.95}
+NAIVE = ("unconditional", "ewma", "garch")  # scales of the naive intervals
+_QUANTILES = {"low80": 0.1, "high80": 0.9, "low90": 0.05, "high90": 0.95}
 
 
 def forecast_rows(data: TrainingSet, model: "PricePredictor", rows: IntVector) -> "Forecast":
     """The forecast of rows in time order, each as a live predictor of its market makes it at that bar's close.
 
-    Intervals follow the outcomes of the own market known by then, so the forecast starts ``model.lookback`` bars before
-    its first row.
+    Interval bounds adapt to the outcomes of the same market that are known by then, so the forecast of a market starts
+    ``model.lookback`` bars before its first row.
     """
     parts = []
     for market in np.unique(data.market[rows]):
         picked = np.flatnonzero(data.market[rows] == market)
         own, bars = np.flatnonzero(data.market == market), data.bar[rows[picked]]
         first, last = int(bars[0]), int(bars[-1])
-        span = _slice(own[max(first - model.lookback, 0) : last + 1])
+        span: IntVector | slice = own[max(first - model.lookback, 0) : last + 1]
+        if span[-1] - span[0] + 1 == len(span):
+            span = slice(int(span[0]), int(span[-1]) + 1)  # consecutive rows are not copied
         terms = data.terms[span] if model.spreads else None
         forecast = model.predict(data.X[span], data.scale[span], terms)
         blocks = block_numbers(data.index[span].as_unit("ns").asi8, timeframe_ns(data.sources[0].timeframe))
         parts.append((picked, model.adapted(forecast, data.Y[span], blocks, last + 1 - first).rows(bars - first)))
-    return parts[0][1] if len(parts) == 1 else _joined(parts)
-
-
-def _slice(rows: IntVector) -> IntVector | slice:
-    """The rows; as a slice, which copies nothing, where they are consecutive."""
-    first, last = int(rows[0]), int(rows[-1])
-    return slice(first, last + 1) if last - first + 1 == len(rows) else rows
-
-
-def _joined(parts: "list[tuple[IntVector, Forecast]]") -> "Forecast":
-    """Forecasts of several markets in the order of their rows."""
-    order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+    if len(parts) == 1:
+        return parts[0][1]
+    order, found = np.argsort(np.concatenate([picked for picked, _ in parts])), [forecast for _, forecast in parts]
 
     def join(arrays: list[FloatMatrix]) -> FloatMatrix:
         return np.concatenate(arrays)[order]
 
-    found = [forecast for _, forecast in parts]
     columns: dict[str, Any] = {name: join([getattr(one, name) for one in found]) for name in found[0].columns()}
     members = {name: join([one.members[name] for one in found]) for name in found[0].members}
     return replace(found[0], members=members, **columns)
@@ -60,7 +51,7 @@ def _joined(parts: "list[tuple[IntVector, Forecast]]") -> "Forecast":
 def scored_rows(
     data: TrainingSet, model: "PricePredictor", train_rows: IntVector, test_rows: IntVector, fold: int
 ) -> "pd.DataFrame":
-    """Forecasts, outcomes and naive intervals of one fold, long; with the symbol where there are several."""
+    """Forecasts, outcomes and naive intervals of one fold, long; with a column ``symbol`` for several markets."""
     import pandas as pd
 
     forecast = forecast_rows(data, model, test_rows)
@@ -88,25 +79,23 @@ def scored_rows(
 
 
 def naive_intervals(data: TrainingSet, train_rows: IntVector, test_rows: IntVector) -> dict[str, FloatMatrix]:
-    """What an interval must beat: quantiles of the market's training labels over a scale, times that of the test row.
+    """Baseline intervals: quantiles of a market's training labels over a scale, times the scale of the test row.
 
     The scale is 1 (columns ``low80`` ... ``high90``), the RiskMetrics average (``low80_ewma`` ...) or GARCH(1,1) with
     its term structure, fitted on the training bars (``low80_garch`` ...). Each value is (n_test, H). A market with
     fewer than ``MIN_ROWS`` training rows takes the quantiles of all.
     """
     warm = data.warm(train_rows)
-    ewma = np.exp(data.terms[:, :1]) * np.ones_like(data.scale)
-    scales = {"unconditional": np.ones_like(data.scale), "ewma": ewma, "garch": data.scale}
-    found = {_column(name, rival): np.empty((len(test_rows), data.Y.shape[1])) for rival in NAIVE for name in _LEVELS}
+    one = np.ones_like(data.scale)
+    scales = dict(zip(NAIVE, (one, np.exp(data.terms[:, :1]) * one, data.scale), strict=True))
+    found: dict[str, FloatMatrix] = {}
     for market in np.unique(data.market[test_rows]):
         at, past = data.market[test_rows] == market, warm[data.market[warm] == market]
         past = past if len(past) >= MIN_ROWS else warm
         for rival, unit in scales.items():
-            for name, level in _LEVELS.items():
+            for name, level in _QUANTILES.items():
+                column = name if rival == "unconditional" else f"{name}_{rival}"
                 quantile = np.nanquantile(data.Y[past] / unit[past], level, axis=0)
-                found[_column(name, rival)][at] = quantile * unit[test_rows[at]]
+                bounds = found.setdefault(column, np.empty((len(test_rows), data.Y.shape[1])))
+                bounds[at] = quantile * unit[test_rows[at]]
     return found
-
-
-def _column(name: str, rival: str) -> str:
-    return name if rival == "unconditional" else f"{name}_{rival}"

@@ -1,12 +1,16 @@
-"""Several histories in one time order: bars of different markets share clock time, never row numbers."""
+"""Several markets in one time order: rows of different markets are aligned by open time, never by row number.
 
+A *pool* is several markets of one timeframe that are trained into one model.
+"""
+
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from mlkit.errors import BarsError, ConfigError
+from mlkit.errors import ConfigError
 from mlkit.market import memory_ages, open_times, validate_bars
 from mlkit.models.ensemble import IntVector
 
@@ -19,13 +23,13 @@ Garch: TypeAlias = tuple[float, float, float]
 
 
 def markets_of(bars: "Bars") -> "tuple[pd.DataFrame, ...]":
-    """The validated histories of a training, ordered by symbol, whatever order they are given in.
+    """The validated bars of each market of a training, ordered by symbol, whatever order they are given in.
 
     Parameters
     ----------
     bars : DataFrame (n_bars, 5), or several of one timeframe: {symbol: bars}, or a sequence of them.
 
-    Raises ConfigError for none, a symbol that is given twice, a name that is not the symbol of its bars, or several
+    Raises ConfigError for no bars, a symbol that is given twice, a key that is not the symbol of its bars, or several
     timeframes; BarsError for bars that break the contract.
     """
     import pandas as pd
@@ -54,9 +58,7 @@ def markets_of(bars: "Bars") -> "tuple[pd.DataFrame, ...]":
 
 
 def pool_name(symbols: Sequence[str]) -> str:
-    """What a pool is called: its symbols joined by ``+``; of many, the first and a digest of all."""
-    import hashlib
-
+    """Default name of a pool: its symbols joined by ``+``; of many, the first and a digest of all."""
     ordered = sorted(symbols)
     name = "+".join(ordered)
     if len(name) <= 32:
@@ -66,29 +68,29 @@ def pool_name(symbols: Sequence[str]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Rows of all histories, ordered by open time and, at one time, by symbol."""
+    """Rows of all markets, ordered by open time and, at one time, by symbol."""
 
-    times: IntVector  # (T,) open times that any history has, ns since the epoch: the common axis
-    market: IntVector  # (n,) history of each row
-    bar: IntVector  # (n,) its bar there
-    age: IntVector  # (n,) bars before it that its features may remember: since the start, or the last long outage
-    position: IntVector  # (n,) its place on the common axis
-    rows: tuple[IntVector, ...]  # per history, the rows of its bars
+    times: IntVector  # (T,) open times that any market has, ns since the epoch: the common time axis
+    market: IntVector  # (n,) number of each row's market
+    bar: IntVector  # (n,) its bar number in that market
+    age: IntVector  # (n,) bars since the market's start or its last long outage, from which features start anew
+    position: IntVector  # (n,) position of its open time on the common axis
+    rows: tuple[IntVector, ...]  # by market, the rows of its bars
 
-    def places(self, market: int) -> IntVector:
-        """Place of each bar of a history on the common axis."""
+    def positions(self, market: int) -> IntVector:
+        """Position of each bar of a market on the common axis."""
         return self.position[self.rows[market]]
 
-    def unknown(self, warm_up: int) -> IntVector:
-        """Places of the common axis at which all features are missing since a long outage, not since the start."""
-        seen = np.zeros((2, len(self.times)), dtype=np.bool_)
-        seen[0, self.position[(self.age < warm_up) & (self.bar >= warm_up)]] = True
-        seen[1, self.position[self.age >= warm_up]] = True
-        return np.flatnonzero(seen[0] & ~seen[1])
+    def without_features(self, warm_up: int) -> IntVector:
+        """Positions at which every market lacks features because of a long outage, not because of its start."""
+        missing, warm = np.zeros((2, len(self.times)), dtype=np.bool_)
+        missing[self.position[(self.age < warm_up) & (self.bar >= warm_up)]] = True
+        warm[self.position[self.age >= warm_up]] = True
+        return np.flatnonzero(missing & ~warm)
 
 
 def lay_out(markets: "Sequence[pd.DataFrame]") -> Layout:
-    """The common order of several histories; that of one is its own."""
+    """The common order of several markets; that of one market is its own."""
     opened = [open_times(bars) for bars in markets]
     times = np.unique(np.concatenate(opened)) if len(opened) > 1 else opened[0]
     market = np.repeat(np.arange(len(opened)), [len(one) for one in opened])
@@ -99,13 +101,3 @@ def lay_out(markets: "Sequence[pd.DataFrame]") -> Layout:
     market = market[order]
     rows = tuple(np.flatnonzero(market == number) for number in range(len(opened)))
     return Layout(times, market, bar[order], age[order], position[order], rows)
-
-
-def demand_bars(markets: "Sequence[pd.DataFrame]", need: int) -> None:
-    """BarsError that names the histories of a pool that are too short to have one labelled row."""
-    short = [f"{bars.attrs['symbol']} has {len(bars)}" for bars in markets if len(bars) < need]
-    if short:
-        shown = ", ".join(short[:8]) + (f" and {len(short) - 8} more" if len(short) > 8 else "")
-        raise BarsError(
-            f"pool: each symbol needs {need} bars (warm-up and labels), {shown}; leave them out or load more"
-        )

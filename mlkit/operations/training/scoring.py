@@ -1,8 +1,8 @@
-"""What out-of-sample forecasts are worth, per horizon, beside the naive forecast; of one market or of a pool.
+"""Scores of out-of-sample forecasts, per horizon, beside the naive forecast; of one market or of a pool.
 
-A pool is scored as one: its rows stand below each other, returns in units of their forecast scale, so that wild
-markets weigh as much as quiet ones, and the verdict resamples bar times with all that happened at them. `score_symbols`
-says what it is worth in each market, at bounds that are wider for having looked at so many.
+The rows of a pool are scored together: returns are in units of their forecast scale, so that volatile markets weigh as
+much as quiet ones, and the verdict resamples bar times, with all markets at each. `score_symbols` scores each market
+alone, at bounds that are wider because so many are tested.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from mlkit.errors import ConfigError
 from mlkit.evaluation import (
     brier_skill,
     coverage,
+    direction,
     expected_calibration_error,
     hit_rate,
     hit_rate_baseline,
@@ -32,11 +33,11 @@ from mlkit.operations.tracking.trials import count_trials
 if TYPE_CHECKING:
     import pandas as pd
 
-_WIDE = ("outcome", "earned", "log_return", "p_up", "lo80", "hi80", "lo90", "hi90", "low90", "high90")
+_SCORED = ("outcome", "earned", "log_return", "p_up", "lo80", "hi80", "lo90", "hi90", "low90", "high90")
 
 
 def score(forecasts: "pd.DataFrame", settings: Settings | None = None, *, trials: int | None = None) -> "pd.DataFrame":
-    """What out-of-sample forecasts are worth, per horizon, beside the naive forecast.
+    """Scores of out-of-sample forecasts, per horizon, beside the naive forecast.
 
     Parameters
     ----------
@@ -52,13 +53,13 @@ def score(forecasts: "pd.DataFrame", settings: Settings | None = None, *, trials
     """
     settings = settings or Settings()
     trials = count_trials(forecasts, settings) if trials is None else trials
-    return (_pool_table if "symbol" in forecasts else _table)(forecasts, settings, trials)
+    return (_score_pool if "symbol" in forecasts else _score_market)(forecasts, settings, trials)
 
 
 def score_symbols(
     forecasts: "pd.DataFrame", settings: Settings | None = None, *, trials: int | None = None
 ) -> "pd.DataFrame":
-    """`score` of each market of a pool, index (symbol, horizon); each is one claim of many, and ``trials`` counts them.
+    """`score` of each market of a pool, index (symbol, horizon); each market counts as a trial of its own.
 
     Parameters are those of `score`; ConfigError for forecasts of one market.
     """
@@ -69,20 +70,26 @@ def score_symbols(
         raise ConfigError("score_symbols: these forecasts are of one market; score says what they are worth")
     trials = count_trials(forecasts, settings) if trials is None else trials
     groups = {str(symbol): part for symbol, part in forecasts.groupby("symbol")}
-    parts = {symbol: _table(part, settings, trials * len(groups)) for symbol, part in groups.items()}
+    parts = {symbol: _score_market(part, settings, trials * len(groups)) for symbol, part in groups.items()}
     return pd.concat(parts, names=["symbol", "horizon"])
 
 
-def _pool_table(forecasts: "pd.DataFrame", settings: Settings, trials: int) -> "pd.DataFrame":
-    """Scores of all markets together."""
+def _score_pool(forecasts: "pd.DataFrame", settings: Settings, trials: int) -> "pd.DataFrame":
     import pandas as pd
+
+    def consecutive_bars(part: "pd.DataFrame") -> dict[str, Any]:
+        """One market's rows of one horizon, NaN in bars without a label."""
+        part = part.set_index("bar")
+        part = part.reindex(range(int(part.index[0]), int(part.index[-1]) + 1))
+        names = {"y": "outcome", "pred": "log_return", "earned": "earned", "scale": "scale"}
+        times = pd.DatetimeIndex(part["timestamp"].ffill()).as_unit("ns").asi8
+        return {"times": times} | {name: part[column].to_numpy() for name, column in names.items()}
 
     rows: dict[int, dict[str, Any]] = {}
     by_horizon = _columns(forecasts)
     for h, columns in by_horizon.items():
-        markets = forecasts[forecasts["horizon"] == h].groupby("symbol")
         judged = pool_verdict(
-            [_positions_of(one) for _, one in markets],
+            [consecutive_bars(part) for _, part in forecasts[forecasts["horizon"] == h].groupby("symbol")],
             horizon=h,
             cost_bps=settings.cost_bps,
             trials=trials * len(by_horizon),
@@ -93,22 +100,10 @@ def _pool_table(forecasts: "pd.DataFrame", settings: Settings, trials: int) -> "
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("horizon")
 
 
-def _positions_of(forecasts: "pd.DataFrame") -> dict[str, Any]:
-    """One market's rows of one horizon as consecutive bars, for the verdict; NaN in those without a label."""
+def _score_market(forecasts: "pd.DataFrame", settings: Settings, trials: int) -> "pd.DataFrame":
     import pandas as pd
 
-    part = forecasts.set_index("bar")
-    part = part.reindex(range(int(part.index[0]), int(part.index[-1]) + 1))
-    times = pd.DatetimeIndex(part["timestamp"].ffill()).as_unit("ns").asi8
-    columns = {"y": "outcome", "pred": "log_return", "earned": "earned", "scale": "scale"}
-    return {"times": times} | {name: part[column].to_numpy() for name, column in columns.items()}
-
-
-def _table(forecasts: "pd.DataFrame", settings: Settings, trials: int) -> "pd.DataFrame":
-    """Scores of one market."""
-    import pandas as pd
-
-    wide = {name: _by_bar(forecasts, name) for name in _WIDE}
+    wide = {name: _by_bar(forecasts, name) for name in _SCORED}
     horizons = [int(h) for h in wide["outcome"].columns]
     judged = verdict_table(
         wide["outcome"].to_numpy(),
@@ -120,8 +115,7 @@ def _table(forecasts: "pd.DataFrame", settings: Settings, trials: int) -> "pd.Da
         seed=settings.seed,
     )
     rows = {h: _metrics({name: table[h].to_numpy() for name, table in wide.items()}) for h in horizons}
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    table.index.name = "horizon"
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("horizon")
     table["net_bps"], table["lower_bps"] = judged["mean_bps"], judged["lower_bps"]
     table["trials"] = trials
     table["verdict"], table["reason"] = judged["verdict"], judged["reason"]
@@ -132,12 +126,13 @@ def fold_scores(forecasts: "pd.DataFrame") -> "pd.DataFrame":
     """The metrics of `score` of every fold alone, without a verdict: DataFrame, index (fold, horizon)."""
     import pandas as pd
 
-    rows = {}
-    for fold, part in forecasts.groupby("fold"):
-        rows.update({(fold, h): _metrics(columns) for h, columns in _columns(part).items()})
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    table.index = pd.MultiIndex.from_tuples(rows, names=["fold", "horizon"])
-    return table
+    rows = {
+        (fold, h): _metrics(columns)
+        for fold, part in forecasts.groupby("fold")
+        for h, columns in _columns(part).items()
+    }
+    index = pd.MultiIndex.from_tuples(rows, names=["fold", "horizon"])
+    return pd.DataFrame.from_dict(rows, orient="index").set_axis(index)
 
 
 def intervals(
@@ -153,10 +148,15 @@ def intervals(
     Returns
     -------
     DataFrame, index (horizon, metric): value, low, high. The metrics are those of `score`, and net_bps: mean net return
-    of a position after ``settings.cost_bps`` a side, basis points. One interval a number, **not** widened for having
-    looked at many: that is what the verdict does.
+    of a position after ``settings.cost_bps`` a side, basis points. Each interval is for one number and is **not**
+    widened for the number of metrics and horizons; the verdict's are.
     """
     import pandas as pd
+
+    def headline(of: Mapping[str, FloatVector]) -> dict[str, float]:
+        net = of["net"][np.isfinite(of["net"])]
+        metrics = {name: value for name, value in _metrics(of).items() if name != "rows"}
+        return {**metrics, "net_bps": 1e4 * float(net.mean()) if len(net) else float("nan")}
 
     settings = settings or Settings()
     if "symbol" in forecasts:
@@ -164,30 +164,24 @@ def intervals(
     parts = {}
     for h, columns in _columns(forecasts).items():
         columns["net"] = net_rows(columns["outcome"], columns["log_return"], columns["earned"], h, settings.cost_bps)
-        parts[h] = metric_intervals(_headline, columns, horizon=h, level=level, reps=reps, seed=settings.seed)
+        parts[h] = metric_intervals(headline, columns, horizon=h, level=level, reps=reps, seed=settings.seed)
     table = pd.concat(parts, names=["horizon", "metric"])
     share = table.index.get_level_values("metric").isin(["ece", "coverage_80", "coverage_90", "hit_rate"])
     table.loc[share, ["low", "high"]] = table.loc[share, ["low", "high"]].clip(0.0, 1.0)
     return table
 
 
-def _headline(of: Mapping[str, FloatVector]) -> dict[str, float]:
-    metrics = {name: value for name, value in _metrics(of).items() if name != "rows"}
-    net = of["net"]
-    return {**metrics, "net_bps": 1e4 * float(net[np.isfinite(net)].mean()) if np.isfinite(net).any() else float("nan")}
-
-
 def _columns(forecasts: "pd.DataFrame") -> dict[int, dict[str, FloatVector]]:
     """Columns of each horizon: a row a bar; of a pool, a row a bar and market, returns in units of the scale."""
     horizons = sorted(int(h) for h in forecasts["horizon"].unique())
     if "symbol" not in forecasts:
-        wide = {name: _by_bar(forecasts, name) for name in _WIDE}
+        wide = {name: _by_bar(forecasts, name) for name in _SCORED}
         return {h: {name: table[h].to_numpy() for name, table in wide.items()} for h in horizons}
     found = {}
     for h in horizons:
         part = forecasts[forecasts["horizon"] == h]
         unit = part["scale"].to_numpy()
-        found[h] = {name: part[name].to_numpy() / (1.0 if name == "p_up" else unit) for name in _WIDE}
+        found[h] = {name: part[name].to_numpy() / (1.0 if name == "p_up" else unit) for name in _SCORED}
     return found
 
 
@@ -198,9 +192,7 @@ def _by_bar(forecasts: "pd.DataFrame", name: str) -> "pd.DataFrame":
 
 
 def _metrics(of: Mapping[str, FloatVector]) -> dict[str, float]:
-    y, pred = of["outcome"], of["log_return"]
-    rise = np.where(y == 0.0, 0.5, (y > 0.0).astype(np.float64))
-    ours = interval_score(y, of["lo90"], of["hi90"], 0.9)
+    y, pred, rise = of["outcome"], of["log_return"], direction(of["outcome"])
     return {
         "rows": int(np.isfinite(y).sum()),
         "r2": r2_no_change(y, pred),
@@ -211,5 +203,6 @@ def _metrics(of: Mapping[str, FloatVector]) -> dict[str, float]:
         "ece": expected_calibration_error(rise, of["p_up"]),
         "coverage_80": coverage(y, of["lo80"], of["hi80"]),
         "coverage_90": coverage(y, of["lo90"], of["hi90"]),
-        "interval_ratio": ours / interval_score(y, of["low90"], of["high90"], 0.9),
+        "interval_ratio": interval_score(y, of["lo90"], of["hi90"], 0.9)
+        / interval_score(y, of["low90"], of["high90"], 0.9),
     }

@@ -1,7 +1,7 @@
-"""Bars to a published bundle: features, labels, walk-forward evaluation, final fit.
+"""Bars to a published bundle: walk-forward evaluation, final fit, publication.
 
-The notebooks and ``mlkit train`` call the same three functions: `prepare`, `walk_forward` and `train`. Each takes one
-history, or several of one timeframe that are pooled into one model.
+Notebooks and ``mlkit train`` call the same functions. Each takes one market, or several of one timeframe, which are
+pooled into one model.
 """
 
 from collections.abc import Mapping
@@ -13,26 +13,19 @@ import numpy as np
 
 from mlkit.config import Settings
 from mlkit.errors import BarsError
-from mlkit.evaluation import Source, WalkForward, configuration_hash
+from mlkit.evaluation import WalkForward, configuration_hash
 from mlkit.features import DEFAULT_GARCH, MIN_BARS, FeatureSet, fit_garch
 from mlkit.labels import forward_returns
 from mlkit.models.bundle import publish as make_current
 from mlkit.models.ensemble import MIN_ROWS, EnsembleSettings, IntVector, Progress
 from mlkit.operations.tracking.tracking import tracked
 from mlkit.operations.tracking.trials import configuration, feature_digest, recorded
-from mlkit.operations.training.bundling import bundle_scores, write_trained
-from mlkit.operations.training.forecasting import FORECAST_COLUMNS as FORECAST_COLUMNS
-from mlkit.operations.training.forecasting import NAIVE as NAIVE
-from mlkit.operations.training.forecasting import forecast_rows as forecast_rows
-from mlkit.operations.training.forecasting import naive_intervals as naive_intervals
+from mlkit.operations.training.execution import Execution
 from mlkit.operations.training.forecasting import scored_rows
-from mlkit.operations.training.panel_layout import Garch, Layout, demand_bars, lay_out, markets_of
-from mlkit.operations.training.scoring import score as score
-from mlkit.operations.training.stages import Stages
-from mlkit.operations.training.training_set import TrainingSet as TrainingSet
-from mlkit.operations.training.training_set import ensemble_settings as ensemble_settings
-from mlkit.operations.training.training_set import in_files, label_ends
-from mlkit.operations.training.training_set import prepare as prepare
+from mlkit.operations.training.panel_layout import Garch, Layout, lay_out, markets_of
+from mlkit.operations.training.scoring import score
+from mlkit.operations.training.training_bundle import bundle_scores, write_trained
+from mlkit.operations.training.training_set import TrainingPlan, TrainingSet, ensemble_settings, label_ends, prepare
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +35,7 @@ if TYPE_CHECKING:
     from mlkit.operations.training.panel_layout import Bars
 
 MIN_TEST = 200  # bars of out-of-sample evaluation
-SPLITS = {"smoke": 3, "full": 5}
+SPLITS = {"smoke": 3, "full": 5}  # walk-forward folds of a profile
 
 
 def fit_price(
@@ -55,12 +48,16 @@ def fit_price(
     purpose: str = "price",
     progress: Progress | None = None,
 ) -> "PricePredictor":
-    """The price ensemble fitted on the warm ones of ``rows``, in time order, and on no other row.
+    """The price ensemble fitted on those of ``rows`` that have every feature, in time order, and on no other row.
 
-    The feature matrix is not copied where the rows are consecutive; an outage or a test block between them
-    leaves a hole that is not learned from. ``ensemble`` is `ensemble_settings` of the settings by default. The fit is
-    written to the trial ledger before it begins, its ensemble too: ``design`` is what else was chosen for it, such as
-    the number of folds, and ``purpose`` the question that it is tried on.
+    The feature matrix is not copied where the rows are consecutive; rows between them, of an outage or a test block,
+    are left out of the fit. The fit is written to the trial ledger before it begins.
+
+    Parameters
+    ----------
+    ensemble : `ensemble_settings` of the settings by default
+    design : what else was chosen for the fit, such as the number of folds; for the ledger
+    purpose : question that the fit is a trial of; for the ledger
     """
     from mlkit.models.ensemble import ROWS_IN_MEMORY, DiskBatches, PricePredictor, TrainingArrays
 
@@ -69,20 +66,20 @@ def fit_price(
     span = slice(int(warm[0]), int(warm[-1]) + 1) if len(warm) else slice(0, 0)
     end = np.full_like(data.end, -1)
     end[rows] = data.end[rows]
-    tried = configuration(settings, ensemble, data.features, design)
+    arrays = TrainingArrays(
+        X=data.X[span],
+        Y=data.Y[span],
+        end=end[span],
+        scale=data.scale[span],
+        horizons=settings.prediction_horizons,
+        terms=data.terms[span],
+        positions=data.position[span],
+    )
     disk = None
-    if isinstance(data.X, np.memmap):  # a set in files: see `prepare`
+    if isinstance(data.X, np.memmap):  # arrays in files: see `prepare`
         disk = DiskBatches(Path(str(data.X.filename)).parent, ROWS_IN_MEMORY)
+    tried = configuration(settings, ensemble, data.features, design)
     with recorded(settings, data.sources, tried, purpose=purpose):
-        arrays = TrainingArrays(
-            X=data.X[span],
-            Y=data.Y[span],
-            end=end[span],
-            scale=data.scale[span],
-            horizons=settings.prediction_horizons,
-            terms=data.terms[span],
-            positions=data.position[span],
-        )
         return PricePredictor.fit(arrays, ensemble, seed=settings.seed, progress=progress, disk=disk)
 
 
@@ -97,21 +94,21 @@ def folds(
 ) -> list[tuple[IntVector, IntVector]]:
     """(train rows, test rows) of every walk-forward fold, rows of `prepare`, purged by label end time.
 
-    Folds of several histories are common spans of time: what was open anywhere when a test block begins has its label
-    purged, whatever market it is of. A test row has every feature; a fold without one is left out. With ``after`` every
-    test bar opens later than that.
+    Folds of several markets are common spans of time: a label of any market that is not known when a test block
+    begins is purged. A test row has every feature; a fold without such a row is left out. With ``after`` every test bar
+    opens later than that.
 
     Raises BarsError when there are too few bars: "need N, have M".
     """
     markets = markets_of(bars)
     layout, warm_up = lay_out(markets), (features or FeatureSet()).warm_up
     least = min((ensemble or ensemble_settings(settings)).fractions)
-    first = _first_train(markets, layout, settings, warm_up, least, after)
+    first = _first_test(markets, layout, settings, warm_up, least, after)
     splitter = WalkForward(n_splits=n_splits or SPLITS[settings.profile], min_train=first)
     end = np.empty((len(layout.bar), len(settings.prediction_horizons)), dtype=np.int64)
     for market, one in enumerate(markets):
         labels = forward_returns(one, settings.prediction_horizons)
-        end[layout.rows[market]] = label_ends(labels, layout.places(market))
+        end[layout.rows[market]] = label_ends(labels, layout.positions(market))
     cut = splitter.split(None, groups=end, positions=layout.position)
     warm = ((train, test[layout.age[test] >= warm_up]) for train, test in cut)
     found = [(train, test) for train, test in warm if len(test)]
@@ -120,7 +117,7 @@ def folds(
     return found
 
 
-def _first_train(
+def _first_test(
     markets: "tuple[pd.DataFrame, ...]",
     layout: Layout,
     settings: Settings,
@@ -128,34 +125,39 @@ def _first_train(
     least_share: float,
     after: "pd.Timestamp | None",
 ) -> int:
-    """Bar times before the first test block: half of them, or as many as its inner split and the purges take.
+    """Position of the first test block: half of the times, or as many as the inner split and the purges need.
 
-    At least those up to ``after``: the labelled ones among them are fewer, so no test bar is one of them.
+    With ``after`` at least all times up to then: those that carry a label are fewer, so none of them is tested.
     """
     longest = max(settings.prediction_horizons)
-    places = np.setdiff1d(np.arange(len(layout.times)), layout.unknown(warm_up))  # the others teach and test nothing
+    usable = np.setdiff1d(np.arange(len(layout.times)), layout.without_features(warm_up))
     name = f"{', '.join(one.attrs['symbol'] for one in markets)} {markets[0].attrs['timeframe']}"
-    if len(markets) > 1:
-        demand_bars(markets, warm_up + longest + 1)
+    short = [f"{one.attrs['symbol']} has {len(one)}" for one in markets if len(one) < warm_up + longest + 1]
+    if short and len(markets) > 1:
+        shown = ", ".join(short[:8]) + (f" and {len(short) - 8} more" if len(short) > 8 else "")
+        raise BarsError(
+            f"pool: each symbol needs {warm_up + longest + 1} bars (warm-up and labels), {shown}; leave them out or "
+            "load more"
+        )
     learn = int(np.ceil((MIN_ROWS + longest) / least_share))
     least = warm_up + learn + longest
     need = least + MIN_TEST + longest
-    if len(places) < need:
-        lost = len(layout.times) - len(places)
-        have = f"{len(places)} and {lost} without features after an outage" if lost else str(len(places))
+    if len(usable) < need:
+        lost = len(layout.times) - len(usable)
+        have = f"{len(usable)} and {lost} without features after an outage" if lost else str(len(usable))
         raise BarsError(
             f"{name}: need {need} bars to train and evaluate, have "
             f"{have} ({warm_up} warm-up, {learn} to learn from, {MIN_TEST} to test, the rest for labels of "
             f"{longest} bars); load a longer history"
         )
     seen = 0 if after is None else int(np.searchsorted(layout.times, after.as_unit("ns").value, side="right"))
-    left = int((places >= seen).sum())
+    left = int((usable >= seen).sum())
     if left < MIN_TEST + longest:
         raise BarsError(
             f"{name}: need {MIN_TEST + longest} bars after {after} to judge what was chosen on those up to then, "
             f"have {left}; load newer bars"
         )
-    return max(len(layout.times) // 2, int(places[least - 1]) + 1, seen)
+    return max(len(layout.times) // 2, int(usable[least - 1]) + 1, seen)
 
 
 def walk_forward(
@@ -166,20 +168,17 @@ def walk_forward(
     features: FeatureSet | None = None,
     ensemble: EnsembleSettings | None = None,
     after: "pd.Timestamp | None" = None,
-    folder: Path | None = None,
-    stages: Stages | None = None,
-    progress: Progress | None = None,
+    execution: Execution | None = None,
 ) -> "pd.DataFrame":
-    """Out-of-sample forecasts of every test bar, from models that saw nothing of it.
+    """Out-of-sample forecasts of every test bar, from models that were fitted on earlier bars only.
 
-    Every fold fits anew what is fitted: GARCH, trees, shrinkage and calibration, on bars whose labels end before
-    the fold's first test bar. ``ensemble`` is `ensemble_settings` of the settings by default; where it was chosen on
-    some of the bars, ``after`` is the last of them, and only later ones are forecast. ``folder`` is as in `train`.
-    ``stages``, of `kept_stages` with the same arguments, keep finished folds for a run that takes over after a kill.
+    Every fold fits GARCH, trees, shrinkage and calibration anew, on bars whose labels end before the fold's first test
+    bar. ``ensemble`` is `ensemble_settings` of the settings by default; where it was chosen on some of the bars,
+    ``after`` is the last of them, and only later ones are forecast. ``execution`` is as in `train`.
 
     Returns
     -------
-    DataFrame, one row a test bar and horizon: timestamp, symbol (of a pool), bar (its number in the history), horizon,
+    DataFrame, one row a test bar and horizon: timestamp, symbol (of a pool), bar (its number in the market), horizon,
     fold, log_return, p_up, std, lo80, hi80, lo90, hi90 (the forecast, log returns), xgboost, lightgbm, random_forest
     and further learners (members), outcome (realised log return), earned (from the next open), low80, high80, low90,
     high90 (quantiles of the training labels: the naive intervals). ``attrs["sources"]`` names the data, so that
@@ -187,94 +186,71 @@ def walk_forward(
     """
     import pandas as pd
 
-    settings, markets = settings or Settings(), markets_of(bars)
-    splits = folds(markets, settings, n_splits=n_splits, features=features, ensemble=ensemble, after=after)
-    design = ({} if n_splits is None else {"n_splits": n_splits}) | _batched(markets, folder)
-    sources, digest = tuple(Source.of(one) for one in markets), feature_digest(features or FeatureSet())
-    tried = configuration(settings, ensemble or ensemble_settings(settings), digest, design)
-    about = {"ensemble": asdict(ensemble or ensemble_settings(settings)), "folds": len(splits), "after": after}
-    with tracked("evaluate", settings, name=_title(markets), parameters=about, sources=sources) as run:
+    from mlkit.models.ensemble import ROWS_IN_MEMORY
+
+    settings, execution = settings or Settings(), execution or Execution()
+    plan = TrainingPlan(markets_of(bars), settings, features or FeatureSet(), ensemble)
+    splits = folds(plan.markets, settings, n_splits=n_splits, features=features, ensemble=ensemble, after=after)
+    design = {} if n_splits is None else {"n_splits": n_splits}
+    if execution.arrays is not None and sum(map(len, plan.markets)) > ROWS_IN_MEMORY:
+        design["batch"] = ROWS_IN_MEMORY  # up to one batch the bits are those of arrays in memory
+    chosen, sources = ensemble or ensemble_settings(settings), plan.sources
+    tried = configuration(settings, chosen, feature_digest(plan.features), design)
+    about = {"ensemble": asdict(chosen), "folds": len(splits), "after": after}
+    with tracked("evaluate", settings, name=plan.title(), parameters=about, sources=sources) as run:
         suffix = "" if after is None else f"-after-{after:%Y%m%dT%H%M%S}"
-        how = (features, ensemble, folder, stages, progress)
-        parts = _forecast_folds(markets, settings, splits, design, tried, suffix, *how)
+        parts = []
+        for fold, (train_rows, test_rows) in enumerate(splits):
+            stage = f"fold-{fold + 1}-of-{len(splits)}{suffix}"
+            report = execution.named(f"fold {fold + 1}/{len(splits)}")
+            part = execution.load_table(stage)
+            if part is None:
+                part = _forecast_fold(plan, execution, train_rows, test_rows, fold, design, report)
+                execution.save_table(stage, part)
+            else:
+                with recorded(settings, sources, tried):  # a trial of this run too, although nothing is fitted
+                    report("kept from an earlier run", 1, 1)
+            parts.append(part)
         forecasts = pd.concat(parts, ignore_index=True)
         hashed = configuration_hash(tried)
         forecasts.attrs = {"sources": [asdict(source) for source in sources], "configuration": hashed}
-        if run.key is not None and run.kind == "evaluate":  # else the run that this one is part of tells
+        if run.key is not None and run.kind == "evaluate":  # a run that this one is part of logs its own scores
             run.folds(forecasts)
             run.scores(score(forecasts, settings))
     return forecasts
 
 
-def _title(markets: "tuple[pd.DataFrame, ...]", name: str | None = None) -> str:
-    """What a run is called in the list of runs."""
-    named = "+".join(one.attrs["symbol"] for one in markets) if name is None else name
-    return f"{named[:60]}-{markets[0].attrs['timeframe']}"
-
-
-def _forecast_folds(
-    markets: "tuple[pd.DataFrame, ...]",
-    settings: Settings,
-    splits: "list[tuple[IntVector, IntVector]]",
+def _forecast_fold(
+    plan: TrainingPlan,
+    execution: Execution,
+    train_rows: IntVector,
+    test_rows: IntVector,
+    fold: int,
     design: Mapping[str, Any],
-    tried: Mapping[str, Any],
-    suffix: str,
-    features: FeatureSet | None,
-    ensemble: EnsembleSettings | None,
-    folder: Path | None,
-    stages: Stages | None,
-    progress: Progress | None,
-) -> "list[pd.DataFrame]":
-    """The forecasts of each fold, those of a run that was killed included."""
-    layout, parts, sources = lay_out(markets), [], tuple(Source.of(one) for one in markets)
-    for fold, (train_rows, test_rows) in enumerate(splits):
-        told = _prefixed(progress, f"fold {fold + 1}/{len(splits)}")
-        stage = f"fold-{fold + 1}-of-{len(splits)}{suffix}"
-        part = None if stages is None else stages.frame(stage)
-        if part is None:
-            told("features", 0, 1)
-            garch = fitted_garch(markets, layout, int(layout.position[train_rows[-1]]))
-            with in_files(folder) as place:
-                data = prepare(markets, settings.prediction_horizons, garch, features, folder=place)
-                model = fit_price(data, train_rows, settings, ensemble=ensemble, design=design, progress=told)
-                part = scored_rows(data, model, train_rows, test_rows, fold)
-            if stages is not None:
-                stages.keep_frame(stage, part)
-        else:  # a trial of this run too, whoever did the work
-            with recorded(settings, sources, tried):
-                told("kept from an earlier run", 1, 1)
-        parts.append(part)
-    return parts
-
-
-def _batched(markets: "tuple[pd.DataFrame, ...]", folder: Path | None) -> dict[str, Any]:
-    """What was chosen for a fit by asking for files: nothing up to one batch, where the bits are those of memory."""
-    from mlkit.models.ensemble import ROWS_IN_MEMORY
-
-    more = folder is not None and sum(map(len, markets)) > ROWS_IN_MEMORY
-    return {"batch": ROWS_IN_MEMORY} if more else {}
+    report: Progress,
+) -> "pd.DataFrame":
+    """Fit the models of one fold and forecast its test rows."""
+    report("features", 0, 1)
+    layout = lay_out(plan.markets)
+    garch = fitted_garch(plan.markets, layout, int(layout.position[train_rows[-1]]))
+    with execution.array_folder() as folder:
+        data = prepare(plan.markets, plan.settings.prediction_horizons, garch, plan.features, folder=folder)
+        model = fit_price(data, train_rows, plan.settings, ensemble=plan.ensemble, design=design, progress=report)
+        return scored_rows(data, model, train_rows, test_rows, fold)
 
 
 def fitted_garch(markets: "tuple[pd.DataFrame, ...]", layout: Layout, last: int) -> dict[str, Garch]:
-    """GARCH of each market, fitted on its bars up to place ``last`` of the common time axis.
+    """GARCH of each market, fitted on its bars up to position ``last`` of the common time axis.
 
-    A market of a pool with fewer than ``MIN_BARS`` bars by then takes ``DEFAULT_GARCH``, as one does that was not in
-    the pool: it aims at the variance of the market's own last 200 bars, so it brings no unit of another.
+    A market of a pool with fewer than ``MIN_BARS`` bars by then takes ``DEFAULT_GARCH``, as does one that was not in
+    the pool. Its target is the variance of the market's own last 200 bars, so it needs no scale of another market.
     """
     fitted = {}
     for market, bars in enumerate(markets):
-        past = bars.iloc[: int(np.searchsorted(layout.places(market), last, side="right"))]
-        lone = len(markets) == 1  # too few bars are an error then
-        fitted[bars.attrs["symbol"]] = fit_garch(past) if lone or len(past) >= MIN_BARS else DEFAULT_GARCH
+        past = bars.iloc[: int(np.searchsorted(layout.positions(market), last, side="right"))]
+        alone = len(markets) == 1  # then too few bars are an error
+        fitted[bars.attrs["symbol"]] = fit_garch(past) if alone or len(past) >= MIN_BARS else DEFAULT_GARCH
     return fitted
-
-
-def _prefixed(progress: Progress | None, prefix: str) -> Progress:
-    def tell(stage: str, done: int, total: int) -> None:
-        if progress is not None:
-            progress(f"{prefix}: {stage}", done, total)
-
-    return tell
 
 
 def train(
@@ -287,16 +263,14 @@ def train(
     forecasts: "pd.DataFrame | None" = None,
     name: str | None = None,
     publish: bool = True,
-    folder: Path | None = None,
-    stages: Stages | None = None,
-    progress: Progress | None = None,
+    execution: Execution | None = None,
 ) -> "ModelBundle":
     """Train on all bars, judge by walk-forward, write and publish a bundle.
 
     Parameters
     ----------
     bars : DataFrame (n_bars, 5), or several of one timeframe: {symbol: bars}, or a sequence of them
-        The training history; the newest ones only train, their outcome is not known yet. Several are pooled into
+        The training history. The newest bars have no label yet and are inputs only. Several markets are pooled into
         one bundle, whatever their order.
     settings : Settings
         Profile, seed, horizons, weights, threads, storage path.
@@ -312,13 +286,8 @@ def train(
         Of a pool's folder, written as a symbol is; by default made of its symbols.
     publish : bool
         False writes the bundle beside the current one and leaves that current: a challenger.
-    folder : Path
-        Where features and labels lie in files while they are needed, for histories that are together larger than
-        memory: about twice the size of the matrix, 197 float32 a bar. In memory without; up to
-        `mlkit.models.ensemble.ROWS_IN_MEMORY` rows both give the same bundle.
-    stages : Stages
-        Of `kept_stages` with the same arguments: finished folds and the final model, for a run after a kill.
-    progress : callable(stage, done, total)
+    execution : Execution
+        Progress, arrays in files, and finished stages of an earlier run (`resumable`); in memory and silent by default.
 
     Returns
     -------
@@ -330,15 +299,14 @@ def train(
     BarsError for too few bars; ConfigError for bars that cannot be pooled; DependencyError when a training library is
     missing.
     """
-    settings, features, markets = settings or Settings(), features or FeatureSet(), markets_of(bars)
-    about = {"ensemble": asdict(ensemble or ensemble_settings(settings)), "markets": len(markets)}
-    sources = [Source.of(one) for one in markets]
-    with tracked("train", settings, name=_title(markets, name), parameters=about, sources=sources) as run:
+    settings, execution = settings or Settings(), execution or Execution()
+    plan = TrainingPlan(markets_of(bars), settings, features or FeatureSet(), ensemble)
+    about = {"ensemble": asdict(ensemble or ensemble_settings(settings)), "markets": len(plan.markets)}
+    with tracked("train", settings, name=plan.title(name), parameters=about, sources=plan.sources) as run:
         if forecasts is None:
-            chosen: dict[str, Any] = {"ensemble": ensemble, "after": after, "folder": folder, "stages": stages}
-            forecasts = walk_forward(markets, settings, features=features, progress=progress, **chosen)
-        with in_files(folder) as place:
-            bundle = _final(markets, settings, features, ensemble, forecasts, name, place, stages, progress)
+            options: dict[str, Any] = {"features": features, "ensemble": ensemble, "after": after}
+            forecasts = walk_forward(plan.markets, settings, execution=execution, **options)
+        bundle = _fit_all(plan, execution, forecasts, name)
         if publish:
             make_current(bundle)
         if run.key is not None:
@@ -348,32 +316,23 @@ def train(
     return bundle
 
 
-def _final(
-    markets: "tuple[pd.DataFrame, ...]",
-    settings: Settings,
-    features: FeatureSet,
-    ensemble: EnsembleSettings | None,
-    forecasts: "pd.DataFrame",
-    name: str | None,
-    folder: Path | None,
-    stages: Stages | None,
-    progress: Progress | None,
-) -> "ModelBundle":
-    """The model of all bars, written with what the forecasts are worth; not published."""
+def _fit_all(plan: TrainingPlan, execution: Execution, forecasts: "pd.DataFrame", name: str | None) -> "ModelBundle":
+    """Fit the model of all bars and write it with the scores of the forecasts; it is not published."""
     from mlkit.models.ensemble import PricePredictor
 
-    told, layout = _prefixed(progress, "final fit"), lay_out(markets)
-    kept = None if stages is None else stages.files("final")
-    told("features", 0, 1)
-    garch = fitted_garch(markets, layout, len(layout.times) - 1)
-    data = prepare(markets, settings.prediction_horizons, garch, features, folder=folder)
-    if kept is None:
-        rows = np.flatnonzero((data.end >= 0).all(axis=1))
-        # Judged above: no trial of its own.
-        model = fit_price(data, rows, settings, ensemble=ensemble, purpose="publish", progress=told)
-        if stages is not None:
-            stages.keep("final", model.to_bytes())
-    else:
-        model = PricePredictor.from_bytes(kept)
-        told("kept from an earlier run", 1, 1)
-    return write_trained(model, data, markets, settings, features, ensemble, garch, forecasts, name)
+    report, settings = execution.named("final fit"), plan.settings
+    kept = execution.load("final")
+    report("features", 0, 1)
+    layout = lay_out(plan.markets)
+    garch = fitted_garch(plan.markets, layout, len(layout.times) - 1)
+    with execution.array_folder() as folder:
+        data = prepare(plan.markets, settings.prediction_horizons, garch, plan.features, folder=folder)
+        if kept is None:
+            rows = np.flatnonzero((data.end >= 0).all(axis=1))
+            # The walk-forward judged this configuration: under another purpose the fit is no further trial.
+            model = fit_price(data, rows, settings, ensemble=plan.ensemble, purpose="publish", progress=report)
+            execution.save("final", model.to_bytes())
+        else:
+            model = PricePredictor.from_bytes(kept)
+            report("kept from an earlier run", 1, 1)
+        return write_trained(plan, model, data, garch, forecasts, name)

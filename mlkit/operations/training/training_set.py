@@ -1,8 +1,6 @@
-"""What a model is trained on and judged by: features and labels of one history, or of several, as arrays."""
+"""Features and labels of one market or several as arrays: what a model is trained on and judged by."""
 
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,31 +21,57 @@ if TYPE_CHECKING:
     from mlkit.operations.training.panel_layout import Bars
 
 
-SET = ".training-set-"  # of folders that hold one; a killed process leaves its own
-
-
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """Arrays of one history, row t its bar t, or of several in one time order; features known at the row's close."""
+    """Arrays of one market, row t its bar t, or of several in one time order; features are known at the row's close."""
 
     index: "pd.DatetimeIndex"  # (n,) bar open times
     X: Float32Matrix  # (n, F)
-    scale: FloatMatrix  # (n, H) deviation of the log return over each horizon that GARCH expects
-    terms: FloatMatrix  # (n, K) what the forecast of the scale looks at
+    scale: FloatMatrix  # (n, H) standard deviation of the log return over each horizon that GARCH expects
+    terms: FloatMatrix  # (n, K) inputs of the forecast of the scale
     Y: FloatMatrix  # (n, H) forward log returns, NaN where the future does not exist
-    end: IntMatrix  # (n, H) place of the bar at whose close a label is known, -1 where there is none
+    end: IntMatrix  # (n, H) position of the bar at whose close a label is known, -1 where there is none
     earned: FloatMatrix  # (n, H) log return from the open of t + 1 to the open of t + 1 + h: what a trader gets
-    position: IntVector  # (n,) place of the row's bar on the time axis that all histories share
-    market: IntVector  # (n,) which of the sources it belongs to
-    bar: IntVector  # (n,) its number there
-    age: IntVector  # (n,) bars before it that its features remember: fewer than its number after a long outage
-    warm_up: int  # of them that every feature takes
-    sources: tuple[Source, ...]  # which data these are, for the trial ledger; ordered by symbol
+    position: IntVector  # (n,) position of the row's open time on the time axis that all markets share
+    market: IntVector  # (n,) number of its market among the sources
+    bar: IntVector  # (n,) its bar number in that market
+    age: IntVector  # (n,) bars since the market's start or its last long outage, from which features start anew
+    warm_up: int  # age from which on every feature exists
+    sources: tuple[Source, ...]  # the data as the trial ledger names them, ordered by symbol
     features: str  # digest of the feature definitions
 
     def warm(self, rows: IntVector) -> IntVector:
         """Those of the rows that have every feature."""
         return rows[self.age[rows] >= self.warm_up]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingPlan:
+    """The choices of a training: markets, settings, features and ensemble."""
+
+    markets: "tuple[pd.DataFrame, ...]"  # validated, ordered by symbol
+    settings: Settings
+    features: FeatureSet
+    ensemble: EnsembleSettings | None = None  # `ensemble_settings` of the settings by default
+
+    @property
+    def symbols(self) -> list[str]:
+        """Symbol of each market."""
+        return [str(bars.attrs["symbol"]) for bars in self.markets]
+
+    @property
+    def timeframe(self) -> str:
+        """Timeframe of all markets."""
+        return str(self.markets[0].attrs["timeframe"])
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The data as the trial ledger names them."""
+        return tuple(map(Source.of, self.markets))
+
+    def title(self, name: str | None = None) -> str:
+        """Name of the tracked run."""
+        return f"{(name or '+'.join(self.symbols))[:60]}-{self.timeframe}"
 
 
 def ensemble_settings(settings: Settings) -> EnsembleSettings:
@@ -64,32 +88,39 @@ def prepare(
     *,
     folder: Path | None = None,
 ) -> TrainingSet:
-    """Features and labels of a history, or of several, as arrays.
+    """Features and labels of a market, or of several, as arrays.
 
-    Rows of several histories are ordered by open time and, at one time, by symbol; ``end`` counts on the axis of all
-    their open times, so that a label of one market purges the rows of another by the clock.
+    Rows of several markets are ordered by open time and, at one time, by symbol; ``end`` is a position on the axis of
+    all their open times, so that a label of one market purges the rows of another by time.
 
     Parameters
     ----------
     bars : DataFrame (n_bars, 5), or several of one timeframe: {symbol: bars}, or a sequence of them
-    horizons : bars ahead, each in the bars of its own history
-    garch : GARCH parameters, fitted on bars before any that will be scored; of several histories, by symbol
+    horizons : bars ahead, each in the bars of its own market
+    garch : GARCH parameters, fitted on bars before any that will be scored; of several markets, by symbol
     features : the catalogue, and own features if any; the catalogue by default
-    folder : where the arrays are files instead of memory, one history at a time in memory; a set that is larger than
-        memory is fitted batch by batch (`mlkit.models.ensemble.DiskBatches`)
+    folder : the arrays become files there instead of arrays in memory, with one market at a time in memory; a set that
+        is larger than memory is fitted batch by batch (`mlkit.models.ensemble.DiskBatches`)
     """
     import pandas as pd
 
     markets = markets_of(bars)
     features, layout = features or FeatureSet(), lay_out(markets)
-    own = garch if isinstance(garch, Mapping) else {one.attrs["symbol"]: garch for one in markets}
-    arrays = _stacked(
-        (_arrays(one, horizons, own[one.attrs["symbol"]], features, layout.places(m)) for m, one in enumerate(markets)),
-        layout,
-        folder,
-    )
+
+    def arrays(number: int, one: "pd.DataFrame") -> dict[str, Any]:
+        own = garch[one.attrs["symbol"]] if isinstance(garch, Mapping) else garch
+        table, labels = features.build(one, garch=own), forward_returns(one, horizons)
+        return {
+            "X": table.to_numpy(),
+            "scale": volatility_scale(table, horizons, own),
+            "terms": volatility_terms(table, one.attrs["timeframe"]),
+            "Y": labels["log_return"].to_numpy(dtype=np.float64),
+            "end": label_ends(labels, layout.positions(number)),
+            "earned": earned_returns(one, horizons).to_numpy(),
+        }
+
     return TrainingSet(
-        **arrays,
+        **_in_common_order((arrays(*one) for one in enumerate(markets)), layout, folder),
         index=pd.DatetimeIndex(layout.times[layout.position], tz="UTC", name=markets[0].index.name),
         position=layout.position,
         market=layout.market,
@@ -101,41 +132,14 @@ def prepare(
     )
 
 
-@contextmanager
-def in_files(folder: Path | None) -> Iterator[Path | None]:
-    """A new folder in ``folder`` for the arrays of one training set, gone when the block ends; None for memory."""
-    if folder is None:
-        yield None
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=SET) as place:
-        yield Path(place)
-
-
-def label_ends(labels: "pd.DataFrame", places: IntVector) -> IntMatrix:
-    """Place, on the common time axis, of the bar at whose close each label of a history is known; -1 for none."""
+def label_ends(labels: "pd.DataFrame", positions: IntVector) -> IntMatrix:
+    """Position, on the common axis, of the bar at whose close each label of a market is known; -1 for none."""
     end = label_end_positions(labels)
-    return np.where(end >= 0, places[end], -1)
+    return np.where(end >= 0, positions[end], -1)
 
 
-def _arrays(
-    bars: "pd.DataFrame", horizons: tuple[int, ...], garch: Garch, features: FeatureSet, places: IntVector
-) -> dict[str, Any]:
-    """What a row of one history holds."""
-    table = features.build(bars, garch=garch)
-    labels = forward_returns(bars, horizons)
-    return {
-        "X": table.to_numpy(),
-        "scale": volatility_scale(table, horizons, garch),
-        "terms": volatility_terms(table, bars.attrs["timeframe"]),
-        "Y": labels["log_return"].to_numpy(dtype=np.float64),
-        "end": label_ends(labels, places),
-        "earned": earned_returns(bars, horizons).to_numpy(),
-    }
-
-
-def _stacked(parts: Iterator[dict[str, Any]], layout: Layout, folder: Path | None) -> dict[str, Any]:
-    """Arrays of all histories in the common order; those of one as they are, without a copy."""
+def _in_common_order(parts: Iterator[dict[str, Any]], layout: Layout, folder: Path | None) -> dict[str, Any]:
+    """Arrays of all markets in the common order; those of one market as they are, without a copy."""
     if len(layout.rows) == 1 and folder is None:
         return next(parts)
     whole: dict[str, Any] = {}
@@ -143,10 +147,9 @@ def _stacked(parts: Iterator[dict[str, Any]], layout: Layout, folder: Path | Non
         for name, values in part.items():
             if name not in whole:
                 shape = (len(layout.bar), *values.shape[1:])
-                whole[name] = (
-                    np.empty(shape, dtype=values.dtype)
-                    if folder is None
-                    else np.memmap(folder / name, dtype=values.dtype, mode="w+", shape=shape)
-                )
+                if folder is None:
+                    whole[name] = np.empty(shape, dtype=values.dtype)
+                else:
+                    whole[name] = np.memmap(folder / name, dtype=values.dtype, mode="w+", shape=shape)
             whole[name][rows] = values
     return whole

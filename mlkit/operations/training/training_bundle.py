@@ -1,4 +1,4 @@
-"""A trained model and all that is known about it, written as a bundle."""
+"""The bundle of a training: models, scores, pattern evidence and drift reference in one directory."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -11,15 +11,13 @@ import numpy as np
 
 from mlkit.config import Settings
 from mlkit.evaluation import traded_patterns
-from mlkit.features import FeatureSet
 from mlkit.labels import claimed_directions, earned_returns, market_standard
 from mlkit.market import COLUMNS, fingerprint
 from mlkit.models.bundle import market_root, pool_root
-from mlkit.models.ensemble import EnsembleSettings
 from mlkit.operations.drift.reference import DRIFT_FILE, DriftReference
 from mlkit.operations.training.panel_layout import Garch, pool_name
 from mlkit.operations.training.scoring import score, score_symbols
-from mlkit.operations.training.training_set import TrainingSet
+from mlkit.operations.training.training_set import TrainingPlan, TrainingSet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,66 +26,58 @@ if TYPE_CHECKING:
     from mlkit.models.ensemble import PricePredictor
 
 
-def write_trained(
-    model: "PricePredictor",
-    data: TrainingSet,
-    markets: "tuple[pd.DataFrame, ...]",
-    settings: Settings,
-    features: FeatureSet,
-    ensemble: EnsembleSettings | None,
-    garch: Mapping[str, Garch],
-    forecasts: "pd.DataFrame",
-    name: str | None = None,
-) -> "ModelBundle":
-    """Score the forecasts and write the bundle into the root of its market, or of its pool; it is not published.
-
-    The pattern CNN goes along where one standard fits all markets, and what `mlkit drift` will compare with. Evidence
-    of the patterns is measured on one market's bars, never on a pool.
-    """
-    from mlkit.models.bundle import write_bundle
-    from mlkit.models.patterns import weights_file
-
-    timeframe, standards = markets[0].attrs["timeframe"], {market_standard(one) for one in markets}
-    fields = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "timeframe": timeframe,
-        "feature_names": list(features.names),
-        "horizons": list(settings.prediction_horizons),
-        "seed": settings.seed,
-        "settings": _chosen(settings, ensemble),
-        "metrics": _by_horizon(score(forecasts, settings)),
-    }
-    symbols = [one.attrs["symbol"] for one in markets]
-    root = root_of(symbols, timeframe, settings, name)
-    if len(markets) == 1:
-        fields |= _one_market(markets[0], settings, garch)
-    else:
-        fields |= _pool(name or pool_name(symbols), markets, garch, score_symbols(forecasts, settings))
-    cnn = weights_file(standards.pop(), settings.pattern_weights) if len(standards) == 1 else None
-    reference = DriftReference.of(data, model, forecasts)
-    return write_bundle(root, fields, price=model, cnn_file=cnn, extra={DRIFT_FILE: reference.to_bytes()})
-
-
 def root_of(symbols: Sequence[str], timeframe: str, settings: Settings, name: str | None = None) -> Path:
-    """Where the bundles of a training go: the folder of its market, or of the pool of that name."""
+    """Folder of the bundles of a training: that of its market, or of the pool of that name."""
     if len(symbols) == 1:
         return market_root(symbols[0], timeframe, settings)
     return pool_root(name or pool_name(symbols), timeframe, settings)
 
 
-def _one_market(bars: "pd.DataFrame", settings: Settings, garch: Mapping[str, Garch]) -> dict[str, Any]:
-    symbol = bars.attrs["symbol"]
-    return {
-        "symbol": symbol,
-        "training_span": _span(bars),
-        "garch": list(garch[symbol]),
-        "data_sha256": fingerprint(bars),
-        "pattern_evidence": pattern_evidence(bars, settings),
+def write_trained(
+    plan: TrainingPlan,
+    model: "PricePredictor",
+    data: TrainingSet,
+    garch: Mapping[str, Garch],
+    forecasts: "pd.DataFrame",
+    name: str | None = None,
+) -> "ModelBundle":
+    """Score the forecasts and write a bundle into the folder of its market or pool; it is not published.
+
+    The pattern CNN goes along where one standard of the patterns fits all markets. The evidence of the patterns is
+    measured on one market's bars, never on a pool.
+    """
+    from mlkit.models.bundle import write_bundle
+    from mlkit.models.patterns import weights_file
+
+    settings, chosen = plan.settings, plan.settings.chosen()
+    fields: dict[str, Any] = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "timeframe": plan.timeframe,
+        "feature_names": list(plan.features.names),
+        "horizons": list(settings.prediction_horizons),
+        "seed": settings.seed,
+        # Without an ensemble of its own the profile, which is among the settings, says which one was trained.
+        "settings": chosen if plan.ensemble is None else chosen | {"ensemble": asdict(plan.ensemble)},
+        "metrics": _by_horizon(score(forecasts, settings)),
     }
+    members = {one.attrs["symbol"]: _market_fields(one, garch) for one in plan.markets}
+    if len(members) == 1:
+        evidence = pattern_evidence(plan.markets[0], settings)
+        fields |= {"symbol": plan.symbols[0], **members[plan.symbols[0]], "pattern_evidence": evidence}
+    else:
+        scores = score_symbols(forecasts, settings)
+        for symbol, member in members.items():
+            member["metrics"] = _by_horizon(scores.loc[symbol]) if symbol in scores.index else {}
+        fields |= {"symbol": name or pool_name(plan.symbols), "pool": members, **_pool_fields(members)}
+    standards = {market_standard(one) for one in plan.markets}
+    cnn = weights_file(standards.pop(), settings.pattern_weights) if len(standards) == 1 else None
+    reference = DriftReference.of(data, model, forecasts)
+    root = root_of(plan.symbols, plan.timeframe, settings, name)
+    return write_bundle(root, fields, price=model, cnn_file=cnn, extra={DRIFT_FILE: reference.to_bytes()})
 
 
 def pattern_evidence(bars: "pd.DataFrame", settings: Settings) -> dict[str, dict[str, Any]]:
-    """What followed each pattern that the shipped CNN detects on the training bars, for a manifest.
+    """Returns after each pattern that the shipped CNN detects on the training bars, for a manifest.
 
     The CNN learned shapes from simulated bars alone, so the returns after them are out of sample; only the choice of
     pattern and horizon is a search, for which the lower bounds are corrected. Returns the fields of
@@ -103,24 +93,16 @@ def pattern_evidence(bars: "pd.DataFrame", settings: Settings) -> dict[str, dict
     return traded_patterns(flags, returns, cost_bps=settings.cost_bps)
 
 
-def _pool(
-    name: str, markets: "tuple[pd.DataFrame, ...]", garch: Mapping[str, Garch], scores: "pd.DataFrame"
-) -> dict[str, Any]:
-    """What a manifest says of several markets; the whole is known by the digests of all."""
-    members: dict[str, Any] = {}
-    for bars in markets:
-        symbol = bars.attrs["symbol"]
-        members[symbol] = {
-            "training_span": _span(bars),
-            "garch": list(garch[symbol]),
-            "data_sha256": fingerprint(bars),
-            "metrics": _by_horizon(scores.loc[symbol]) if symbol in scores.index else {},
-        }
+def _market_fields(bars: "pd.DataFrame", garch: Mapping[str, Garch]) -> dict[str, Any]:
+    span = {"start": bars.index[0].isoformat(), "end": bars.index[-1].isoformat(), "bars": len(bars)}
+    return {"training_span": span, "garch": list(garch[bars.attrs["symbol"]]), "data_sha256": fingerprint(bars)}
+
+
+def _pool_fields(members: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Span of all markets together, and the digest of their digests."""
     spans = [member["training_span"] for member in members.values()]
     digest = hashlib.sha256("".join(f"{symbol} {m['data_sha256']}\n" for symbol, m in members.items()).encode())
     return {
-        "symbol": name,
-        "pool": members,
         "training_span": {
             "start": min(span["start"] for span in spans),
             "end": max(span["end"] for span in spans),
@@ -128,15 +110,6 @@ def _pool(
         },
         "data_sha256": digest.hexdigest(),
     }
-
-
-def _span(bars: "pd.DataFrame") -> dict[str, Any]:
-    return {"start": bars.index[0].isoformat(), "end": bars.index[-1].isoformat(), "bars": len(bars)}
-
-
-def _chosen(settings: Settings, ensemble: EnsembleSettings | None) -> dict[str, Any]:
-    chosen = settings.chosen()
-    return chosen if ensemble is None else chosen | {"ensemble": asdict(ensemble)}  # else the profile says it
 
 
 def _by_horizon(scores: "pd.DataFrame") -> dict[str, Any]:

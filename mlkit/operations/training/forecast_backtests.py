@@ -1,4 +1,4 @@
-"""What acting on out-of-sample forecasts would have earned, and how much of that may be luck."""
+"""Backtests of out-of-sample forecasts, with Sharpe ratios deflated by the number of trials."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,19 +13,19 @@ from mlkit.operations.tracking.trials import count_trials
 if TYPE_CHECKING:
     import pandas as pd
 
-KNOWN = 5  # trials whose Sharpe ratio is known, from which on their variance says more than theory
+MIN_RATIOS = 5  # trials with a recorded Sharpe ratio, from which on their variance replaces the theoretical one
 
 
 def backtests(
     bars: "pd.DataFrame", forecasts: "pd.DataFrame", settings: Settings | None = None, *, column: str = "log_return"
 ) -> dict[int, Backtest]:
-    """Each horizon's forecasts traded over the test span: the sign of ``column``, as the verdict counts it.
+    """Each horizon's forecasts traded over the test span: the position is the sign of ``column``, as in the verdict.
 
     Parameters
     ----------
     bars : DataFrame (n_bars, 5), those of `walk_forward`
-    forecasts : DataFrame from `walk_forward`; bars without a forecast are flat
-    column : what is traded: ``log_return``, or a member such as ``xgboost``
+    forecasts : DataFrame from `walk_forward`; the position is flat in bars without a forecast
+    column : the forecast that is traded: ``log_return``, or a member such as ``xgboost``
 
     Returns
     -------
@@ -36,22 +36,21 @@ def backtests(
     first, last = int(forecasts["bar"].min()), int(forecasts["bar"].max())
     if last >= len(bars) or bars.index[last] != forecasts["timestamp"].max():
         raise ConfigError("backtests: bars are not those the forecasts were made on; pass what walk_forward was given")
-    horizons = [int(h) for h in np.unique(forecasts["horizon"])]
-    traded = np.full((min(last + 2 + max(horizons), len(bars)) - first, len(horizons)), np.nan)
     table = forecasts.pivot(index="bar", columns="horizon", values=column)
-    traded[table.index.to_numpy() - first] = np.sign(table[horizons].to_numpy(dtype=np.float64))
-    opens = bars["open"].to_numpy()[first:]
-    sizes = [min(last - first + 2 + h, len(traded)) for h in horizons]  # until the last position has ended
-    return {
-        h: backtest(opens[:n], traded[:n, j], horizon=h, cost_bps=settings.cost_bps)
-        for j, (h, n) in enumerate(zip(horizons, sizes, strict=True))
-    }
+    horizons = [int(h) for h in table.columns]
+    traded = np.full((min(last + 2 + max(horizons), len(bars)) - first, len(horizons)), np.nan)
+    traded[table.index.to_numpy() - first] = np.sign(table.to_numpy(dtype=np.float64))
+    opens, found = bars["open"].to_numpy()[first:], {}
+    for j, h in enumerate(horizons):
+        n = min(last - first + 2 + h, len(traded))  # until the last position has ended
+        found[h] = backtest(opens[:n], traded[:n, j], horizon=h, cost_bps=settings.cost_bps)
+    return found
 
 
 def strategy_returns(
     bars: "pd.DataFrame", forecasts: "pd.DataFrame", settings: Settings | None = None, *, columns: Sequence[str]
 ) -> "pd.DataFrame":
-    """Net return of every strategy one could have picked, bar by bar, (n, columns x horizons)."""
+    """Net return of every strategy that could have been chosen, bar by bar, (n, columns x horizons)."""
     import pandas as pd
 
     paths = {
@@ -78,20 +77,24 @@ def evidence(
     at which nothing is left), sharpe (annualised), psr (probability that the true ratio is above 0), dsr (above the
     best of all claims without skill), claims (trials of the ledger times horizons).
 
-    The ratios of forecasts that ``walk_forward`` made are written to the ledger, and where those of at least
-    ``KNOWN`` trials are known their variance is the one that deflates; else it is that of no skill.
+    The ratios of forecasts that ``walk_forward`` made are written to the ledger. Where it holds those of at least
+    ``MIN_RATIOS`` trials, their variance deflates the ratio; else the variance of ratios without skill does.
     """
     import pandas as pd
 
     settings = settings or Settings()
     results = backtests(bars, forecasts, settings, column=column)
     claims = count_trials(forecasts, settings) * len(results)
-    ratios = {h: sharpe_ratio(result.strategy.net_return[:-1]) for h, result in results.items()}
-    spreads = _spreads(forecasts, settings, ratios, column)
+    ledger, sources = Ledger.of(settings), [Source(**source) for source in forecasts.attrs["sources"]]
+    tried = forecasts.attrs.get("configuration")
+    if tried is not None and column == "log_return":
+        ratios = {h: sharpe_ratio(result.strategy.net_return[:-1]) for h, result in results.items()}
+        ledger.tell(sources, tried, ratios)
     years = (bars.index[-1] - bars.index[0]) / pd.Timedelta(days=365.25)
     rows = {}
     for h, result in results.items():
-        net, random = result.strategy.net_return[:-1], result.random_entry()
+        net, random, known = result.strategy.net_return[:-1], result.random_entry(), ledger.sharpes(sources, h)
+        variance = float(np.var(known, ddof=1)) if len(known) >= MIN_RATIOS else None
         rows[h] = {
             "net_return": result.strategy.total_return,
             "buy_and_hold": result.buy_and_hold.total_return,
@@ -101,19 +104,7 @@ def evidence(
             "break_even_bps": result.break_even_bps,
             "sharpe": result.strategy.sharpe(len(bars) / years),
             "psr": probabilistic_sharpe(net),
-            "dsr": deflated_sharpe(net, claims, variance=spreads[h]),
+            "dsr": deflated_sharpe(net, claims, variance=variance),
             "claims": claims,
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("horizon")
-
-
-def _spreads(
-    forecasts: "pd.DataFrame", settings: Settings, ratios: dict[int, float], column: str
-) -> dict[int, float | None]:
-    """Variance of the trials' Sharpe ratios by horizon, None where too few are known; these are told first."""
-    ledger, sources = Ledger.of(settings), [Source(**source) for source in forecasts.attrs["sources"]]
-    tried = forecasts.attrs.get("configuration")
-    if tried is not None and column == "log_return":
-        ledger.tell(sources, tried, ratios)
-    known = {h: ledger.sharpes(sources, h) for h in ratios}
-    return {h: float(np.var(values, ddof=1)) if len(values) >= KNOWN else None for h, values in known.items()}
