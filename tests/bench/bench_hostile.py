@@ -1,9 +1,9 @@
-"""What XGBoost and LightGBM themselves make of the hostile model files of tests/models/hostile_models.py.
+"""What XGBoost and LightGBM themselves make of the hostile model files of tests/models/bundle/hostile_models.py.
 
     python tests/bench/bench_hostile.py
 
 Each file is loaded by its library, which then predicts eight rows, in a forked process with 20 seconds and 2 GB.
-mlkit refuses every one of these files (tests/models/test_bundle_hostile.py); this shows why it does not leave
+mlkit refuses every one of these files (tests/models/bundle/test_bundle_hostile.py); this shows why it does not leave
 that to the libraries.
 """
 
@@ -29,7 +29,7 @@ from mlkit.models.ensemble.price_predictor import PricePredictor
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.models.ensemble.split import TrainingArrays
 
-CASES = runpy.run_path(str(Path(__file__).parents[1] / "models" / "hostile_models.py"))
+CASES = runpy.run_path(str(Path(__file__).parents[1] / "models" / "bundle" / "hostile_models.py"))
 N, F, HORIZONS = 700, 5, (1, 3)
 SECONDS = 20
 

@@ -6,8 +6,7 @@
         xgb_<h>.npz  xgb_<h>.ubj  lgb_<h>.npz  lgb_<h>.txt  rf_<h>.npz  calibration.json  cnn.safetensors  ...
 
 Nothing is pickled. ``ModelBundle.open`` checks every byte against the manifest before anything else is read.
-Digests prove that a bundle is whole, not who made it; what a stranger's bundle may do is in ``README.md``
-beside this file.
+Digests detect damage, not a bad author: for bundles from others see ``mlkit/models/README.md``.
 """
 
 import hashlib
@@ -69,24 +68,21 @@ class ModelBundle:
 
     @classmethod
     def write(cls, root: Path | str, fields: Mapping[str, Any], **parts: Any) -> "ModelBundle":
-        """The function :func:`write_bundle`."""
+        """:func:`write_bundle`."""
         return write_bundle(root, fields, **parts)
 
     @property
     def id(self) -> str:
-        """Content digest that names the bundle."""
+        """Digest of the content, which is also the name of the folder."""
         return self.manifest.bundle_id
 
     def verify(self) -> None:
         """Check names, kinds, sizes and digests against the manifest; BundleError if anything differs."""
         found = {entry.name for entry in self.path.iterdir()} - {MANIFEST}
-        missing, extra = (
-            sorted(self.manifest.files.keys() - found),
-            sorted(found - self.manifest.files.keys()),
-        )
-        if missing or extra:
-            what = f"{missing[0]} is missing" if missing else f"{extra[0]} does not belong there"
-            raise damaged(self.path, what)
+        for name in sorted(self.manifest.files.keys() - found):
+            raise damaged(self.path, f"{name} is missing")
+        for name in sorted(found - self.manifest.files.keys()):
+            raise damaged(self.path, f"{name} does not belong there")
         for name in self.manifest.files:
             self.read(name)
 
@@ -156,7 +152,7 @@ def write_bundle(
         The price ensemble; the CNN's safetensors, as a path or its bytes; further files by plain name, such
         as a drift reference. At least one of them.
 
-    The same content always has the same id, whatever ``created``: what is already there is kept, unless it is
+    The same content always has the same id, whatever ``created``: a bundle that is already there is kept, unless it is
     damaged; then it is written anew. A field that is missing, unknown or of the wrong kind is a ConfigError.
     """
     root = Path(root)
@@ -177,7 +173,7 @@ def write_bundle(
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete a folder in one step: half a bundle never stands under its name."""
+    """Delete a bundle. It is renamed first, so that half a bundle never stands under its id."""
     doomed = Path(tempfile.mkdtemp(dir=folder.parent, prefix=DRAFT))
     folder.rename(doomed / folder.name)
     shutil.rmtree(doomed)
@@ -194,7 +190,7 @@ def _write_folder(target: Path, files: Mapping[str, bytes]) -> None:
         draft.chmod(0o755)
         draft.rename(target)
     except OSError:
-        if not target.is_dir():  # else someone else has just written the same content
+        if not target.is_dir():  # else another process has just written the same content
             raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -1,16 +1,16 @@
-"""Look at a bundle from a stranger: in another process, with little memory and little time.
+"""Inspect a bundle from somebody else in a child process with limits on memory and time.
 
 Digests first, then the arrays that forecasts are made from, then each library with its own file, which attributions
 are made from: it must predict what the arrays do. XGBoost and LightGBM crash the process on some files; here that is
 one line of refusal.
 
-Run as ``python -c "from mlkit.models.bundle.inspection import main; main()" FOLDER SECONDS MEGABYTES``, this module is
-the child: one JSON object a line, ``{"step": ...}`` before each thing it tries and ``{"found": ...}`` or
-``{"refused": ...}`` at the end.
+:func:`main` runs in the child. It prints one JSON object a line: ``{"step": ...}`` before each step and
+``{"found": ...}`` or ``{"refused": ...}`` at the end.
 """
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -29,36 +29,35 @@ from mlkit.models.ensemble.settings import Float32Matrix
 from mlkit.models.ensemble.trees import Trees, stump
 from mlkit.models.patterns.cnn import load_cnn
 
-SECONDS = 120  # for everything, the imports of the libraries included
-MEGABYTES = 2048  # beyond what the libraries take by being imported
 PROBES = 256  # rows on which a library and mlkit must agree
 
 
-def inspect_bundle(folder: Path | str, *, seconds: int = SECONDS, megabytes: int = MEGABYTES) -> dict[str, Any]:
-    """Verify a bundle in a child process; what was found, or BundleError in one line whatever the files do.
+def inspect_bundle(folder: Path | str, *, seconds: int = 120, megabytes: int = 2048) -> dict[str, Any]:
+    """Verify a bundle in a child process; BundleError in one line whatever its files do.
+
+    Parameters
+    ----------
+    folder : of the bundle.
+    seconds : for everything, the imports of the libraries included.
+    megabytes : of memory, beyond what the libraries take by being imported.
 
     Returns
     -------
-    ``path`` of the bundle, its ``files`` (number), ``market``, ``trees`` (number), ``read_alike`` (names of the
-    libraries that found the same trees) and ``not_installed`` (those that could not be asked).
+    ``path`` of the bundle, its ``files`` (number), ``market``, ``trees`` (number), ``read_alike`` (libraries
+    that predict the same from their own files) and ``not_installed`` (libraries that could not be asked).
     """
     root = str(Path(__file__).parents[3])
-    # Not -m: that would import from the working directory, which a stranger may have filled.
+    # Not -m: that would import from the working directory, whose files may be hostile too.
     code = f"import sys; sys.path.append({root!r}); from mlkit.models.bundle.inspection import main; main()"
     command = [sys.executable, "-P", "-c", code, str(folder), str(seconds), str(megabytes)]
     return _watch(command, Path(folder), seconds)
 
 
 def _watch(command: Sequence[str], folder: Path, seconds: int) -> dict[str, Any]:
-    """Run the child and translate whatever becomes of it."""
+    """Run the child; its last line, a crash or a timeout becomes the result or a BundleError."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    child = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | threads,
-    )
+    pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    child = subprocess.Popen(command, env=os.environ | threads, **pipes)
     late = False
     try:
         out, _ = child.communicate(timeout=seconds)
@@ -71,7 +70,7 @@ def _watch(command: Sequence[str], folder: Path, seconds: int) -> dict[str, Any]
     last = lines[-1] if lines else {}
     if "refused" in last:
         raise BundleError(last["refused"])
-    if late or child.returncode == -getattr(signal, "SIGXCPU", 0) != 0:
+    if late or child.returncode == -signal.SIGXCPU:
         raise _unsafe(folder, f"{step} takes more than {seconds} seconds")
     if child.returncode or "found" not in last:
         how = signal.Signals(-child.returncode).name if child.returncode < 0 else f"exit {child.returncode}"
@@ -80,35 +79,35 @@ def _watch(command: Sequence[str], folder: Path, seconds: int) -> dict[str, Any]
 
 
 def main() -> None:
-    """The child."""
+    """Inspect the bundle that the arguments name: folder, seconds, megabytes."""
     folder, seconds, megabytes = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    _tell(step="starting")
+    _print(step="starting")
     warm_up()
     try:
         with _limited(seconds, megabytes):
             bundle = _open(folder)
-        _tell(step="importing the libraries")
+        _print(step="importing the libraries")
         readers, missing = _readers()
         with _limited(seconds, megabytes):
             found = _compare(bundle, readers)
     except MlkitError as error:
-        _tell(refused=str(error))
+        _print(refused=str(error))
     except MemoryError:
-        _tell(refused=str(_unsafe(folder, f"needs more than {megabytes} MB of memory")))
+        _print(refused=str(_unsafe(folder, f"needs more than {megabytes} MB of memory")))
     else:
-        _tell(found=found | {"not_installed": missing})
+        _print(found=found | {"not_installed": missing})
 
 
 def warm_up() -> None:
-    """Load the compiled walk, or compile it, while files can still be written."""
+    """Load or compile the prediction of trees while files, and so numba's cache, can still be written."""
     Trees.join([stump()]).predict(np.zeros((1, 1), dtype=np.float32))
 
 
 def _open(folder: Path) -> ModelBundle:
-    """Digests, then mlkit's own readers."""
-    _tell(step="checking the digests")
+    """Check the digests, then read the models with mlkit's own readers."""
+    _print(step="checking the digests")
     bundle = ModelBundle.open(folder)
-    _tell(step="reading the models")
+    _print(step="reading the models")
     _ = bundle.price  # kept in the bundle
     if bundle.cnn_path:
         load_cnn(bundle.cnn_path)
@@ -116,7 +115,7 @@ def _open(folder: Path) -> ModelBundle:
 
 
 def _compare(bundle: ModelBundle, readers: dict[str, Callable[..., Any]]) -> dict[str, Any]:
-    """The libraries' turn: each must find the trees that mlkit found."""
+    """Let each library predict from its own file; what the bundle holds, or BundleError where predictions differ."""
     price, alike = bundle.price, []
     for name, learner in price.learners.items() if price else ():
         if name not in readers:
@@ -124,9 +123,9 @@ def _compare(bundle: ModelBundle, readers: dict[str, Callable[..., Any]]) -> dic
         X = _probes(learner.trees.nodes, learner.trees.n_features)
         expected = learner.predict(X)
         for column, (file, data) in enumerate(learner.native_files.items()):
-            _tell(step=f"{name} reading {file}")
-            said = _ask(name, readers[name], data, X)
-            if not np.array_equal(said, expected[:, column]):
+            _print(step=f"{name} reading {file}")
+            predicted = _ask(name, readers[name], data, X)
+            if not np.array_equal(predicted, expected[:, column]):
                 raise BundleError(f"{file}: {name} finds other trees in it than mlkit; do not use the bundle")
         alike.append(name)
     manifest = bundle.manifest
@@ -140,14 +139,16 @@ def _compare(bundle: ModelBundle, readers: dict[str, Callable[..., Any]]) -> dic
 
 
 def _ask(name: str, read: Callable[..., Any], data: bytes, X: Float32Matrix) -> Any:
-    """What a library predicts; whatever it raises is a refusal, and each has errors of its own."""
+    """Prediction of a library; whatever it raises is a refusal, since each has errors of its own."""
     try:
         return read(data, X)
     except MemoryError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())[:200]
-        raise BundleError(f"{name} refuses its file ({type(error).__name__}: {said}); do not use the bundle") from error
+        reason = " ".join(str(error).split())[:200]
+        raise BundleError(
+            f"{name} refuses its file ({type(error).__name__}: {reason}); do not use the bundle"
+        ) from error
 
 
 def _probes(nodes: Any, n_features: int) -> Float32Matrix:
@@ -179,14 +180,9 @@ def _readers() -> tuple[dict[str, Callable[..., Any]], list[str]]:
 
 @contextmanager
 def _limited(seconds: int, megabytes: int) -> Iterator[None]:
-    """No more memory and processor time than that, no core dump and no written file, where the system can."""
-    try:
-        import resource
-    except ImportError:  # Windows: the parent's clock remains
-        yield
-        return
+    """Limit memory and processor time; allow no core dump and no written file."""
     limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_CPU: seconds, resource.RLIMIT_FSIZE: 0}
-    with suppress(OSError):  # without /proc the memory in use is unknown
+    with suppress(OSError):  # without /proc the memory in use is unknown, and not limited
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limits[resource.RLIMIT_AS] = pages * resource.getpagesize() + megabytes * 2**20
     before = {kind: resource.getrlimit(kind) for kind in limits}
@@ -204,5 +200,5 @@ def _unsafe(folder: Path, what: str) -> BundleError:
     return BundleError(f"bundle {folder}: {what}; do not use it")
 
 
-def _tell(**line: Any) -> None:
+def _print(**line: Any) -> None:
     print(json.dumps(line), flush=True)

@@ -1,7 +1,7 @@
-"""The two small files that say what a folder of models holds: ``manifest.json`` and ``CURRENT``.
+"""The two small files of a bundle folder: ``manifest.json`` and ``CURRENT``.
 
-A manifest has one spelling: the bytes that :func:`render` writes. So a changed blank, a repeated key or a
-number written otherwise shows, and its own digest covers what the bundle's id leaves out.
+A manifest is valid only as the bytes that :func:`render` writes, so that a changed blank, a repeated key or another
+spelling of a number is detected. Its digest covers all of it, also what the bundle's id leaves out.
 """
 
 import hashlib
@@ -10,26 +10,19 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from datetime import datetime
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
+from pydantic_core import to_json
 
 from mlkit.errors import BundleError, ConfigError, NotTrainedError
 
 SCHEMA_VERSION = 4  # of one market's bundle
-POOL_SCHEMA = 5  # the same and ``pool``; an older mlkit refuses it by name
+POOL_SCHEMA = 5  # the same and ``pool``
 MANIFEST = "manifest.json"
 CURRENT = "CURRENT"
 
@@ -71,7 +64,7 @@ class PoolMember(_Strict):
 
 
 class Manifest(_Strict):
-    """What a bundle says about itself."""
+    """Contents, training and scores of a bundle."""
 
     schema_version: Literal[4, 5]
     manifest_sha256: Digest  # of the manifest without this line
@@ -119,14 +112,16 @@ class Manifest(_Strict):
         return tuple(sorted(self.pool)) or (self.symbol,)
 
     def garch_of(self, symbol: str) -> tuple[float, float, float] | None:
-        """GARCH for a market's features; None, which stands for the default, for one that a pool did not hold."""
+        """GARCH parameters for the features of a market; None, the default, for a market outside the pool."""
         member = self.pool.get(symbol)
         return self.garch if member is None else member.garch
 
 
 def describe(fields: Mapping[str, Any], files: Mapping[str, bytes]) -> tuple[Manifest, bytes]:
     """The manifest of these fields and files, and its bytes; ConfigError if a field is missing, unknown or wrong."""
-    described = _plain(dict(fields)) | {"library_versions": _versions()}
+    # JSON values: NaN becomes null, a numpy scalar a number.
+    described = json.loads(to_json(dict(fields), inf_nan_mode="null", fallback=np.generic.item))
+    described["library_versions"] = _versions()
     described["schema_version"] = POOL_SCHEMA if described.get("pool") else SCHEMA_VERSION
     described["files"] = {
         name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in sorted(files.items())
@@ -140,19 +135,19 @@ def describe(fields: Mapping[str, Any], files: Mapping[str, bytes]) -> tuple[Man
 
 
 def signed(described: Mapping[str, Any]) -> dict[str, Any]:
-    """The same description with its identifier and its digest; digests prove wholeness, not who wrote it."""
+    """The same description with its identifier and its digest, which detect damage but do not prove an author."""
     content = {key: value for key, value in described.items() if key not in ("bundle_id", "manifest_sha256")}
     content["bundle_id"] = _content_id(content)
-    return content | {"manifest_sha256": _digest(content)}
+    return content | {"manifest_sha256": hashlib.sha256(render(content)).hexdigest()}
 
 
 def render(described: Mapping[str, Any]) -> bytes:
-    """The one spelling of a manifest."""
+    """The only valid bytes of a manifest."""
     return json.dumps(described, indent=1, sort_keys=True, allow_nan=False).encode("ascii")
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a bundle, its digests checked; BundleError if it is none of this schema."""
+    """The manifest of a bundle, its digests checked; BundleError if it is damaged or of another schema."""
     data = read_plain(folder / MANIFEST, None)
     try:
         described = json.loads(data)
@@ -165,14 +160,13 @@ def read_manifest(folder: Path) -> Manifest:
             " again or install the mlkit that wrote it"
         )
     try:
-        content = {key: value for key, value in described.items() if key != "manifest_sha256"}
-        whole = render(described) == data and _digest(content) == described.get("manifest_sha256")
+        whole = render(described) == data and signed(described) == described
         manifest = Manifest.model_validate(described) if whole else None
     except ValidationError as error:
         raise damaged(folder, f"{MANIFEST}: {_first_fault(error)}") from error
     except (ValueError, RecursionError) as error:
         raise damaged(folder, f"{MANIFEST} is not a manifest") from error
-    if manifest is None or _content_id(described) != manifest.bundle_id:
+    if manifest is None:
         raise damaged(folder, f"{MANIFEST} was changed (its digest differs)")
     return manifest
 
@@ -198,7 +192,7 @@ def read_current(root: Path) -> list[str]:
 def read_plain(path: Path, size: int | None) -> bytes:
     """Content of a regular file of the expected size, or of a small one; never follows a link."""
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise damaged(path.parent, f"{path.name} cannot be read ({error.strerror})") from error
     status = os.fstat(handle)
@@ -214,47 +208,27 @@ def read_plain(path: Path, size: int | None) -> bytes:
 
 
 def damaged(path: Path, what: str) -> BundleError:
-    """The error of a bundle that is not what was written, on one line whatever names it holds."""
+    """The error of a bundle that differs from what was written, on one line whatever names it holds."""
     shown = "".join(letter if letter.isprintable() else "?" for letter in what[:300])
     return BundleError(f"bundle {path}: {shown}; delete it and train again")
 
 
-def _digest(described: Mapping[str, Any]) -> str:
-    return hashlib.sha256(render(described)).hexdigest()
-
-
 def _content_id(described: Mapping[str, Any]) -> str:
-    """First 16 hex digits of the SHA-256 of all that is described, file digests included, but ``created``."""
+    """First 16 hex digits of the SHA-256 of everything described, file digests included, except ``created``."""
     apart = ("created", "bundle_id", "manifest_sha256")
     content = {key: value for key, value in described.items() if key not in apart}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _plain(value: Any) -> Any:
-    """JSON values of nested dicts, sequences, numpy scalars, times and paths; NaN becomes None."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return str(value) if isinstance(value, Path) else value
-
-
 def _versions() -> dict[str, str]:
+    """Installed versions of the libraries that the numbers depend on."""
     from mlkit.models.ensemble.learners import DISTRIBUTIONS  # here, as reading a manifest needs no numba
 
     found = {}
     for name in ("mlkit", "numpy", "pandas", "numba", *DISTRIBUTIONS, "torch"):
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 

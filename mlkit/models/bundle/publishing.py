@@ -1,8 +1,8 @@
-"""Which bundle of a root is the current one: publish, go back, and clear away old ones.
+"""Publish a bundle, roll back to an earlier one, delete old ones.
 
 ``CURRENT`` holds ids, the current bundle's first and the earlier ones after it, and is replaced in one step. A
-process killed at any moment leaves the old state or the new one. One writer at a time: two that publish at once
-leave a whole ``CURRENT``, but one of them may be missing from the history.
+process killed at any moment leaves the old state or the new one. Use one writer at a time: of two that publish at
+once, one may be missing from the history.
 """
 
 import re
@@ -16,13 +16,13 @@ from mlkit.errors import BundleError, ConfigError, NotTrainedError
 from mlkit.models.bundle.bundle import DRAFT, ModelBundle, remove_folder
 from mlkit.models.bundle.manifest import CURRENT, ID, MANIFEST, read_current
 
-LEFTOVER = 86_400.0  # seconds for which nobody has touched what is swept
+LEFTOVER = 86_400.0  # seconds without a change after which `sweep` deletes
 
 
 def publish(bundle: ModelBundle) -> None:
     """Make a bundle the current one of its root: verify it, then replace ``CURRENT`` atomically.
 
-    A ``CURRENT`` that cannot be read is replaced too, and the history that it held is lost.
+    A damaged ``CURRENT`` is replaced too, and its history is lost.
     """
     bundle.verify()
     if bundle.path.name != bundle.id:
@@ -30,7 +30,7 @@ def publish(bundle: ModelBundle) -> None:
     root = bundle.path.parent
     try:
         earlier = history(root)
-    except BundleError:  # what it said cannot be known any more, and only this mends it
+    except BundleError:  # a damaged CURRENT is mended only here
         earlier = ()
     _replace(root, [bundle.id, *(name for name in earlier if name != bundle.id)])
 
@@ -47,8 +47,8 @@ def history(root: Path | str) -> tuple[str, ...]:
 def rollback(root: Path | str) -> ModelBundle:
     """Make the bundle published before the current one current again, and return it.
 
-    The bundle that is left stays on disk, out of the history: ``publish`` brings it back. NotTrainedError if
-    there is nothing before it; BundleError, and no change, if what was before is damaged.
+    The bundle that was current stays on disk, out of the history: ``publish`` brings it back. NotTrainedError if
+    there is no earlier one; BundleError, and no change, if the earlier one is damaged.
     """
     root = Path(root)
     current, *earlier = read_current(root)
@@ -63,9 +63,9 @@ def rollback(root: Path | str) -> ModelBundle:
 
 
 def prune(root: Path | str, keep: int) -> list[str]:
-    """Delete published bundles but the newest ``keep``, and return their ids.
+    """Delete all published bundles except the newest ``keep``, and return their ids.
 
-    Bundles that were never published stay. Readers that have opened a bundle but not yet loaded its models lose
+    Bundles that were never published stay. A reader that has opened a bundle but not yet loaded its models loses
     it, so keep at least 2.
     """
     if keep < 1:
@@ -81,9 +81,9 @@ def prune(root: Path | str, keep: int) -> list[str]:
 
 
 def withdraw(root: Path | str, name: str) -> None:
-    """Take an earlier bundle out of the history, so that no rollback meets it; its folder stays.
+    """Take an earlier bundle out of the history, so that no rollback returns to it; its folder stays.
 
-    ConfigError for the current one, which something must replace first.
+    ConfigError for the current one: publish another bundle first.
     """
     root = Path(root)
     ids = read_current(root)
@@ -94,10 +94,10 @@ def withdraw(root: Path | str, name: str) -> None:
 
 
 def sweep(root: Path | str, *, spare: Collection[str] = (), older: float = LEFTOVER) -> list[str]:
-    """Delete what nobody will come back to, and return the names.
+    """Delete unused folders, and return their names.
 
-    That is what a killed writer left (hidden folders and files), and bundles that ``CURRENT`` does not name: never
-    published, or left by a rollback. Only what was not touched for ``older`` seconds goes, so that a bundle that is
+    These are drafts of a killed writer (hidden folders and files), and bundles that ``CURRENT`` does not name: never
+    published, or rolled back. Only what was not changed for ``older`` seconds is deleted, so that a bundle that is
     being written stays; ``spare`` names bundles that stay in any case.
     """
     root, before = Path(root), time.time() - older

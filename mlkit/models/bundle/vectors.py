@@ -1,4 +1,4 @@
-"""Plain vectors in one compressed npz file, read without believing what the file says about itself."""
+"""Vectors in one compressed npz file, read without trusting its headers."""
 
 import io
 import zipfile
@@ -22,9 +22,10 @@ def pack_vectors(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
 
 
 def unpack_vectors(data: bytes, kinds: Mapping[str, str], what: str) -> dict[str, Any]:
-    """The vectors of an npz whose every header is the one that its vector's name and length ask for.
+    """The vectors of an npz file, each of the expected name and dtype.
 
-    ``np.load`` would believe headers: room for an array of any length, or pickled objects.
+    ``np.load`` trusts headers: it allocates an array of any length, or unpickles objects. Here each header must be
+    the one that the name, the dtype and the number of stored bytes give.
 
     Parameters
     ----------

@@ -69,7 +69,7 @@ from pathlib import Path
 from mlkit.errors import MlkitError
 from mlkit.models.bundle import inspection
 
-inspection._tell = lambda **line: None
+inspection._print = lambda **line: None
 inspection.warm_up()
 for folder in sorted(Path(sys.argv[1]).iterdir(), key=lambda path: path.name):
     if folder.name.isdigit():
