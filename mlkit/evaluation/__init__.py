@@ -1,4 +1,4 @@
-"""Level 3: splits, metrics and what may be claimed."""
+"""Level 3: purged splits, metrics, significance, backtest and the trial ledger."""
 
 import lazy_loader
 

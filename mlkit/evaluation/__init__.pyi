@@ -1,4 +1,4 @@
-"""Level 3: splits, metrics and what may be claimed."""
+"""Level 3: purged splits, metrics, significance, backtest and the trial ledger."""
 
 # A strategy beside buy-and-hold over the same bars, with the same fees.
 from .backtesting import Backtest as Backtest
@@ -6,18 +6,22 @@ from .backtesting import Backtest as Backtest
 # Trade a signal at the next open and hold each position for horizon bars.
 from .backtesting import backtest as backtest
 
-# Holds back the newest bars; every read of them is written to the trial ledger.
+# Holds out the newest bars; every read of them is written to the trial ledger.
 from .final_span import FinalSpan as FinalSpan
+
+# Identifier of this process in the ledger.
 from .ledger import RUN as RUN
 
-# A file of trials, one JSON object a line, shared by processes.
+# The trial ledger: an append-only log of every fit, shared by processes.
 from .ledger import Ledger as Ledger
 
-# Which data a fit saw: market, span and content.
+# Data of a fit: market, span and content.
 from .ledger import Source as Source
 
 # Hex SHA-256 of a configuration of plain JSON values, whatever the order of its keys.
 from .ledger import configuration_hash as configuration_hash
+
+# Write and count under the run of another process, such as the one that started this worker.
 from .ledger import join_run as join_run
 
 # Brier skill score 1 - brier(p) / brier(reference); above 0 is better than the reference.
@@ -68,7 +72,7 @@ from .metrics import wilson_interval as wilson_interval
 # Probability of backtest overfitting by combinatorially symmetric cross-validation.
 from .overfitting import backtest_overfitting as backtest_overfitting
 
-# p-values of "none of these strategies earns more than the benchmark", all of them tested together.
+# Hansen's SPA test: p-values of "no strategy earns more than the benchmark".
 from .overfitting import reality_check as reality_check
 
 # How well probabilities reproduce flags, column by column.
@@ -86,10 +90,10 @@ from .pattern_returns import traded_patterns as traded_patterns
 # The table with q (p-values adjusted for the false discovery rate over all rows) and found (q at most level).
 from .pattern_returns import with_discoveries as with_discoveries
 
-# Mean gain of the most confident share of the rows, with block-bootstrap intervals.
+# Risk-coverage curve: mean gain of the most confident share of the rows, with intervals.
 from .selective import risk_coverage as risk_coverage
 
-# Probability that the true Sharpe ratio is above what the best of trials strategies without skill shows.
+# Probability that the true Sharpe ratio is above the expected best of several strategies without skill.
 from .sharpe import deflated_sharpe as deflated_sharpe
 
 # Probability that the true Sharpe ratio is above benchmark (per bar), given skewness and kurtosis.
@@ -119,13 +123,13 @@ from .significance import verdict as verdict
 # Verdicts of all horizons, one row each; trials configurations make trials * H claims.
 from .significance import verdict_table as verdict_table
 
-# Combinatorial purged cross-validation: every choice of test groups, and whole paths out of them.
+# Combinatorial purged cross-validation: every choice of test groups, joined into paths over the whole history.
 from .splits import CombinatorialPurged as CombinatorialPurged
 
 # Walk-forward cross-validation without look-ahead: train on the past, test on the block that follows.
 from .splits import WalkForward as WalkForward
 
-# Each value of an array in order once: np.unique without its sorting and its table.
+# Distinct values of a sorted array.
 from .splits import distinct as distinct
 
 # Cut training rows into chronological fit, validation and calibration parts, purged between parts.

@@ -1,17 +1,16 @@
-"""A plain backtest: act at the next open, pay both sides, compare with holding and with entering at random.
+"""Backtest with fills at the next open and costs on both sides, beside buy-and-hold and random entry.
 
 Execution timing and look-ahead
 -------------------------------
-The signal of bar t is filled at the open of bar t + 1 and left at the open of bar t + 1 + horizon. No price
-of bar t is ever a fill for it: filling at the close the signal is made from is the commonest leak. With
+The signal of bar t is filled at the open of bar t + 1 and closed at the open of bar t + 1 + horizon, never at a
+price of bar t: a fill at the close from which the signal is computed is the most common leak. With
 horizon 2 and signals ``1 0 0 0 0`` the position over the five opens is ``0 ½ ½ 0 0`` (overlapping tranches)
 or ``0 1 1 0 0`` (one position at a time).
 
-Every change of the position pays the fee and the slippage of a side: a fill is worse than the open by the
-slippage, whichever way it goes. Whatever is open is closed at the last open. Buy-and-hold enters at the second
-open, leaves at the last and pays the same costs. Positions are shares of equity, reset at each open; costs are
-charged on changes of the share, not on the drift in between. Prices are those of the bars as they stand: a position
-is held through a gap, and an outage counts as one bar.
+Every change of the position pays the fee and the slippage of one side; slippage makes a fill worse than the open in
+both directions. Open positions are closed at the last open. Buy-and-hold enters at the second open, exits at the
+last and pays the same costs. Positions are shares of equity, reset at each open; costs are charged on changes of the
+share, not on its drift in between. A position is held through a gap, and an outage counts as one bar.
 """
 
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Account:
-    """What one position path earns, bar by bar; every array is (n,) and starts at the open of its bar."""
+    """Returns and costs of one path of positions; arrays are (n,), each value from the open of its bar on."""
 
     position: FloatArray  # share of equity held from this open to the next
     gross_return: FloatArray  # position times the simple return from this open to the next
@@ -69,7 +68,7 @@ class Account:
 
 @dataclass(frozen=True, eq=False)
 class RandomEntry:
-    """What the same signals would have earned at other times; net returns are sums over bars, not compounded."""
+    """Net returns of the same signals at other times: sums over bars, not compounded."""
 
     net_return: float  # of the strategy
     draws: FloatArray  # of the rotations, (n_rotations,)
@@ -85,7 +84,7 @@ class Backtest:
     horizon: int
     cost_bps: float  # fee and slippage of one side
     open_return: FloatArray  # (n,) simple return from each open to the next, 0 for the last
-    signal: FloatArray  # (n,) as it was given, NaN where there was none
+    signal: FloatArray  # (n,) as passed, NaN where there is none
     overlapping: bool
 
     @property
@@ -95,12 +94,12 @@ class Backtest:
         return float(1e4 * self.strategy.gross_return.sum() / turnover) if turnover > 0 else float("nan")
 
     def random_entry(self, *, draws: int = 1000, seed: int = 7) -> "RandomEntry":
-        """The same signals at other times: does it matter when they came?
+        """Permutation test of the timing: the same signals at other times.
 
         From the first to the last bar with a signal, the signals are rotated against the prices: by every number of
-        bars, or by ``draws`` of these where there are more. Each rotation has the same exposure, direction, holding
-        times and turnover (up to the positions that are cut at the ends) and pays the same costs, so what the
-        strategy earns beyond them is timing. Where the signal never changes the p-value is 1.
+        bars, or by ``draws`` random ones if there are more. Each rotation has the same exposure, direction, holding
+        times, turnover (up to the positions cut at both ends) and costs, so what the strategy earns beyond the
+        rotations is due to timing. The p-value is 1 if the signal never changes.
         """
         known = np.flatnonzero(np.isfinite(self.signal))
         own = float(self.strategy.net_return.sum())
@@ -155,14 +154,14 @@ def backtest(
     open_price
         Open of each bar, (n,), finite and positive.
     signal
-        Wanted position in [-1, 1] known at the **close** of each bar, (n,), such as ``np.sign(log_return)``
+        Target position in [-1, 1] known at the **close** of each bar, (n,), such as ``np.sign(log_return)``
         of the forecast; NaN is flat.
     horizon
         Bars a position is held.
     cost_bps
         Fee per side, basis points of the traded value.
     slippage_bps
-        What a fill is worse than the open, per side, basis points; 0 where ``cost_bps`` includes it.
+        Difference between fill and open, per side, basis points; 0 if ``cost_bps`` includes it.
     overlapping
         True: each bar opens a tranche of ``1 / horizon``. False: only bars 0, horizon, 2 horizon, ... open
         one, of full size.
@@ -184,7 +183,7 @@ def backtest(
 
 
 def _positions(wanted: FloatArray, horizon: int, overlapping: bool) -> FloatArray:
-    """Position from each open on: what is known at the close of t is held from the open of t + 1."""
+    """Position from each open on: the signal of the close of t is held from the open of t + 1."""
     if overlapping:
         total = np.cumsum(np.concatenate([np.zeros(horizon), wanted]))
         held = (total[horizon:] - total[:-horizon]) / horizon

@@ -1,7 +1,7 @@
-"""A last part of the history that is read once, after every choice is made, and a guard who counts.
+"""Holds out the newest part of the history, to be read once after all choices are made, and logs every read.
 
-Cross-validation cannot see what its user does with it: each look at a score that leads to another try fits the
-choice to the test blocks. The newest part of the history, never looked at, is what remains honest, once.
+Each score of a cross-validation that leads to another try fits the choice to the test blocks. Only bars that no
+choice has seen give an unbiased score, and only once.
 """
 
 import warnings
@@ -17,23 +17,23 @@ from mlkit.market import validate_bars
 
 
 class FinalSpan:
-    """Holds back the newest bars; every read of them is written to the trial ledger.
+    """Holds out the newest bars; every read of them is written to the trial ledger.
 
     Parameters
     ----------
     bars : DataFrame (n_bars, 5)
         See ``validate_bars``.
     ledger : where reads are written and counted, such as ``Ledger.of(settings)``.
-    share : part of the bars that is held back, above 0 and below 1.
+    share : part of the bars that is held out, above 0 and below 1.
 
     Execution timing and look-ahead
     -------------------------------
-    ``development`` are the bars before ``start``; labels and features made of them cannot see a held-back bar, so
-    nothing has to be purged. A read gives the whole history: models are fitted on ``development`` or with
-    ``WalkForward``, and scored on rows from ``start`` on.
+    ``development`` holds the bars before ``start``; labels and features computed from them cannot depend on a
+    held-out bar, so no purge is needed. ``read`` returns the whole history: models are fitted on ``development`` or
+    with ``WalkForward``, and scored on rows from ``start`` on.
 
-    A span counts as read when any held-back span of the same market that overlaps it was read, by anyone who
-    writes to the same ledger: a bar more at the end does not make it new.
+    A span counts as read if any held-out span of the same market that overlaps it was read, according to the
+    ledger: one more bar at the end does not make it new.
 
     Raises ConfigError for a share out of range, BarsError for bars that break the contract or are fewer than two.
     """
@@ -54,16 +54,16 @@ class FinalSpan:
 
     @property
     def start(self) -> pd.Timestamp:
-        """Open time of the first held-back bar."""
+        """Open time of the first held-out bar."""
         return pd.Timestamp(self._bars.index[self._first])
 
     @property
     def development(self) -> pd.DataFrame:
-        """The bars before ``start``: for features, choices, tuning, as often as one likes."""
+        """The bars before ``start``, for features, choices and tuning without limit."""
         return self._bars.iloc[: self._first].copy()
 
     def reads(self) -> list[dict[str, Any]]:
-        """Ledger entries of the reads so far, in order: time, reason, and the trials that had been made."""
+        """Ledger entries of the reads so far, in order: time, reason, and the number of trials before."""
         return [
             entry
             for entry in self._ledger.entries()
@@ -71,12 +71,12 @@ class FinalSpan:
         ]
 
     def read(self, reason: str, *, again: bool = False) -> pd.DataFrame:
-        """All bars, the held-back ones included; the read is logged before they are handed out.
+        """All bars, the held-out ones included; the read is logged before they are returned.
 
         Parameters
         ----------
-        reason : what is to be decided; goes into the ledger
-        again : True allows another read. It warns, since what is found then is no longer out of sample.
+        reason : what is to be decided; written to the ledger
+        again : True allows another read, with a warning, since its result is no longer out of sample.
 
         Raises ConfigError for a second read without ``again``, or without a reason.
         """
@@ -99,5 +99,5 @@ class FinalSpan:
         return self._bars.copy()
 
     def rows(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Positions of the held-back bars in what ``read`` returns, int64."""
+        """Positions of the held-out bars in the result of ``read``, int64."""
         return np.arange(self._first, len(self._bars))

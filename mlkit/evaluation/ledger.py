@@ -1,20 +1,17 @@
-"""The trial ledger: every fit is written down before it begins, so that no statistic forgets how often it was tried.
+"""The trial ledger: an append-only log of every fit, from which verdicts take the number of trials.
 
-A number that looks good is worth less the more often one looked. The correction needs the number of trials, and
-people do not remember it: not the run that was stopped, not the one that failed, not last month's. So each fit writes
-a line when it starts and another when it ends, to a file that only grows (``Settings.ledger``, JSON lines, one lock,
-fsync), and verdicts take their count from there.
+A result selected from many trials needs a correction by their number, failed and abandoned ones included. So each fit
+appends a line when it starts and another when it ends (``Settings.ledger``: JSON lines, a file lock, fsync).
 
 What counts
 -----------
-A **trial** is a distinct configuration, known by the hash of its settings, features, horizons and seed, fitted to data
-of the same market: the same symbol and timeframe with a span that overlaps, or bars with the same fingerprint. Five
-folds of one walk-forward, or the same notebook run again, are one trial; another seed is a second one. A fit that
-was abandoned or failed counts like one that ended. So a second run of the same work finds the same number.
+A **trial** is a distinct configuration, identified by the hash of its settings, features, horizons and seed, fitted to
+data of the same market: the same symbol and timeframe with a span that overlaps, or bars with the same fingerprint.
+Five folds of one walk-forward, or the same notebook run again, are one trial; another seed is a second one. A fit
+that was abandoned or failed counts too. So a second run of the same work finds the same number.
 
-The ``smoke`` profile demonstrates; it counts the trials of its own process only, and the committed notebooks say the
-same on every machine; a choice that comes from elsewhere brings its trials along (`Ledger.recall`). The ``full``
-profile counts all that was ever tried.
+The ``smoke`` profile counts the trials of its own process only, so that the committed notebooks print the same on
+every machine; a choice made in another process adds its trials (`Ledger.recall`). The ``full`` profile counts all.
 """
 
 import fcntl
@@ -37,25 +34,25 @@ from mlkit.config import Settings, fsync_folder
 from mlkit.errors import ConfigError
 from mlkit.market import fingerprint
 
-RUN = uuid4().hex  # names this process in the ledger
+RUN = uuid4().hex  # identifies this process in the ledger
 _log = logging.getLogger(__name__)
 
 
 def join_run(run: str) -> None:
-    """Write and count from now on under the name of another process's run: that of who ordered this one's work."""
+    """Write and count under the run of another process, such as the one that started this worker."""
     global RUN
     RUN = run
 
 
 @dataclass(frozen=True)
 class Source:
-    """Which data a fit saw: market, span and content."""
+    """Data of a fit: market, span and content."""
 
     symbol: str
     timeframe: str
     start: str  # open time of the first bar, ISO 8601 UTC
     end: str  # of the last one
-    sha256: str  # mlkit.market.bars.fingerprint
+    sha256: str  # mlkit.market.fingerprint
 
     @classmethod
     def of(cls, bars: pd.DataFrame) -> Self:
@@ -64,7 +61,7 @@ class Source:
         return cls(bars.attrs["symbol"], bars.attrs["timeframe"], first, last, fingerprint(bars))
 
     def overlaps(self, other: "Source") -> bool:
-        """Whether both are the same data, or share part of the history of one market."""
+        """Whether both are the same data, or parts of the same market that overlap in time."""
         same_market = (self.symbol, self.timeframe) == (other.symbol, other.timeframe)
         shared = max(self.start, other.start) <= min(self.end, other.end)
         return self.sha256 == other.sha256 or (same_market and shared)
@@ -101,17 +98,17 @@ class Ledger:
         purpose: str = "price",
         about: Mapping[str, Any] | None = None,
     ) -> Iterator[str]:
-        """Write a start, run the block, write how it ended; yields the configuration's hash.
+        """Write a start, run the block, write its end; yields the configuration's hash.
 
         Parameters
         ----------
         sources : data that are fitted, one a market
-        configuration : all that was chosen and could have been chosen otherwise; plain JSON values
-        purpose : question that the trials of one count compete to answer
-        about : further plain values of the start, such as the tracked run that the fit belongs to
+        configuration : all choices, as plain JSON values
+        purpose : kind of selection; trials are counted for each purpose
+        about : further plain values for the start, such as the tracked run of the fit
 
-        An exception, KeyboardInterrupt included, is recorded as the end and passed on; of a killed process
-        only the start remains. ConfigError where the file cannot be written: no fit goes unrecorded.
+        An exception, KeyboardInterrupt included, is written as the end and raised again; of a killed process
+        only the start remains. ConfigError if the file cannot be written, so that no fit goes unrecorded.
         """
         tried, number = configuration_hash(configuration), uuid4().hex
         start = dict(about or {}) | {
@@ -129,7 +126,7 @@ class Ledger:
         self.write("end", fit=number, status="done")
 
     def write(self, event: str, **fields: Any) -> None:
-        """Append one entry durably: under a lock, with fsync, after a torn line of a crash if there is one."""
+        """Append one entry under a lock, with fsync; an incomplete line of a crash is ended first."""
         entry = {"event": event, "time": datetime.now(UTC).isoformat(timespec="seconds"), "run": RUN, **fields}
         line = json.dumps(entry, sort_keys=True, allow_nan=False).encode() + b"\n"
         try:
@@ -151,7 +148,7 @@ class Ledger:
             ) from error
 
     def entries(self) -> list[dict[str, Any]]:
-        """Entries of the run in order; a line that was torn by a crash is left out with a logged warning."""
+        """Entries of the run in order; an incomplete line of a crash is left out with a logged warning."""
         if not self.path.exists():
             return []
         found = []
@@ -166,33 +163,33 @@ class Ledger:
         return found
 
     def recall(self, sources: Sequence[Source], configurations: Sequence[str], *, purpose: str = "price") -> None:
-        """Count what other processes tried on the sources, such as the trials of the study that a choice came from.
+        """Add trials of other processes to the count, such as those of the study that chose the parameters.
 
-        ``configurations`` are the hashes that `trial` yields; one that is known already still counts once.
+        ``configurations`` are the hashes that `trial` yields; each counts once.
         """
         about = {"purpose": purpose, "sources": [asdict(source) for source in sources]}
         self.write("recall", **about, configurations=sorted(configurations))
 
     def trials(self, sources: Sequence[Source], *, purpose: str = "price") -> int:
-        """Distinct configurations that were started on any of the sources, failed and abandoned ones included."""
+        """Number of distinct configurations started on any of the sources, failed and abandoned ones included."""
         started = {entry["configuration"] for entry in self._entries("start", sources, purpose)}
         return len(started.union(*(entry["configurations"] for entry in self._entries("recall", sources, purpose))))
 
-    def tell(
+    def write_sharpes(
         self, sources: Sequence[Source], configuration: str, sharpes: Mapping[int, float], *, purpose: str = "price"
     ) -> None:
-        """Write down what a trial came to out of sample: its Sharpe ratio per bar, net of costs, by horizon.
+        """Write a trial's out-of-sample Sharpe ratios (per bar, net of costs), by horizon.
 
-        ``configuration`` is the hash that `trial` yields. ConfigError where the file cannot be written.
+        ``configuration`` is the hash that `trial` yields. ConfigError if the file cannot be written.
         """
         about = {"purpose": purpose, "sources": [asdict(source) for source in sources]}
         known = {str(horizon): float(value) for horizon, value in sharpes.items() if math.isfinite(value)}
         self.write("sharpe", **about, configuration=configuration, sharpes=known)
 
     def sharpes(self, sources: Sequence[Source], horizon: int, *, purpose: str = "price") -> list[float]:
-        """Sharpe ratios that were told of trials on any of the sources, the newest of each configuration.
+        """Sharpe ratios of the trials on any of the sources, the newest of each configuration.
 
-        Trials that ended before ratios were written down, that never traded or that nobody evaluated have none.
+        Trials that never traded or were not evaluated have none.
         """
         found = {
             entry["configuration"]: entry["sharpes"][str(horizon)]
@@ -202,7 +199,7 @@ class Ledger:
         return list(found.values())
 
     def table(self, sources: Sequence[Source], *, purpose: str = "price") -> pd.DataFrame:
-        """Fits on the sources per configuration: how many ended ``done`` or ``failed``, or were ``abandoned``.
+        """Number of fits on the sources per configuration that are ``done``, ``failed`` or ``abandoned``.
 
         Returns a DataFrame, one row a configuration in order of its first start: ``configuration`` (first 8 digits of
         the hash), ``done``, ``failed``, ``abandoned``. A fit that is still running counts as abandoned.

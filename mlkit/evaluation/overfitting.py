@@ -1,6 +1,6 @@
-"""Was the best of several strategies chosen, or found? Two tests of a whole family of them.
+"""Probability of backtest overfitting (PBO) and Hansen's SPA test, for the best of several strategies.
 
-Both take the net returns of every strategy that one could have picked, bar by bar, (n, N).
+Both take the net bar returns of every strategy of the selection, (n, N).
 """
 
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from numpy.typing import ArrayLike
 from mlkit.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float64]
-_CHUNK = 2048  # combinations judged at once
+_CHUNK = 2048  # splits computed at once
 
 
 @dataclass(frozen=True, eq=False)
 class Overfitting:
-    """What choosing the best of N strategies by its past is worth."""
+    """Out-of-sample performance of the strategy that is best in sample, over all splits."""
 
     probability: float  # share of the splits in which the best in sample is below the median out of sample
     logits: FloatArray  # (n_splits,) log odds of its relative rank out of sample
-    slope: float  # of its Sharpe ratio out of sample on that in sample: negative where luck is picked
+    slope: float  # of its Sharpe ratio out of sample on that in sample: negative if luck is selected
     loss: float  # share of the splits in which it loses money out of sample
     strategies: int
     splits: int
@@ -34,8 +34,8 @@ def backtest_overfitting(returns: ArrayLike, *, blocks: int = 12) -> Overfitting
     """Probability of backtest overfitting by combinatorially symmetric cross-validation.
 
     The bars are cut into ``blocks`` contiguous blocks. Every choice of half of them is in sample: the strategy with
-    the best Sharpe ratio there is looked up in the other half, where its relative rank ``w`` among the N is
-    ``rank / (N + 1)``, ties at their mean. The probability is the share of splits with ``log(w / (1 - w)) <= 0``.
+    the best Sharpe ratio there is ranked in the other half, with relative rank ``w = rank / (N + 1)`` among the N,
+    ties at their mean. The probability is the share of splits with ``log(w / (1 - w)) <= 0``.
 
     Parameters
     ----------
@@ -101,25 +101,25 @@ def _sharpe(weights: FloatArray, counts: FloatArray, sums: FloatArray, squares: 
 def reality_check(
     returns: ArrayLike, *, block: float, benchmark: ArrayLike | None = None, reps: int = 1000, seed: int = 7
 ) -> "pd.Series[float]":
-    """p-values of "none of these strategies earns more than the benchmark", all of them tested together.
+    """Hansen's test for superior predictive ability (SPA): p-values of "no strategy earns more than the benchmark".
 
-    Hansen's test for superior predictive ability, by the stationary bootstrap. A small p-value
-    says that the best of the family is better than chance would make the best of so many.
+    By the stationary bootstrap. A small p-value means that the best of the family is better than the best of as
+    many strategies without skill.
 
     Parameters
     ----------
     returns
-        Net returns, (n, N); NaN counts as no position, 0. Strategies that never trade are no contenders.
+        Net returns, (n, N); NaN counts as no position, 0. Strategies that never trade are left out.
     block
         Mean block length in bars, at least the bars a position is held.
     benchmark
-        Net returns to be beaten, (n,), such as those of buy-and-hold; staying flat by default. A strategy that is
-        the benchmark is no contender.
+        Net returns of the benchmark, (n,), such as buy-and-hold; staying flat by default. A strategy equal to the
+        benchmark is left out.
 
     Returns
     -------
-    Series: ``lower``, ``consistent`` (the one to quote) and ``upper`` (White's reality check, which poor
-    strategies in the family make timid); 1 for each without a contender.
+    Series: ``lower``, ``consistent`` (the one to quote) and ``upper`` (White's reality check, which loses power
+    with poor strategies in the family); all 1 if no strategy is left.
 
     References
     ----------

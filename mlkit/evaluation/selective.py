@@ -1,4 +1,4 @@
-"""Skill when acting only where the forecast is most confident: the risk-coverage curve."""
+"""Risk-coverage curve: skill on the most confident share of the rows."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,27 +20,22 @@ def risk_coverage(
     *,
     horizon: int,
     shares: Sequence[float] = SHARES,
-    level: float = 0.95,
     reps: int = 300,
     seed: int = 7,
 ) -> pd.DataFrame:
-    """Mean gain of the most confident share of the rows, with block-bootstrap intervals.
+    """Mean gain of the most confident share of the rows, with 95 % block-bootstrap intervals.
 
-    A confidence that means something gives a curve that falls from the left: the surer, the better. Rows tied at the
-    cut count with equal fractional weight, so a constant confidence gives a level curve whatever the order of rows.
+    The curve of an informative confidence falls with the share. Rows tied at the threshold count with equal
+    fractional weight, so a constant confidence gives a constant curve whatever the order of rows.
 
-    The cut is a quantile of the rows that are scored; it describes them. To trade on it, fix the threshold before.
+    The threshold is a quantile of the scored rows themselves; to trade on it, fix it beforehand.
 
     Parameters
     ----------
-    gain
-        What acting on each row gives: a hit (1, 0, or 0.5 for a tie) or a net return, (n,).
-    confidence
-        How sure the forecast was, (n,): ``|p_up - 0.5|``. Rows with NaN in either are left out.
-    horizon
-        Bars a label spans; sets the block of the bootstrap.
-    shares
-        Parts of the rows to act on, in (0, 1].
+    gain : gain of acting on each row: a hit (1, 0, or 0.5 for a tie) or a net return, (n,).
+    confidence : confidence of each forecast, (n,), such as ``|p_up - 0.5|``. Rows with NaN in either are left out.
+    horizon : bars a label spans; the mean block of the bootstrap is ``max(10, 2 horizon)`` rows.
+    shares : shares of the rows to act on, in (0, 1].
 
     Returns
     -------
@@ -64,7 +59,7 @@ def risk_coverage(
         return {str(k): _confident_mean(of["gain"], of["confidence"], share) for k, share in enumerate(shares)}
 
     columns = {"gain": gain[known], "confidence": confidence[known]}
-    table = metric_intervals(curve, columns, horizon=horizon, level=level, reps=reps, seed=seed)
+    table = metric_intervals(curve, columns, horizon=horizon, reps=reps, seed=seed)
     table.index = pd.Index(shares, name="share")
     table["rows"] = np.array(shares) * known.sum()
     table["threshold"] = [_threshold(columns["confidence"], share) for share in shares]
@@ -72,7 +67,7 @@ def risk_coverage(
 
 
 def _confident_mean(gain: FloatArray, confidence: FloatArray, share: float) -> float:
-    """Mean gain of the ``share * n`` most confident rows; those tied at the cut fill what is left, alike."""
+    """Mean gain of the ``share * n`` most confident rows; rows tied at the threshold share the remaining weight."""
     wanted, cut = share * len(gain), _threshold(confidence, share)
     above, at = confidence > cut, confidence == cut
     left = wanted - above.sum()
@@ -80,6 +75,6 @@ def _confident_mean(gain: FloatArray, confidence: FloatArray, share: float) -> f
 
 
 def _threshold(confidence: FloatArray, share: float) -> float:
-    """Confidence of the last row that is needed."""
+    """Least confidence of the ``share * n`` most confident rows."""
     rank = min(int(np.ceil(share * len(confidence) - 1e-9)), len(confidence))
     return float(np.partition(confidence, len(confidence) - rank)[len(confidence) - rank])

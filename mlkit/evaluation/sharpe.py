@@ -1,7 +1,7 @@
-"""Sharpe ratios that answer for sample length, fat tails and the number of trials.
+"""Sharpe ratios corrected for sample length, fat tails and the number of trials.
 
-All ratios are per bar, not annualised: mean over standard deviation of net bar returns. Annualise for the eye only,
-by ``sqrt(bars a year)``.
+All ratios are per bar, not annualised: mean over standard deviation of net bar returns. To show an annualised
+ratio, multiply by ``sqrt(bars a year)``.
 """
 
 import math
@@ -11,8 +11,6 @@ import numpy.typing as npt
 from numpy.typing import ArrayLike
 
 from mlkit.errors import ConfigError
-
-EULER = 0.5772156649015329
 
 
 def sharpe_ratio(returns: ArrayLike) -> float:
@@ -55,7 +53,8 @@ def probabilistic_sharpe(returns: ArrayLike, benchmark: float = 0.0) -> float:
     sharpe = sharpe_ratio(r)
     if len(r) < 3 or math.isnan(sharpe):
         return math.nan
-    skew, kurtosis = _moments(r)
+    z = (r - r.mean()) / r.std()
+    skew, kurtosis = float(np.mean(z**3)), float(np.mean(z**4))
     return sharpe_probability(sharpe, len(r), benchmark, skew=skew, kurtosis=kurtosis)
 
 
@@ -69,7 +68,7 @@ def sharpe_probability(
 
 
 def expected_best_sharpe(trials: int, variance: float) -> float:
-    """Largest Sharpe ratio to expect of ``trials`` independent ones without skill, whose variance is given.
+    """Expected largest Sharpe ratio of ``trials`` independent strategies without skill, given their variance.
 
     ``sqrt(V) ((1 - γ) Φ⁻¹(1 - 1/N) + γ Φ⁻¹(1 - 1/(N e)))`` with Euler's γ; 0 for one trial.
 
@@ -84,21 +83,21 @@ def expected_best_sharpe(trials: int, variance: float) -> float:
     if trials == 1:
         return 0.0
     tails = norm.ppf(1.0 - 1.0 / trials), norm.ppf(1.0 - 1.0 / (trials * math.e))
-    return float(math.sqrt(variance) * ((1.0 - EULER) * tails[0] + EULER * tails[1]))
+    return float(math.sqrt(variance) * ((1.0 - np.euler_gamma) * tails[0] + np.euler_gamma * tails[1]))
 
 
 def deflated_sharpe(returns: ArrayLike, trials: int, *, variance: float | None = None) -> float:
-    """Probability that the true Sharpe ratio is above what the best of ``trials`` strategies without skill shows.
+    """Probability that the true Sharpe ratio is above the expected best of ``trials`` strategies without skill.
 
     Parameters
     ----------
     returns
         Net returns of the bars of the chosen strategy, (n,), NaN left out.
     trials
-        From the trial ledger: ``Ledger.trials``, times the strategies that one configuration offers.
+        Number of strategies tried: ``Ledger.trials``, times the strategies of one configuration.
     variance
-        Of the Sharpe ratios across trials. Default: the variance of a Sharpe ratio without skill, ``1 / (n - 1)``,
-        which is what differs between trials when none has any.
+        Of the Sharpe ratios across trials. Default: the sampling variance of a Sharpe ratio without skill,
+        ``1 / (n - 1)``.
 
     Returns
     -------
@@ -118,9 +117,3 @@ def deflated_sharpe(returns: ArrayLike, trials: int, *, variance: float | None =
 def _known(returns: ArrayLike) -> npt.NDArray[np.float64]:
     r = np.asarray(returns, dtype=np.float64)
     return r[~np.isnan(r)]
-
-
-def _moments(r: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Skewness and kurtosis (3 for a normal law)."""
-    z = (r - r.mean()) / r.std()
-    return float(np.mean(z**3)), float(np.mean(z**4))

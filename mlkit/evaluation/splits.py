@@ -36,7 +36,7 @@ class WalkForward:
     Row t is known when bar t closes; its label for horizon h is known when bar ``end = t + h`` closes.
     A train row is kept only if its latest label, over **all** horizons, ends strictly before the first
     test row: ``end < first_test - embargo``. A label that ends on the first test row itself is dropped
-    too, because at that close the model must already stand ready. A row with any label missing is in
+    too, because the model must be fitted before that close. A row with any label missing is in
     neither part, so every horizon of a fold is fitted and scored on the same rows.
 
     Twelve bars with horizons (1, 2): rows 0..9 have both labels, rows 10 and 11 do not.
@@ -77,12 +77,12 @@ class WalkForward:
         X, y
             One of them is the frame of ``forward_returns``; or
         groups
-            label end positions, int64 (n, H), as :func:`label_end_positions` gives them. This is the way
-            through scikit-learn, which hands on plain arrays: ``cross_val_score(..., groups=end)``.
+            label end positions, int64 (n, H), from :func:`label_end_positions`; for scikit-learn, which passes plain
+            arrays: ``cross_val_score(..., groups=end)``.
         positions
-            Bar time of each row, int64 (n,), on the same count as ``groups``, where rows of several markets share
-            bar times. Test blocks, the purge and the embargo then count bar times, never rows, and no block
-            begins in the middle of one. Default 0..n-1.
+            Position of each row's bar time, int64 (n,), in the units of ``groups``, if several markets share bar
+            times. Test blocks, the purge and the embargo then count bar times, not rows, and all rows of a time are
+            in one block. Default 0..n-1.
 
         Raises
         ------
@@ -108,11 +108,11 @@ class WalkForward:
             yield train, test
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
-        """Number of folds; the arguments are there for scikit-learn."""
+        """Number of folds; scikit-learn passes the arguments."""
         return self.n_splits
 
     def _layout(self, n_rows: int) -> tuple[int, int]:
-        """Training rows before the purge, and rows in a test block; the remainder joins the first train."""
+        """Training rows before the purge, and rows of a test block; the remainder is in the first training part."""
         min_train = n_rows // (self.n_splits + 1) if self.min_train is None else self.min_train
         size = (n_rows - min_train) // self.n_splits
         if size < 1 or min_train < 1:
@@ -126,11 +126,11 @@ class WalkForward:
 
 @dataclass(frozen=True)
 class CombinatorialPurged:
-    """Combinatorial purged cross-validation: every choice of test groups, and whole paths out of them.
+    """Combinatorial purged cross-validation: every choice of test groups, joined into paths over the whole history.
 
     The labelled rows are cut into ``n_groups`` contiguous groups; each split tests on ``n_test_groups`` of
     them and trains on the rest. Every row is tested by ``n_paths`` splits, so that the splits join into
-    ``n_paths`` forecasts of the whole history instead of one: a distribution of the result, not a number.
+    ``n_paths`` forecasts of the whole history, which give a distribution of the result.
 
     Parameters
     ----------
@@ -143,8 +143,8 @@ class CombinatorialPurged:
     -------------------------------
     Row t's label covers bars t to ``end``. A train row is kept only if its interval, to the latest end over
     **all** horizons, lies wholly before or wholly after the interval of every test group, ``embargo`` bars
-    apart: ``end < first - embargo`` or ``t > last_end + embargo``. Models do train on the future here. It
-    tells how stable a result is; what it would have earned is for ``WalkForward`` to say.
+    apart: ``end < first - embargo`` or ``t > last_end + embargo``. Models train on later rows too, so
+    this measures how stable a result is; for what it would have earned use ``WalkForward``.
 
     Eight bars with horizon 1: rows 0..6 have a label. With ``CombinatorialPurged(n_groups=3, n_test_groups=1)``
     the groups are 0-2, 3-4 and 5-6; the split that tests rows 3-4 (bars 3 to 5) trains on rows 0, 1 and 6.
@@ -170,7 +170,7 @@ class CombinatorialPurged:
 
     @property
     def n_paths(self) -> int:
-        """Whole histories that the splits join into."""
+        """Number of paths, each a forecast of the whole history."""
         return comb(self.n_groups - 1, self.n_test_groups - 1)
 
     def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[IntArray, IntArray]]:
@@ -202,7 +202,7 @@ class CombinatorialPurged:
         return np.array_split(rows, self.n_groups)
 
     def paths(self) -> IntArray:
-        """Which split tests each group on each path, (n_paths, n_groups); splits are counted as they are yielded."""
+        """Number of the split that tests each group on each path, (n_paths, n_groups), in the order of ``split``."""
         tested: list[list[int]] = [[] for _ in range(self.n_groups)]
         for number, chosen in enumerate(combinations(range(self.n_groups), self.n_test_groups)):
             for group in chosen:
@@ -210,7 +210,7 @@ class CombinatorialPurged:
         return np.array(tested, dtype=np.int64).T
 
     def join(self, forecasts: Sequence[Any], end: IntArray) -> npt.NDArray[np.float64]:
-        """Paths of forecasts, (n_paths, n), from one array a split, rows as its ``test``; NaN without a label."""
+        """Forecasts of each path, (n_paths, n), from one array a split in the order of its ``test``; NaN: no label."""
         blocks, paths = self.groups(end), self.paths()
         joined = np.full((self.n_paths, len(end)), np.nan)
         splits = list(combinations(range(self.n_groups), self.n_test_groups))
@@ -221,7 +221,7 @@ class CombinatorialPurged:
         return joined
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
-        """Number of splits, C(n_groups, n_test_groups); the arguments are there for scikit-learn."""
+        """Number of splits, C(n_groups, n_test_groups); scikit-learn passes the arguments."""
         return comb(self.n_groups, self.n_test_groups)
 
 
@@ -240,7 +240,7 @@ def label_end_positions(labels: pd.DataFrame) -> IntArray:
     ends = labels["end_time"]
     times = pd.DatetimeIndex(labels.index).as_unit("ns").asi8
     columns = [pd.DatetimeIndex(ends[h]).as_unit("ns").asi8 for h in ends.columns]
-    # The last bar that opens no later than the end: exact on bars, and never early where rows were dropped.
+    # The last bar that opens no later than the end: exact on bars, and not too early if rows were dropped.
     end = np.stack([np.searchsorted(times, c, side="right") - 1 for c in columns], axis=1)
     missing = ends.isna().to_numpy()
     if "log_return" in labels.columns.get_level_values(0):
@@ -264,9 +264,9 @@ def inner_split(
     fractions
         Shares of the bar times at which a row has every label; they sum to 1.
     positions
-        Bar position of each row, int64 (n,), on the same count as ``end``. Default 0..n-1: the rows are
-        all the bars. A subset of bars (one walk-forward fold) must pass its own positions; rows of several
-        markets share them.
+        Bar position of each row, int64 (n,), in the units of ``end``. Default 0..n-1: the rows are all the
+        bars. Required for a subset of bars (one walk-forward fold) and for rows of several markets, which share
+        positions.
 
     Returns
     -------
@@ -298,12 +298,12 @@ def inner_split(
 
 
 def distinct(ordered: IntArray) -> IntArray:
-    """Each value of an array in order once: ``np.unique`` without its sorting and its table."""
+    """Distinct values of a sorted array: ``np.unique`` without the sort."""
     return ordered[np.diff(ordered, prepend=ordered[:1] - 1) > 0]
 
 
 def _bar_times(caller: str, positions: IntArray | None, n: int) -> IntArray:
-    """Bar time of each of n rows: 0..n-1 where none are given; ConfigError out of order."""
+    """Bar position of each of n rows, by default 0..n-1; ConfigError if they are out of order."""
     if positions is None:
         return np.arange(n)
     where = np.asarray(positions, dtype=np.int64)
@@ -318,7 +318,7 @@ def _demand(splitter: object, name: str, value: int, least: int) -> None:
 
 
 def _find_ends(splitter: object, X: Any, y: Any, groups: Any) -> IntArray:
-    """Label end positions from whichever argument carries them."""
+    """Label end positions from the first argument that has them."""
     for labels in (X, y):
         if isinstance(labels, pd.DataFrame) and "end_time" in labels.columns.get_level_values(0):
             return label_end_positions(labels)
@@ -335,6 +335,6 @@ def _find_ends(splitter: object, X: Any, y: Any, groups: Any) -> IntArray:
 
 
 def _two_dimensional(end: npt.NDArray[Any]) -> IntArray:
-    """Label end positions with one column a horizon, also where there is only one, or no row."""
+    """Label end positions with one column a horizon, for a vector too."""
     end = np.asarray(end, dtype=np.int64)
     return end[:, None] if end.ndim == 1 else end

@@ -143,10 +143,10 @@ def test_sharpe_ratios_of_trials_by_horizon(ledger: Ledger) -> None:
     with ledger.trial([mine], {"seed": 1}) as first:
         pass
     assert ledger.sharpes([mine], 1) == []  # a line without ratios, as every older one is
-    ledger.tell([mine], first, {1: 0.02, 5: float("nan")})
-    ledger.tell([mine], first, {1: 0.03})
-    ledger.tell([mine], "another", {1: -0.01, 5: 0.04})
-    ledger.tell([source(symbol="B", sha="y")], "third", {1: 9.0})
-    ledger.tell([mine], "a pattern", {1: 9.0}, purpose="patterns")
+    ledger.write_sharpes([mine], first, {1: 0.02, 5: float("nan")})
+    ledger.write_sharpes([mine], first, {1: 0.03})
+    ledger.write_sharpes([mine], "another", {1: -0.01, 5: 0.04})
+    ledger.write_sharpes([source(symbol="B", sha="y")], "third", {1: 9.0})
+    ledger.write_sharpes([mine], "a pattern", {1: 9.0}, purpose="patterns")
     assert ledger.sharpes([mine], 1) == [0.03, -0.01] and ledger.sharpes([mine], 5) == [0.04]
     assert ledger.trials([mine]) == 1  # what is told is no trial

@@ -99,7 +99,7 @@ def test_the_variance_of_the_trials_deflates_where_enough_are_known(
     assert ledger.sharpes([source], 1) == [own]
     others = [0.5, -0.5, 0.4, -0.4]
     for number, ratio in enumerate(others):
-        ledger.tell([source], f"trial {number}", {1: ratio})
+        ledger.write_sharpes([source], f"trial {number}", {1: ratio})
     wide = evidence(bars, named, settings)
     net = backtests(bars, named, settings)[1].strategy.net_return[:-1]
     assert wide.loc[1, "dsr"] == deflated_sharpe(net, 2, variance=float(np.var([own, *others], ddof=1)))

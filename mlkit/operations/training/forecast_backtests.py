@@ -89,7 +89,7 @@ def evidence(
     tried = forecasts.attrs.get("configuration")
     if tried is not None and column == "log_return":
         ratios = {h: sharpe_ratio(result.strategy.net_return[:-1]) for h, result in results.items()}
-        ledger.tell(sources, tried, ratios)
+        ledger.write_sharpes(sources, tried, ratios)
     years = (bars.index[-1] - bars.index[0]) / pd.Timedelta(days=365.25)
     rows = {}
     for h, result in results.items():
