@@ -28,9 +28,9 @@ DISTRIBUTIONS = {
     "fsspec": "s3fs",
     "IPython": "ipykernel",
     "llvmlite": "numba",
-    "jinja2": "nbconvert",
     "matplotlib_inline": "ipykernel",
     "packaging": "pytest",
+    "pydantic_core": "pydantic",
     "scipy": "scikit-learn",
     "traitlets": "nbconvert",
 }
@@ -85,6 +85,13 @@ def test_environment_yml_speaks_conda_forge() -> None:
     names = set(re.findall(r"^  - ([A-Za-z0-9-]+)", (ROOT / "environment.yml").read_text(), re.MULTILINE))
     assert {"python", "pytorch", "xgboost", "arch-py", "ccxt-py", "ta-lib"} <= names
     assert not {"torch", "xgboost-cpu", "arch", "ccxt", "TA-Lib"} & names
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "environment.yml", "Makefile"])
+def test_every_file_that_is_named_exists(name: str) -> None:
+    named = re.findall(r"(?<![\w/.])(?:mlkit|tests|notebooks|\.ci)/[\w./*-]*\w", (ROOT / name).read_text())
+    assert named
+    assert [path for path in named if not list(ROOT.glob(path))] == []
 
 
 def test_constraints_pin_every_declared_requirement(declared: list[Requirement], pins: dict[str, str]) -> None:
