@@ -1,4 +1,4 @@
-"""What a server is told beyond `Settings`: where it listens, who may ask, and how much work it takes on."""
+"""Options of a server beyond `Settings`: address, access and limits on its work."""
 
 import ipaddress
 from pathlib import Path
@@ -13,7 +13,7 @@ LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 class ServeOptions(BaseModel):
-    """Frozen options of one server; the token itself stays in its file and in memory."""
+    """Frozen options of one server; the token itself is only read from its file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,7 +26,7 @@ class ServeOptions(BaseModel):
     seats: Annotated[int, Field(ge=0, le=1024)] = 16  # computations that may wait for a free one
     in_flight: Annotated[int, Field(ge=1)] = 512  # requests at a time in a process
     deadline: Annotated[float, Field(gt=0)] = 10.0  # seconds a request may take
-    markets: Annotated[int, Field(ge=1)] = 64  # followed live at a time; the longest unasked one is dropped
+    markets: Annotated[int, Field(ge=1)] = 64  # followed live at a time; the one unused for longest is dropped
 
     @property
     def hosts(self) -> frozenset[str]:
@@ -34,9 +34,9 @@ class ServeOptions(BaseModel):
         return frozenset(name.lower() for name in (*LOCAL_NAMES, self.host.strip("[]"), *self.allowed_hosts))
 
     def token(self) -> bytes | None:
-        """The token that requests must carry, or None where none is asked for.
+        """The token that requests must carry, or None where they need none.
 
-        Raises ConfigError for a token that is too short or unreadable, and for an address other than this machine's own
+        Raises ConfigError for a token that is too short or unreadable, and for an address that other machines can reach
         without one.
         """
         if self.token_file is None:
@@ -61,7 +61,7 @@ class ServeOptions(BaseModel):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine only."""
+    """Whether only this machine can reach an address."""
     if host.lower() == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""The page at `/`: files of the package, served as they are under a strict Content-Security-Policy."""
+"""The page at `/`: files of the package, served unchanged under a strict Content-Security-Policy."""
 
 from pathlib import Path
 from typing import Any
@@ -17,40 +17,39 @@ MEDIA_TYPES = {
     ".png": "image/png",
     ".txt": "text/plain; charset=utf-8",
 }
-POLICY = (
+CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-HEADERS = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache", "X-Frame-Options": "DENY"}
+PAGE_HEADERS = {"Content-Security-Policy": CONTENT_POLICY, "Cache-Control": "no-cache", "X-Frame-Options": "DENY"}
 
 
 def mount_page(app: Any, folder: Path = STATIC_FOLDER) -> list[str]:
-    """Serve ``index.html`` of a folder at `/`, its other files and the panel's module at `/static/<name>`; their paths.
+    """Serve ``index.html`` of a folder at `/`, its other files and the panel's module at `/static/<name>`.
 
-    The names are read once, here: no path is made of a request. Without ``index.html`` nothing is served.
+    The names are read once, here, so that no request can form a path. Without ``index.html`` nothing is served.
+
+    Returns the served paths.
     """
     if not (folder / "index.html").is_file():
         return []
-    served = {"/": folder / "index.html"}
-    for path in sorted(folder.iterdir()):
-        if path.suffix in MEDIA_TYPES and path.name != "index.html":
-            served[f"/static/{path.name}"] = path
-    for url, path in served.items():
+    files: dict[str, Path | None] = {
+        f"/static/{path.name}": path for path in sorted(folder.iterdir()) if path.suffix in MEDIA_TYPES
+    }
+    files = {"/": files.pop("/static/index.html"), **files, "/static/panel.js": None}
+    for url, path in files.items():
         app.router.routes.append(Route(url, _endpoint(path), methods=["GET"], include_in_schema=False))
-    module = "/static/panel.js"
-    app.router.routes.append(Route(module, _panel, methods=["GET"], include_in_schema=False))
-    return [*served, module]
+    return list(files)
 
 
-async def _panel(_: Any) -> Response:
-    """The module that notebooks run too."""
-    return Response(panel_module(), media_type=MEDIA_TYPES[".js"], headers=HEADERS)
+def _endpoint(path: Path | None) -> Any:
+    """Sends a file, or the panel's module for None."""
 
-
-def _endpoint(path: Path) -> Any:
     async def send(_: Any) -> Response:
+        if path is None:
+            return Response(panel_module(), media_type=MEDIA_TYPES[".js"], headers=PAGE_HEADERS)
         if not path.is_file():
             raise MlkitError("the page is not installed")
-        return FileResponse(path, media_type=MEDIA_TYPES[path.suffix], headers=HEADERS)
+        return FileResponse(path, media_type=MEDIA_TYPES[path.suffix], headers=PAGE_HEADERS)
 
     return send

@@ -1,4 +1,4 @@
-"""Prometheus metrics of a server; with several worker processes, `/metrics` of any of them tells of all."""
+"""Prometheus metrics of a server; with several worker processes, `/metrics` of any of them covers all."""
 
 import os
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector  # type: ignore[no-untyped-call,unused-ignore]
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # set before prometheus_client is imported where workers share counts
+METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # must be set before prometheus_client is imported
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
-class Metrics:
-    """Counts and times of requests and computations."""
+class RequestMetrics:
+    """Counts and durations of requests and computations."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -24,7 +24,7 @@ class Metrics:
         self.refused = Counter("refused", "Requests turned away", ["why"], **of)
 
     def text(self) -> bytes:
-        """What Prometheus scrapes."""
+        """The metrics in the text format of Prometheus."""
         if SHARED_FOLDER not in os.environ:
             return generate_latest(self._registry)
         shared = CollectorRegistry()

@@ -25,8 +25,8 @@ class InsightAnswer(InsightData):
     marks: list[PatternMark] | None = None  # [epoch seconds, pattern, direction] of each pattern detected at these bars
 
 
-class Part(BaseModel):
-    """What every part of an insight repeats: which bar, by which models, how old."""
+class InsightPart(BaseModel):
+    """The fields that every part of an insight repeats: bar, models, ages."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
@@ -42,19 +42,19 @@ class Part(BaseModel):
     bundle: str | None
 
 
-class PatternsAnswer(Part):
+class PatternsAnswer(InsightPart):
     """Patterns at the newest bar."""
 
     patterns: PatternReading
 
 
-class PricePredictionAnswer(Part):
+class PricePredictionAnswer(InsightPart):
     """Forecasts from the newest bar."""
 
     price_predictions: dict[str, PricePrediction]
 
 
-class SignalsAnswer(Part):
+class SignalsAnswer(InsightPart):
     """Signals at the newest bar, the leading one first, and the confidence of that one."""
 
     signals: list[Signal]

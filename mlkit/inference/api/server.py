@@ -1,4 +1,4 @@
-"""uvicorn around the application: one process or several, structured logs, a start that refuses what is unsafe."""
+"""uvicorn around the application: one process or several, logs as JSON lines."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from mlkit.config import Settings
 from mlkit.inference.api.options import ServeOptions
 from mlkit.inference.api.request_metrics import SHARED_FOLDER
 
-OPTIONS = "MLKIT_SERVE_OPTIONS"  # how worker processes get theirs; the token stays in its file
+OPTIONS_VARIABLE = "MLKIT_SERVE_OPTIONS"  # passes the options to worker processes; the token stays in its file
 
 
 def run_server(options: ServeOptions, settings: Settings | None = None) -> None:
@@ -43,23 +43,23 @@ def run_server(options: ServeOptions, settings: Settings | None = None) -> None:
         uvicorn.run(create_app(settings, options), **common)
         return
     with tempfile.TemporaryDirectory(prefix="mlkit-metrics-") as folder:
-        os.environ |= {SHARED_FOLDER: folder, OPTIONS: options.model_dump_json()}
+        os.environ |= {SHARED_FOLDER: folder, OPTIONS_VARIABLE: options.model_dump_json()}
         try:
             uvicorn.run("mlkit.inference.api.server:worker_app", factory=True, workers=options.workers, **common)
-        finally:  # the caller's environment is not the workers'
-            for name in (SHARED_FOLDER, OPTIONS):
+        finally:  # only the workers need them
+            for name in (SHARED_FOLDER, OPTIONS_VARIABLE):
                 del os.environ[name]
 
 
 def worker_app() -> Any:
-    """The application of a worker process, from the environment that `run_server` prepared."""
+    """The application of a worker process, from the environment that `run_server` sets."""
     from mlkit.inference.api.app import create_app
 
-    return create_app(Settings(), ServeOptions.model_validate_json(os.environ[OPTIONS]))
+    return create_app(Settings(), ServeOptions.model_validate_json(os.environ[OPTIONS_VARIABLE]))
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, event, process, and the fields of the record."""
+    """Formats a record as one JSON object: time, level, logger, event, process, and the fields of the record."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record; a traceback is one string in it."""

@@ -75,7 +75,7 @@ def serve(market: tuple[Settings, pd.DataFrame], trained: ModelBundle) -> Iterat
 
     yield make
     for client in made:
-        client.app.state.desk.close()
+        client.app.state.service.close()
         client.close()
 
 

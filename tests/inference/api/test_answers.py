@@ -47,7 +47,7 @@ def test_the_endpoints_say_what_the_insight_says(
         assert keys <= document.keys()
         assert document == {name: expected[name] for name in document}
         assert model.model_validate(document).model_dump(mode="json") == document
-    assert client.app.state.desk.insights.computed == 1
+    assert client.app.state.service.insights.computed == 1
 
 
 def test_candles_come_along(serve: Serve, market: tuple[Settings, pd.DataFrame], reason: Reason) -> None:

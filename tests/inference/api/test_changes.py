@@ -27,7 +27,7 @@ def test_a_promoted_bundle_answers_at_once_and_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings, bars = market
-    monkeypatch.setattr("mlkit.inference.api.app.LOOK_AGAIN", 0.0)
+    monkeypatch.setattr("mlkit.inference.api.insight_service.BUNDLE_TTL", 0.0)
     verdicts = {"1": {"verdict": "edge"}, "5": {"verdict": "no edge"}}  # the other way round, so that answers differ
     other = small_bundle(bars.iloc[:2200], seed=8, root=settings.models / "TEST-1d", metrics=verdicts)
     client = serve()
@@ -40,7 +40,7 @@ def test_a_promoted_bundle_answers_at_once_and_alone(
             assert document["bundle"] == bundle.id
             assert client.get("/api/ml/price-prediction/TEST?timeframe=1d").json()["bundle"] == bundle.id
         assert seen[0] == seen[2] != seen[1]
-        assert client.app.state.desk.insights.computed == 3
+        assert client.app.state.service.insights.computed == 3
     finally:
         publish(trained)
 
@@ -83,4 +83,4 @@ def test_an_answer_is_kept_for_its_time(serve: Serve, market: tuple[Settings, pd
     client = serve(market[0].model_copy(update={"ml_cache_ttl": 0}))
     for _ in range(3):
         assert client.get(URL).headers["cache-control"] == "private, max-age=0"
-    assert client.app.state.desk.insights.computed == 3
+    assert client.app.state.service.insights.computed == 3

@@ -29,9 +29,9 @@ PATHS = [f"/api/ml/{part}/{{symbol}}" for part in ("insights", "patterns", "pric
 @pytest.fixture(scope="module")
 def document(market: tuple[Settings, pd.DataFrame], trained: ModelBundle) -> Iterator[Any]:
     app = create_app(market[0], ServeOptions(allowed_hosts=("testserver",)))
-    app.state.desk.markets.answer(("TEST", "1d"))  # the first one loads the models, which no request should wait for
+    app.state.service.markets.answer(("TEST", "1d"))  # the first one loads the models, which no request should wait for
     yield schemathesis.openapi.from_asgi("/openapi.json", app)
-    app.state.desk.close()
+    app.state.service.close()
 
 
 def test_the_document_holds_every_endpoint(document: Any) -> None:

@@ -29,7 +29,7 @@ def test_hostile_symbols(serve: Serve, symbol: str, reason: Reason) -> None:
         assert response.status_code in (404, 422)
         said = reason(response, response.status_code)
         assert len(said) < 400 and "\n" not in said
-    assert client.app.state.desk.insights.computed == 0
+    assert client.app.state.service.insights.computed == 0
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_hostile_timeframes(serve: Serve, query: str, reason: Reason) -> None:
     response = client.get(f"/api/ml/insights/TEST?{query}")
     assert response.status_code in (404, 422)
     assert len(reason(response, response.status_code)) < 6000
-    assert client.app.state.desk.insights.computed == 0
+    assert client.app.state.service.insights.computed == 0
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE", "BREW"])

@@ -44,7 +44,7 @@ def test_a_hundred_cold_requests_are_one_computation(serve: Serve, slow: threadi
     answers = client.run(storm())
     assert {a.status_code for a in answers} == {200}
     assert len({a.content for a in answers}) == 4
-    assert client.app.state.desk.insights.computed == 1
+    assert client.app.state.service.insights.computed == 1
 
 
 def test_a_full_pool_refuses_at_once(serve: Serve, slow: threading.Event, reason: Reason) -> None:
@@ -53,7 +53,7 @@ def test_a_full_pool_refuses_at_once(serve: Serve, slow: threading.Event, reason
 
     async def crowd() -> tuple[Any, list[Any]]:
         held = [asyncio.ensure_future(client.ask(f"/api/ml/insights/{name}")) for name in markets[:2]]
-        while client.app.state.desk.insights.flights < 2:
+        while client.app.state.service.insights.flights < 2:
             await asyncio.sleep(0.01)
         refused = await client.ask(f"/api/ml/insights/{markets[2]}")  # while both others still wait
         assert not any(ask.done() for ask in held)
@@ -62,7 +62,7 @@ def test_a_full_pool_refuses_at_once(serve: Serve, slow: threading.Event, reason
 
     refused, held = client.run(crowd())
     assert reason(refused, 503).startswith("busy") and refused.headers["retry-after"] == "1"
-    assert client.app.state.desk.insights.refused == 1
+    assert client.app.state.service.insights.refused == 1
     assert {a.status_code for a in held} == {200}
     assert client.get(f"/api/ml/insights/{markets[2]}").status_code == 200
 
@@ -72,10 +72,10 @@ def test_a_deadline_ends_the_wait_not_the_work(serve: Serve, slow: threading.Eve
     late = client.get(URL)
     assert "too long" in reason(late, 503) and late.headers["retry-after"] == "1"
     slow.set()
-    while client.app.state.desk.insights.flights:
+    while client.app.state.service.insights.flights:
         client.run(asyncio.sleep(0.02))
     assert client.get(URL).status_code == 200
-    assert client.app.state.desk.insights.computed == 1
+    assert client.app.state.service.insights.computed == 1
 
 
 def test_too_many_requests_at_a_time(serve: Serve, slow: threading.Event, reason: Reason) -> None:
@@ -97,10 +97,10 @@ def test_a_known_market_is_not_looked_for_again(
     serve: Serve, market: tuple[Settings, pd.DataFrame], monkeypatch: pytest.MonkeyPatch, reason: Reason
 ) -> None:
     """Nobody waits for a list of the lake but those who ask for what is not in the last one."""
-    monkeypatch.setattr("mlkit.inference.api.app.NAMES_TTL", 0.0)
+    monkeypatch.setattr("mlkit.inference.api.insight_service.NAMES_TTL", 0.0)
     settings, bars = market
     client = serve(settings.model_copy(update={"ml_cache_ttl": 0}))
-    names = client.app.state.desk._names
+    names = client.app.state.service.names
     for _ in range(3):
         assert client.get(URL).status_code == 200
     assert names.computed == 1

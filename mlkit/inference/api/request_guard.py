@@ -1,4 +1,4 @@
-"""Around every request: its id, the Host and token it carries, how many there are, its line in the log."""
+"""Middleware around every request: request id, Host and token checks, a limit on their number, metrics and log."""
 
 import hashlib
 import hmac
@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from mlkit.inference.api.request_metrics import Metrics
+from mlkit.inference.api.request_metrics import RequestMetrics
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -19,7 +19,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
-_OPEN = ("/healthz", "/", "/static/")  # answered without a token: they tell nothing about a market
+_OPEN = ("/healthz", "/", "/static/")  # answered without a token: they show nothing about a market
 _HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 _log = logging.getLogger("mlkit.serve")
 
@@ -29,23 +29,22 @@ def error_body(reason: str, status: int, request_id: str) -> bytes:
     return json.dumps({"error": {"reason": reason, "status": status, "request_id": request_id}}).encode()
 
 
-class Guard:
-    """ASGI middleware; refuses what must not reach the application and never shows a traceback.
+class RequestGuard:
+    """ASGI middleware: refuses requests that must not reach the application and never shows a traceback.
 
     Parameters
     ----------
-    app : the application.
     hosts : names that a Host header may have, lower case.
-    token : what ``Authorization: Bearer`` must carry, or None.
+    token : required in ``Authorization: Bearer``; None where requests need none.
     in_flight : requests at a time; one more is answered 503.
     """
 
     def __init__(
-        self, app: App, *, hosts: frozenset[str], token: bytes | None, in_flight: int, metrics: Metrics
+        self, app: App, *, hosts: frozenset[str], token: bytes | None, in_flight: int, metrics: RequestMetrics
     ) -> None:
-        self._app, self._hosts, self._most, self._metrics = app, hosts, in_flight, metrics
+        self._app, self._hosts, self._in_flight, self._metrics = app, hosts, in_flight, metrics
         self._token = None if token is None else hashlib.sha256(token).digest()
-        self._now = 0
+        self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -53,7 +52,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = dict(reversed(scope["headers"]))  # the first of a repeated header counts
-        begun, request_id = time.perf_counter(), _request_id(headers.get(b"x-request-id", b""))
+        start, request_id = time.perf_counter(), _request_id(headers.get(b"x-request-id", b""))
         scope.setdefault("state", {})["request_id"] = request_id
         status = 500
 
@@ -65,7 +64,7 @@ class Guard:
                 message = {**message, "headers": named}
             await send(message)
 
-        self._now += 1
+        self._running += 1
         try:
             refusal = self._refusal(scope, headers)
             if refusal is None:
@@ -76,12 +75,12 @@ class Guard:
             _log.exception("failed", extra={"fields": {"request_id": request_id, "path": scope["path"][:200]}})
             await _refuse(answer, 500, "internal error; the log knows this request by its id", request_id=request_id)
         finally:
-            self._now -= 1
-            self._tell(scope, status, time.perf_counter() - begun, request_id)
+            self._running -= 1
+            self._record(scope, status, time.perf_counter() - start, request_id)
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
-        """Status and reason where a request goes no further."""
-        if self._now > self._most:
+        """Status and reason of a refusal, None for a request that is passed on."""
+        if self._running > self._in_flight:
             self._metrics.refused.labels("in flight").inc()
             return 503, "busy: too many requests at a time; ask again in a second"
         if _host(headers.get(b"host", b"")) not in self._hosts:
@@ -99,8 +98,8 @@ class Guard:
         self._metrics.refused.labels("token").inc()
         return 401, "the token is missing or wrong; send Authorization: Bearer <token>"
 
-    def _tell(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
-        """Count a request and write its line."""
+    def _record(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
+        """Count a request and log it."""
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.seconds.labels(route).observe(seconds)
@@ -129,13 +128,13 @@ async def _refuse(send: Send, status: int, reason: str, *, request_id: str) -> N
 
 
 def _request_id(given: bytes) -> str:
-    """The id that a client gave, where it is a plain word, or a new one."""
+    """The id that the client sent, where it is a plain word, else a new one."""
     text = given.decode("latin-1")
     return text if _ID.fullmatch(text) else uuid.uuid4().hex
 
 
 def _host(header: bytes) -> str:
-    """Name in a Host header, lower case, without port and brackets; empty where it is none."""
+    """Name in a Host header, lower case, without port and brackets; empty for a malformed one."""
     name = header.decode("latin-1").lower()
     if name.startswith("["):
         name, _, port = name[1:].partition("]")

@@ -1,0 +1,129 @@
+"""A cache that computes a missing value once, in a bounded thread pool, however many requests wait for it."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+from mlkit.errors import MlkitError
+
+Key = TypeVar("Key", bound=Hashable)
+Cached = TypeVar("Cached")
+# Seconds for which an error is kept, so that a market that fails cannot keep the pool busy.
+ERROR_TTL = 1.0
+
+
+class BusyError(MlkitError):
+    """All threads are computing and the queue before them is full."""
+
+
+@dataclass(frozen=True)
+class CacheLimits:
+    """Seconds for which a value is kept, computations at a time, computations that may wait, and values kept."""
+
+    ttl: float
+    jobs: int = 1
+    seats: int = 0
+    size: int = 1
+
+
+class _Entry(NamedTuple, Generic[Cached]):
+    value: Cached | None
+    error: BaseException | None
+    expires: float
+
+
+class SingleFlightCache(Generic[Key, Cached]):
+    """Values by key, each computed by one thread; used from one event loop.
+
+    Parameters
+    ----------
+    compute : called in the thread pool, never twice at a time for one key.
+    limits : how much is computed and kept; the values unused for longest are dropped, one computation more than
+        ``jobs + seats`` is refused.
+    fresh : whether a kept value still holds; called in the event loop before each use, so it must be quick.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[Key], Cached],
+        limits: CacheLimits,
+        fresh: Callable[[Key, Cached], bool] = lambda *_: True,
+    ) -> None:
+        self._compute, self._limits, self._fresh = compute, limits, fresh
+        # Created when first needed: an application may be started again after `close`.
+        self._pool: ThreadPoolExecutor | None = None
+        self._entries: OrderedDict[Key, _Entry[Cached]] = OrderedDict()
+        self._flights: dict[Key, asyncio.Future[Cached]] = {}
+        self.computed = self.refused = 0
+
+    @property
+    def flights(self) -> int:
+        """Number of computations that run or wait."""
+        return len(self._flights)
+
+    def kept(self, key: Key) -> Cached | None:
+        """The value of a key where one is kept and still holds; raises a kept error."""
+        entry = self._entries.get(key)
+        if entry is None or time.monotonic() >= entry.expires:
+            return None
+        if entry.error is not None:
+            raise entry.error
+        if entry.value is None or not self._fresh(key, entry.value):
+            return None
+        self._entries.move_to_end(key)
+        return entry.value
+
+    def last(self, key: Key) -> Cached | None:
+        """The newest value of a key, whether or not it still holds."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry.value
+
+    def remaining(self, key: Key) -> float:
+        """Seconds for which the value of a key is still kept."""
+        entry = self._entries.get(key)
+        return 0.0 if entry is None else max(entry.expires - time.monotonic(), 0.0)
+
+    async def get(self, key: Key) -> Cached:
+        """The value of a key; BusyError where it would have to be computed and there is no room."""
+        kept = self.kept(key)
+        if kept is not None:
+            return kept
+        flight = self._flights.get(key)
+        if flight is None:
+            if len(self._flights) >= self._limits.jobs + self._limits.seats:
+                self.refused += 1
+                raise BusyError("busy: every worker is computing; ask again in a second")
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._limits.jobs, thread_name_prefix="mlkit-serve")
+            flight = asyncio.get_running_loop().run_in_executor(self._pool, self._compute, key)
+            self._flights[key] = flight
+            self.computed += 1
+            flight.add_done_callback(lambda done: self._finish(key, done))
+        # Shielded: a request that gives up does not stop the computation that others wait for.
+        return await asyncio.shield(flight)
+
+    def _finish(self, key: Key, flight: "asyncio.Future[Cached]") -> None:
+        """Keep the value or error of a computation."""
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+        if flight.cancelled():
+            return
+        error, ttl = flight.exception(), self._limits.ttl
+        if error is None:
+            self._entries[key] = _Entry(flight.result(), None, time.monotonic() + ttl)
+        else:
+            self._entries[key] = _Entry(None, error, time.monotonic() + min(ERROR_TTL, ttl))
+        self._entries.move_to_end(key)
+        while len(self._entries) > self._limits.size:
+            self._entries.popitem(last=False)
+
+    def close(self) -> None:
+        """Release the threads; running computations end by themselves, kept values stay."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool = None
+        self._flights.clear()
