@@ -1,4 +1,4 @@
-"""The pattern CNN: windows of bars in, 15 probabilities out."""
+"""The pattern CNN: windows of bars in, one probability a pattern out."""
 
 import lazy_loader
 

@@ -1,47 +1,49 @@
-"""The pattern CNN: windows of bars in, 15 probabilities out."""
+"""The pattern CNN: windows of bars in, one probability a pattern out."""
 
-# What a weight file says about itself; per-pattern tuples are in the order of patterns.
+# Metadata of a weight file: patterns, calibration, thresholds, seed.
 from .cnn import PatternMeta as PatternMeta
 
-# A trained network with its calibration and thresholds.
+# A trained network with its calibration and thresholds; `probabilities(ohlcv)` is its answer.
 from .cnn import PatternModel as PatternModel
 
-# Read a file of :func:save_cnn.
+# Read a weight file; BundleError if it is damaged or holds a pattern without a rule.
 from .cnn import load_cnn as load_cnn
 
-# 1 / (1 + exp(-z)) without overflow.
+# Logistic function, from log-odds to probabilities, without overflow.
 from .cnn import logistic as logistic
 
-# The network that mlkit ships for a standard, or that of folder; see :func:weights_file.
+# The network that mlkit ships for a standard, or that of a folder.
 from .cnn import pretrained as pretrained
 
 # Write weights and metadata as one safetensors file, atomically.
 from .cnn import save_cnn as save_cnn
 
-# Weight file of a standard, checked against its manifest.
+# Path of the weight file of a standard, checked against its manifest.
 from .cnn import weights_file as weights_file
 
-# Three convolutional blocks of 32, 64 and 128 channels over a window of bars, 15 sigmoid outputs.
+# The network in torch, for training.
 from .network import PatternCNN as PatternCNN
 
-# The same function without batch normalisations (mlkit.models.patterns.forward.fold); only to predict.
+# The same network without batch normalisations, to predict in torch.
 from .network import folded as folded
 
-# Log-odds, (n, n_outputs) float64, of windows (n, 20, 5), in batches of one size; NaN for NaN.
+# Log-odds of windows by the network in torch.
 from .network import net_logits as net_logits
 
-# Network with these weights, ready to predict; the caller's random state is left alone.
+# Network in torch from arrays by name.
 from .network import net_of as net_of
 
-# Everything that a network has learned, as arrays by name.
+# Arrays by name from a network in torch.
 from .network import weights_of as weights_of
 
-# Bars in one window
+# Bars in one window.
 from .windows import LENGTH as LENGTH
+
+# float32 array.
 from .windows import Float32Array as Float32Array
 
-# Make raw windows (n, length, 5) scale-free, as :func:windows describes; float32, same shape.
+# Make raw windows (n, 20, 5) scale-free.
 from .windows import scale_windows as scale_windows
 
-# Scale-free window of length bars for every bar that has one.
+# Scale-free window of the last 20 bars at every bar that has one.
 from .windows import windows as windows

@@ -1,4 +1,4 @@
-"""Training of the pattern CNN, and returns after patterns."""
+"""Training of the pattern CNN on simulated bars."""
 
 import lazy_loader
 

@@ -1,10 +1,10 @@
-"""Training of the pattern CNN, and returns after patterns."""
+"""Training of the pattern CNN on simulated bars."""
 
-# Epochs of a profile, the most that a training reports; ConfigError for an unknown one.
+# Epochs of a profile, the most that a training reports.
 from .cnn_training import epochs_of as epochs_of
 
-# Train once and write the weights of both standards with the manifests that :func:pretrained checks.
+# Train once and write the weights of both standards with their manifests.
 from .cnn_training import ship_patterns as ship_patterns
 
-# Train the pattern CNN on simulated bars, labelled by the rules.
+# Train the pattern CNN on simulated bars, labelled by the rules; returns the model and the history of its epochs.
 from .cnn_training import train_patterns as train_patterns
