@@ -205,7 +205,7 @@ def cells(path: Path, cap: int, skip: int) -> tuple[str, float, object]:
 
 def tables(found: pd.DataFrame) -> str:
     """The two tables of STUDY.md."""
-    lines = ["| promise | kept | an oracle | beyond noise | furthest from it |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| criterion | met | oracle | significant misses | largest miss |", "| --- | --- | --- | --- | --- |"]
     for promise, row in study_summary(found).iterrows():
         beyond = "" if row["beyond_noise"] != row["beyond_noise"] else f"{row['beyond_noise']:.0f}"
         oracle = "" if row["oracle"] != row["oracle"] else f"{row['oracle']:.0f}"
