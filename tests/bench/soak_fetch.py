@@ -22,7 +22,8 @@ import pandas as pd
 from mlkit.config import Settings
 from mlkit.errors import FetchError
 from mlkit.market.collect import fetch
-from mlkit.market.collect.exchange import Exchange, Patience
+from mlkit.market.collect.exchange import Exchange
+from mlkit.market.collect.patience import Patience
 from mlkit.market.lake.store import BarStore
 from mlkit.market.simulate.markets import null_market
 

@@ -51,7 +51,7 @@ class Bench:
     def exchange(self, name: str = "binance", **options: Any) -> Exchange:
         client = SERVER["client_for"](self.server.url, name)
         client.rateLimit = 0  # its waits are tested apart
-        return Exchange(client, **{"clock": self.clock, "sleep": self.clock.sleep, "seed": 1, **options})
+        return Exchange(client, **{"clock": self.clock, "sleep": self.clock.sleep, **options})
 
     def fetch(self, symbols: str | list[str] = "BTCUSDT", **options: Any) -> Any:
         defaults = {"since": START, "until": END, "settings": self.settings}

@@ -18,6 +18,8 @@ from mlkit.config import Settings
 from mlkit.errors import ConfigError, FetchError
 from mlkit.market.collect import archive as archive_module
 from mlkit.market.collect.archive import fetch_archive
+from mlkit.market.collect.archive_files import open_archive
+from mlkit.market.collect.patience import Patience
 from mlkit.market.lake.store import BarStore
 from mlkit.market.simulate.markets import null_market
 
@@ -126,7 +128,8 @@ def lake(tmp_path: Path) -> Settings:
 
 
 def fetch(place: Path | str, lake: Settings, **options: Any) -> Any:
-    return fetch_archive("BTCUSDT", "1h", place, settings=lake, **{"sleep": lambda seconds: None, **options})
+    files = open_archive(place, options.pop("patience", Patience()), sleep=lambda seconds: None)
+    return fetch_archive("BTCUSDT", "1h", files, settings=lake, **options)
 
 
 def check(lake: Settings, truth: pd.DataFrame = TRUTH, symbol: str = "BTCUSDT") -> None:
@@ -281,7 +284,7 @@ def test_a_server_that_refuses_ends_it_and_the_same_call_resumes(
     web: Web, lake: Settings, fault: str, says: str
 ) -> None:
     web.faults.extend([None, *[fault] * 3])
-    patience = archive_module.Patience(attempts=3)
+    patience = Patience(attempts=3)
     with pytest.raises(FetchError, match=f"2024-12.zip: {says}"):
         fetch(web.url, lake, since="2024-11-01", until="2025-02-05", patience=patience)
     check(lake, TRUTH.loc["2024-11"])
@@ -293,7 +296,7 @@ def test_a_server_that_refuses_ends_it_and_the_same_call_resumes(
 def test_a_file_that_stays_damaged_is_named(web: Web, lake: Settings) -> None:
     web.faults.extend([None, *["another byte"] * 3])
     with pytest.raises(FetchError, match=r"2024-12.zip: its SHA-256"):
-        fetch(web.url, lake, since="2024-11-01", until="2025-02-05", patience=archive_module.Patience(attempts=3))
+        fetch(web.url, lake, since="2024-11-01", until="2025-02-05", patience=Patience(attempts=3))
     check(lake, pd.concat([TRUTH.loc["2024-11"], TRUTH.loc["2025"]]))
 
 
@@ -306,7 +309,8 @@ def test_a_file_that_stays_damaged_is_named(web: Web, lake: Settings) -> None:
         ({"archive": "nowhere"}, "nowhere: no such folder"),
         ({"archive": "ftp://host/data"}, "a folder or an http"),
         ({"archive": "http://127.0.0.1:9/data"}, "an address cannot be listed; give since"),
-        ({"symbols": "../x"}, "is not a name of Binance's archive"),
+        ({"symbols": "../x"}, "symbol '../x' is not accepted"),
+        ({"symbols": "BTC/USDT"}, "is not a name of Binance's archive"),
         ({"symbols": "ETHUSDT"}, "holds no ETHUSDT-1h-YYYY-MM.zip"),
         ({"timeframe": "7m"}, "timeframe '7m'"),
         ({"symbols": []}, "no symbol"),

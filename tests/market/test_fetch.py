@@ -3,6 +3,7 @@
 import errno
 import sys
 import threading
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -12,12 +13,12 @@ import pytest
 
 from mlkit.cli import main
 from mlkit.errors import ConfigError, DependencyError, FetchError
-from mlkit.market.collect.exchange import Exchange, Pace, connect
+from mlkit.market.collect.exchange import Exchange, connect
 from mlkit.market.collect.fetch import missing_spans
-from mlkit.market.collect.progress_lines import Progress
+from mlkit.market.collect.progress_lines import FetchProgress
 from mlkit.market.lake.store import BarStore
 from mlkit.market.simulate.markets import null_market
-from tests.market.fetch_bench import TRUTH, Bench, Clock
+from tests.market.fetch_bench import END, START, TRUTH, Bench
 
 # --- what is missing is fetched ---------------------------------------------------------------------------
 
@@ -103,7 +104,7 @@ def test_one_symbol_s_error_does_not_lose_the_others(bench: Bench) -> None:
 
 
 def test_progress_counts_every_bar_once(bench: Bench) -> None:
-    seen: list[Progress] = []
+    seen: list[FetchProgress] = []
     bench.server.faults.extend([None, "429, Retry-After 7"])
     bench.fetch(progress=seen.append)
     assert [state.done for state in seen] == sorted(state.done for state in seen)
@@ -111,26 +112,46 @@ def test_progress_counts_every_bar_once(bench: Bench) -> None:
     assert any(state.note == "HTTP 429; attempt 2 of 8 in 7.0 s" for state in seen)
 
 
-def test_requests_of_all_threads_share_one_rate_limit() -> None:
-    clock = Clock()
-    start = clock.now
-    pace = Pace(lambda: start, clock.sleep)  # time stands still: every slot is waited for
-    threads = [threading.Thread(target=lambda: [pace.take(0.1) for _ in range(5)]) for _ in range(4)]
+def frozen(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The waits of ccxt's rate limiter, by a clock that stands still; the waits are not made."""
+    waits: list[float] = []
+    exchange.client.milliseconds = lambda: 1_000
+    exchange.client.lastRestRequestTimestamp = 1_000
+    monkeypatch.setattr(time, "sleep", waits.append)
+    return waits
+
+
+def test_requests_of_all_threads_share_ccxt_s_rate_limiter(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    exchange = bench.exchange()
+    waits = frozen(exchange, monkeypatch)
+    exchange.client.rateLimit = 100
+    twins = [exchange.twin() for _ in range(4)]
+    threads = [threading.Thread(target=lambda twin: twin.client.throttle(2), args=(twin,)) for twin in twins]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    np.testing.assert_allclose(sorted(clock.waits), 0.1 * np.arange(1, 20), atol=1e-5)
-    pace.hold(30)
-    pace.take(0.1)
-    assert clock.waits[-1] == pytest.approx(30)
+    assert waits == [0.2] * 4
 
 
-def test_the_cost_of_a_request_is_that_of_ccxt(bench: Bench) -> None:
+def test_a_retry_after_of_one_thread_holds_the_requests_of_all(bench: Bench) -> None:
     exchange = bench.exchange()
+    twin, other = exchange.twin(), exchange.twin()
+    held: list[bool] = []
+    other._sleep = lambda seconds: held.append(twin._limit.locked())
+    bench.server.faults.extend(["429, Retry-After 7", "500"])
+    page = "BTC/USDT", "1m", START.value, 10, END.value
+    other.ask("the list of markets", other.client.load_markets)
+    other.candles(*page)
+    assert held == [True, False]  # all wait for the 429, only this thread for the 500
+
+
+def test_the_cost_of_a_request_is_that_of_ccxt(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    exchange = bench.exchange()
+    waits = frozen(exchange, monkeypatch)
     exchange.client.rateLimit = 50
     bench.fetch(exchange=exchange)
-    assert sum(bench.clock.waits) >= 0.05 * (4 + 1 + 1)  # ccxt: spot markets cost 4, futures markets 1 each
+    assert sum(waits) >= 0.05 * (4 + 1 + 1)  # ccxt: spot markets cost 4, futures markets 1 each
     bench.check()
 
 

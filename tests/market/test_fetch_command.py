@@ -14,7 +14,8 @@ import pytest
 
 from mlkit.cli import main
 from mlkit.market.collect import fetch as fetch_module
-from mlkit.market.collect.exchange import Exchange, Patience
+from mlkit.market.collect.exchange import Exchange
+from mlkit.market.collect.patience import Patience
 from mlkit.market.simulate.markets import null_market
 from tests.market.fetch_bench import MINUTE, SERVER, SERVER_FILE, Bench
 

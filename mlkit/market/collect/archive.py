@@ -1,25 +1,20 @@
 """Binance's archive of candles into the lake: monthly files, then daily ones where bars are lacking."""
 
 import re
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from mlkit.config import Settings
-from mlkit.errors import BarsError, ConfigError, FetchError, MlkitError
+from mlkit.errors import BarsError, ConfigError, MlkitError
 from mlkit.market.bars import open_times
-from mlkit.market.collect.archive_files import Folder, Period, Web, open_archive, read_zip
-from mlkit.market.collect.exchange import Patience, Sleep
-from mlkit.market.collect.fetch import Revised, Time, refuse_foreign
-from mlkit.market.collect.progress_lines import Collected, FetchReport, Progress, ProgressLines, utc
+from mlkit.market.collect.archive_files import ArchiveFolder, ArchiveSite, Period, open_archive, read_zip
+from mlkit.market.collect.collector import Collector, Request, Revised, Show, Time, lake_names, report_of, shown
+from mlkit.market.collect.progress_lines import FetchReport, utc
 from mlkit.market.lake.store import BarStore
-from mlkit.market.sources import check_free
-from mlkit.market.symbols import check_symbol
-from mlkit.market.times import moment, timeframe_delta, timeframe_ns
+from mlkit.market.times import moment
 
 _ID = re.compile(r"[A-Za-z0-9_]{1,32}", re.ASCII)  # Binance's ids; they become part of a path
 
@@ -27,15 +22,13 @@ _ID = re.compile(r"[A-Za-z0-9_]{1,32}", re.ASCII)  # Binance's ids; they become 
 def fetch_archive(
     symbols: str | Sequence[str],
     timeframe: str,
-    archive: str | Path,
+    archive: str | Path | ArchiveFolder | ArchiveSite,
     *,
     since: Time | None = None,
     until: Time | None = None,
     name: str | None = None,
     revised: Revised = "replace",
-    progress: bool | Callable[[Progress], None] = False,
-    patience: Patience | None = None,
-    sleep: Sleep = time.sleep,
+    progress: bool | Show = False,
     settings: Settings | None = None,
 ) -> FetchReport:
     """Read Binance's candle archive into the lake, month by month; what the lake has already is left out.
@@ -48,101 +41,67 @@ def fetch_archive(
     ----------
     symbols, timeframe: in the names of the files, such as ``"BTCUSDT"`` and ``"1m"``.
     archive: a folder that holds the zip files at any depth, or the web address above ``monthly/klines``, such as
-        ``https://data.binance.vision/data/spot``.
+        ``https://data.binance.vision/data/spot``; or either as `open_archive` gives it.
     since, until: half-open span of open times. An address needs ``since``; its months cannot be listed.
     name, revised, progress, settings: as in ``fetch_bars``.
-    patience, sleep: the retries of downloads, and how to wait.
 
     Returns a FetchReport. Raises ConfigError for names, times and places that are wrong, FetchError when a symbol
     failed (after the others are done; ``error.report`` holds all of them).
     """
-    names = [symbols] if isinstance(symbols, str) else list(symbols)
-    if not names or (name is not None and len(names) != 1):
-        raise ConfigError("name= needs exactly one symbol" if names else "no symbol to read; give at least one")
-    timeframe_delta(timeframe)
-    span = (moment("since", since), moment("until", until))
-    place = open_archive(archive, patience or Patience(), sleep)
-    store = BarStore((settings or Settings()).lake)
-    lines = ProgressLines() if progress is True else None
-    show = lines or (progress if callable(progress) else lambda state: None)
-    readers = []
-    for market in names:
+    markets = lake_names(symbols, name, timeframe)
+    for market in markets.values():
         if not _ID.fullmatch(market):
             raise ConfigError(f"symbol {market!r} is not a name of Binance's archive; use one such as BTCUSDT")
-        check_free(check_symbol(name or market), timeframe)
-        readers.append(_Reader(place, store, name or market, market, timeframe, revised, show))
-    try:
-        for reader in readers:
-            reader.run(*span)
-    finally:
-        if lines is not None:
-            lines.close()
-    report = FetchReport(tuple(reader.result for reader in readers))
-    if report.failed:
-        count = f" ({len(report.failed)} of {len(names)} symbols failed)" if len(names) > 1 else ""
-        error = FetchError(f"{report.failed[0]}{count}")
-        error.report = report
-        raise error
-    return report
+    span = (moment("since", since), moment("until", until))
+    files = open_archive(archive) if isinstance(archive, str | Path) else archive
+    with shown(progress) as show:
+        request = Request(BarStore((settings or Settings()).lake), timeframe, *span, revised, show)
+        collectors = [_ArchiveCollector(request, files, *market) for market in markets.items()]
+        for collector in collectors:
+            collector.run()
+    return report_of([collector.result for collector in collectors])
 
 
-class _Reader:
-    """Reads one symbol's files; ``result`` tells what became of it."""
+class _ArchiveCollector(Collector):
+    """Reads one symbol's files."""
 
-    def __init__(
-        self,
-        place: Folder | Web,
-        store: BarStore,
-        symbol: str,
-        market: str,
-        timeframe: str,
-        revised: Revised,
-        show: Callable[[Progress], None],
-    ) -> None:
-        self.place, self.store, self.show = place, store, show
-        self.symbol, self.market, self.timeframe, self.revised = symbol, market, timeframe, revised
-        self.step = timeframe_ns(timeframe)
-        self.result = Collected(symbol, timeframe, "archive")
-        self.have = np.empty(0, dtype=np.int64)
+    source: ArchiveFolder | ArchiveSite
+
+    def __init__(self, request: Request, files: ArchiveFolder | ArchiveSite, symbol: str, market: str) -> None:
+        super().__init__(request, files, symbol, market)
         self.pending: list[pd.DataFrame] = []  # read, not committed
         self.refused: list[str] = []
 
-    def run(self, since: pd.Timestamp | None, until: pd.Timestamp | None) -> None:
+    def run(self) -> None:
         """Read what the lake lacks; errors of ours end up in ``result``."""
         try:
-            self._read(since, until)
+            self._read()
         except (MlkitError, OSError) as error:
             self.refused.append(" ".join(str(error).split()))
         others = f" (and {len(self.refused) - 1} files more)" if len(self.refused) > 1 else ""
-        self.result = replace(self.result, retries=self.place.retries, error=(self.refused or [""])[0] + others)
-        manifest = self.store.manifest(self.symbol, self.timeframe)
-        if manifest is not None:
-            self.result = replace(self.result, first=manifest.first, last=manifest.last)
+        self.update(error=(self.refused or [""])[0] + others)
 
-    def _read(self, since: pd.Timestamp | None, until: pd.Timestamp | None) -> None:
-        today = pd.Timestamp.now(tz="UTC").floor("D")
-        if since is None or isinstance(self.place, Folder):
-            first, today = self.place.span(self.market, self.timeframe)
+    def _read(self) -> None:
+        since, until = self.request.since, self.request.until
+        end = pd.Timestamp.now(tz="UTC").floor("D")
+        if since is None or isinstance(self.source, ArchiveFolder):
+            first, end = self.source.span(self.market, self.timeframe)
             since = first if since is None else max(since, first)
-        until = today if until is None else min(until, today)
-        if self.store.last(self.symbol, self.timeframe) is not None:
-            self.have = open_times(self.store.read(self.symbol, self.timeframe, since=since, until=until))
-        total = max(0, until.value - since.value) // self.step
+        until = end if until is None else min(until, end)
+        self.look_up(since, until)
+        self.total = max(0, until.value - since.value) // self.step
         period = Period(since.normalize().replace(day=1), False)
         while period.start < until:
             try:
                 self._month(period, since, until)
             finally:
                 self._commit()
-            done = min(total, (period.stop.value - since.value) // self.step)
-            last = self.store.last(self.symbol, self.timeframe)
-            self.show(Progress(self.symbol, self.timeframe, done, total, self.result.added, last))
+            self.done = min(self.total, (period.stop.value - since.value) // self.step)
+            self.show()
             period = Period(period.stop, False)
-        held = self.have[self.have >= since.value]
-        if not held.size and not self.refused:
+        if not (self.have >= since.value).any() and not self.refused:
             raise ConfigError(f"the archive has no {self.market} {self.timeframe} from {utc(since)} to {utc(until)}")
-        if held.size:
-            self.result = replace(self.result, absent=int((until.value - held[0]) // self.step - held.size))
+        self.count_absent(since.value, until.value)
 
     def _month(self, period: Period, since: pd.Timestamp, until: pd.Timestamp) -> None:
         """The monthly file, then the daily ones of the days that are still lacking."""
@@ -150,7 +109,7 @@ class _Reader:
         if pd.Timedelta(self.step, "ns") > pd.Timedelta(days=1):
             return  # most days have no bar
         last_day = Period(period.stop - pd.DateOffset(days=1), True)
-        web = isinstance(self.place, Web) and period.stop < until
+        web = isinstance(self.source, ArchiveSite) and period.stop < until
         if web and not there and not self._file(last_day, since, until):
             return  # neither: the market was not listed then, and thirty more requests would find the same
         day = max(period.start, since.normalize())
@@ -168,16 +127,15 @@ class _Reader:
         """Read one file's bars; a bad file is noted, and the next ones still read. False where there is none."""
         file_name = period.file(self.market, self.timeframe)
         try:
-            with self.place.open(self.market, self.timeframe, period) as file:
+            with self.source.open(self.market, self.timeframe, period) as file:
                 if file is None:
                     return False
                 bars = read_zip(file, file_name, period, symbol=self.symbol, timeframe=self.timeframe)
             bars = bars.loc[(bars.index >= since) & (bars.index < until)]
             if bars.empty:
                 return True
-            held = self.store.last(self.symbol, self.timeframe) is not None
-            if held and np.isin(open_times(bars), self.have).any():
-                refuse_foreign(self.store, bars, "the archive")
+            if self.last() is not None and np.isin(open_times(bars), self.have).any():
+                self.refuse_foreign(bars, "the archive")
         except BarsError as error:
             self.refused.append(f"{file_name}: {' '.join(str(error).split())}")
             return True
@@ -186,18 +144,11 @@ class _Reader:
         return True
 
     def _commit(self) -> None:
-        """Write the bars at hand into the lake."""
+        """Write the bars that were read into the lake."""
         if not self.pending:
             return
         bars = pd.concat(self.pending)
         bars = bars[~bars.index.duplicated()].sort_index()  # the month's bar goes before the day's
         bars.attrs = {"symbol": self.symbol, "timeframe": self.timeframe}
         self.pending = []
-        commit = self.store.append(bars, on_conflict=self.revised, source="archive")
-        done = self.result
-        self.result = replace(
-            done,
-            added=done.added + commit.added,
-            known=done.known + commit.known,
-            revised=done.revised + commit.revised,
-        )
+        self.commit(bars)

@@ -8,7 +8,6 @@ columns more, with a header in newer futures files; times in ms, in spot files s
 
 import hashlib
 import io
-import random
 import re
 import tempfile
 import time
@@ -30,7 +29,7 @@ import pyarrow.csv
 
 from mlkit.errors import BarsError, ConfigError, FetchError
 from mlkit.market.bars import validate_bars
-from mlkit.market.collect.exchange import Patience, Sleep, retry_after
+from mlkit.market.collect.patience import Patience, TemporaryError, retry_after
 from mlkit.market.collect.progress_lines import utc
 from mlkit.market.times import parse_times, timeframe_delta
 
@@ -111,11 +110,13 @@ def _bars(data: bytes, period: Period, symbol: str, timeframe: str) -> pd.DataFr
     return bars
 
 
-# --- where the files are ----------------------------------------------------------------------------------
+# --- folders and sites --------------------------------------------------------------------------------------
 
 
-class Folder:
+class ArchiveFolder:
     """Zip files in a folder, at any depth."""
+
+    name = "archive"
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
@@ -153,16 +154,18 @@ class Folder:
             yield file
 
 
-class Web:
+class ArchiveSite:
     """Zip files below a web address, in Binance's layout; a download goes through a temporary file."""
 
-    def __init__(self, root: str, patience: Patience, sleep: Sleep) -> None:
+    name = "archive"
+
+    def __init__(self, root: str, patience: Patience, sleep: Callable[[float], None]) -> None:
         self.root = root.rstrip("/")
         self.retries = 0
-        self._patience, self._sleep, self._random = patience, sleep, random.Random()
+        self._patience, self._sleep = patience, sleep
 
     def span(self, symbol: str, timeframe: str) -> tuple[pd.Timestamp, pd.Timestamp]:
-        """Nothing is known before files are asked for."""
+        """Raises ConfigError: which files there are is not known before they are asked for."""
         raise ConfigError(f"an address cannot be listed; give since for {symbol} {timeframe} (--since DATE)")
 
     @contextmanager
@@ -171,57 +174,65 @@ class Web:
         file = period.file(symbol, timeframe)
         url = f"{self.root}/{'daily' if period.daily else 'monthly'}/klines/{symbol}/{timeframe}/{file}"
         with tempfile.TemporaryFile() as target:
-            if not self._again(url, lambda: self._load(url, target)):
+            if not self._download(url, target):
                 yield None
                 return
             yield target
 
-    def _load(self, url: str, target: IO[bytes]) -> bool:
-        """Download into ``target`` and verify; False for a file that does not exist."""
-        target.seek(0)
-        target.truncate()
-        if not _download(url, target):
-            return False
-        checksum = io.BytesIO()
-        if _download(f"{url}.CHECKSUM", checksum):
-            _verify(target, checksum.getvalue())
-        target.seek(0)
-        return True
+    def _download(self, url: str, target: IO[bytes]) -> bool:
+        """Download into ``target`` and verify; False for a file that does not exist.
 
-    def _again(self, url: str, load: Callable[[], bool]) -> bool:
-        """``load()``, tried again while that can help. Then FetchError, or BarsError for what is there but wrong."""
-        reason = ""
-        for attempt in range(1, self._patience.attempts + 1):
-            told = None
+        Raises FetchError when patience ends, BarsError for a file that is there but damaged.
+        """
+        attempts = 0
+
+        def attempt() -> bool:
+            nonlocal attempts
+            attempts += 1
+            self.retries += attempts > 1
+            target.seek(0)
+            target.truncate()
             try:
-                return load()
+                if not _stream(url, target):
+                    return False
+                checksum = io.BytesIO()
+                if _stream(f"{url}.CHECKSUM", checksum):
+                    _verify(target, checksum.getvalue())
             except HTTPError as error:
-                reason = f"HTTP {error.code}"
-                told = retry_after(dict(error.headers), time.time())
+                after = retry_after(dict(error.headers), time.time())
                 final = error.code < 500 and error.code not in (408, 418, 429)
-                if final or (told or 0) > self._patience.longest:
-                    break
-            except BarsError:  # another checksum: perhaps damaged on the way
-                if attempt == self._patience.attempts:
-                    raise
+                if final or (after or 0.0) > self._patience.longest:
+                    raise FetchError(f"{url}: HTTP {error.code}; tried {attempts} times") from None
+                raise TemporaryError(f"HTTP {error.code}", after) from None
             except (OSError, HTTPException) as error:  # no connection, or cut off
-                reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
-            if attempt < self._patience.attempts:
-                self.retries += 1
-                self._sleep(max(self._patience.wait(attempt, self._random), told or 0.0))
-        raise FetchError(f"{url}: {reason}; tried {attempt} times")
+                reason = " ".join(str(getattr(error, "reason", error)).split())
+                raise TemporaryError(reason or type(error).__name__) from None
+            target.seek(0)
+            return True
+
+        try:
+            # BarsError: another checksum, perhaps damaged on the way
+            return self._patience.call(attempt, self._sleep, lambda text: None, (TemporaryError, BarsError))
+        except TemporaryError as last:
+            raise FetchError(f"{url}: {last}; tried {attempts} times") from None
 
 
-def open_archive(archive: str | Path, patience: Patience, sleep: Sleep) -> Folder | Web:
+def open_archive(
+    archive: str | Path, patience: Patience | None = None, sleep: Callable[[float], None] = time.sleep
+) -> ArchiveFolder | ArchiveSite:
+    """The archive in a folder or at a web address; ``patience`` and ``sleep``: the waits of downloads.
+
+    Raises ConfigError for another address, and a folder that does not exist.
+    """
     scheme = urlsplit(str(archive)).scheme.lower()
     if scheme in ("http", "https"):
-        return Web(str(archive), patience, sleep)
+        return ArchiveSite(str(archive), patience or Patience(), sleep)
     if "://" in str(archive):
         raise ConfigError(f"{archive}: the archive is a folder or an http(s) address")
-    return Folder(Path(archive))
+    return ArchiveFolder(Path(archive))
 
 
-def _download(url: str, target: IO[bytes]) -> bool:
+def _stream(url: str, target: IO[bytes]) -> bool:
     """Stream an address into a file; False for one that does not exist. OSError where it is cut off or too large."""
     try:
         response = urlopen(Request(url, headers={"User-Agent": "mlkit"}), timeout=_TIMEOUT)

@@ -1,12 +1,10 @@
-"""One exchange through ccxt: paced, patient, by its own clock; every candle checked before it is believed."""
+"""One exchange through ccxt: its rate limit kept, failed requests made again, every candle checked."""
 
 import copy
-import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
 from difflib import get_close_matches
-from email.utils import parsedate_to_datetime
 from threading import Event, Lock
 from typing import Any, TypeVar
 
@@ -14,62 +12,22 @@ import numpy as np
 import pandas as pd
 
 from mlkit.errors import BarsError, ConfigError, DependencyError, FetchError
-from mlkit.market.bars import Float64Array, make_bars, validate_bars
-from mlkit.market.times import TIMEFRAMES, Int64Array, timeframe_delta, timeframe_ns
+from mlkit.market.bars import Values, bars_of, validate_bars
+from mlkit.market.collect.patience import Patience, TemporaryError, retry_after
+from mlkit.market.times import TIMEFRAMES, timeframe_delta, timeframe_ns
 
-Clock = Callable[[], float]  # seconds since the epoch
-Sleep = Callable[[float], object]  # seconds
-Answer = TypeVar("Answer")
+_T = TypeVar("_T")
 
 _MS = 1_000_000  # ns in a millisecond
 SETTLE = 2.0  # seconds after its close until a candle counts as final: late trades still change it
-_DRIFT = 3600.0  # seconds for which a comparison of the clocks is believed
-_FINAL = frozenset({400, 401, 403, 404, 405, 407, 410, 422, 451})  # asking again gives the same answer
+_CLOCK_AGE = 3600.0  # seconds after which the exchange's clock is compared with ours again
+_FINAL = frozenset({400, 401, 403, 404, 405, 407, 410, 422, 451})  # statuses that another attempt would give again
 # What ccxt's parsers raise on an answer of another shape than the exchange documents.
 _SHAPE = (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError)
 
 
 class Halted(Exception):
-    """A wait ended because the work is to end."""
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a request is tried again: ``attempts`` in all, waiting ``first * 2**k`` seconds up to ``most``,
-    each shortened by up to half at random so that many clients do not return at once. A Retry-After of the
-    exchange is waited out when it is at most ``longest`` seconds, and ends the collection when it is longer."""
-
-    attempts: int = 8
-    first: float = 1.0
-    most: float = 60.0
-    longest: float = 600.0
-
-    def wait(self, attempt: int, chance: random.Random) -> float:
-        """Seconds to wait after the given attempt, from 1, has failed."""
-        return min(self.most, self.first * 2.0 ** (attempt - 1)) * chance.uniform(0.5, 1.0)
-
-
-class Pace:
-    """Slots for requests, shared by all threads: an exchange counts the requests of an address together."""
-
-    def __init__(self, clock: Clock, sleep: Sleep) -> None:
-        self._clock, self._sleep = clock, sleep
-        self._free = 0.0
-        self._lock = Lock()
-
-    def take(self, seconds: float) -> None:
-        """Wait for the next free slot and keep it for ``seconds``."""
-        with self._lock:
-            now = self._clock()
-            start = max(now, self._free)
-            self._free = start + seconds
-        if start > now:
-            self._sleep(start - now)
-
-    def hold(self, seconds: float) -> None:
-        """No slot for anyone within the next ``seconds``."""
-        with self._lock:
-            self._free = max(self._free, self._clock() + seconds)
+    """A wait was ended by ``Exchange.halt``."""
 
 
 def connect(name: str) -> Any:
@@ -96,9 +54,9 @@ class Exchange:
     Parameters
     ----------
     client: a ccxt client (synchronous), such as ``connect("binance")`` or your own with a proxy set.
-    patience: the retries.
-    clock, sleep: time of this machine and how to wait; by default a wait that ``halt`` ends.
-    seed: of the random part of the waits.
+    patience: how often a failed request is made again.
+    clock: this machine's time in seconds since the epoch.
+    sleep: waits some seconds for another attempt; by default until then or until ``halt`` is set.
     """
 
     def __init__(
@@ -106,24 +64,22 @@ class Exchange:
         client: Any,
         *,
         patience: Patience | None = None,
-        clock: Clock = time.time,
-        sleep: Sleep | None = None,
-        seed: int | None = None,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], object] | None = None,
     ) -> None:
-        self.client = client
+        self.client = self._first_client = client
         self.name = str(client.id)
         self.halt = Event()  # set to end every wait and request with Halted
-        self.notice: Callable[[str], None] = lambda text: None  # told of every wait for another attempt
+        self.notice: Callable[[str], None] = lambda text: None  # called before every wait for another attempt
         self.retries = 0
         self._sleep = sleep or self.halt.wait
         self._patience = patience or Patience()
         self._clock = clock
-        self._pace = Pace(clock, self.wait)
-        self._random = random.Random(seed)
-        self._status: int | None = None  # of the answer at hand
+        self._limit = Lock()  # held by the thread that waits for the rate limit
+        self._status: int | None = None  # of the last answer
         self._headers: dict[str, str] = {}
         self._ahead = 0.0  # seconds the exchange's clock is ahead of ours
-        self._set: float | None = None  # when that was measured, by our clock
+        self._compared: float | None = None  # when that was measured, by our clock
         self._hook()
 
     def wait(self, seconds: float) -> None:
@@ -133,7 +89,7 @@ class Exchange:
             raise Halted
 
     def twin(self) -> "Exchange":
-        """The same exchange for another thread: markets, clock and pace shared, connection and hooks its own."""
+        """The same exchange for another thread: markets, clock and rate limit shared, the connection its own."""
         other = copy.copy(self)
         other.client = copy.copy(self.client)
         other.client.session = type(self.client.session)()
@@ -142,9 +98,14 @@ class Exchange:
         return other
 
     def now(self) -> int:
-        """Time in ns since the epoch by the exchange's clock where it tells it, else by ours."""
-        if self.client.has.get("fetchTime") and (self._set is None or abs(self._clock() - self._set) > _DRIFT):
-            self._ahead, self._set = self._skew(), self._clock()
+        """Time in ns since the epoch: the exchange's where it has a time endpoint, else this machine's."""
+        if self.client.has.get("fetchTime") and (
+            self._compared is None or abs(self._clock() - self._compared) > _CLOCK_AGE
+        ):
+            before = self._clock()
+            theirs = self.ask("its time", lambda: float(self.client.fetch_time()) / 1e3)
+            self._compared = self._clock()
+            self._ahead = theirs - (before + self._compared) / 2
         return round((self._clock() + self._ahead) * 1e9)
 
     def closed(self, timeframe: str) -> int:
@@ -191,9 +152,7 @@ class Exchange:
         """Time in ns at which the market opened, 0 where the exchange does not tell."""
         return int(self.client.market(market).get("created") or 0) * _MS
 
-    def candles(
-        self, market: str, timeframe: str, since: int, limit: int, stop: int
-    ) -> tuple[Int64Array, Float64Array]:
+    def candles(self, market: str, timeframe: str, since: int, limit: int, stop: int) -> Values:
         """One page of bars: ``limit`` rows from ``since`` on asked for, of which those with open time < ``stop``.
 
         Sorted and without repeats, valid by the Bars contract. An answer that is not, or where two candles of one
@@ -203,7 +162,7 @@ class Exchange:
         Raises FetchError when patience ends.
         """
 
-        def page() -> tuple[Int64Array, Float64Array]:
+        def page() -> Values:
             rows = self.client.fetch_ohlcv(market, timeframe, -(-since // _MS), limit)
             return self._checked(rows, timeframe, since, stop)
 
@@ -216,11 +175,11 @@ class Exchange:
         )
         return max((int(row[0]) * _MS for row in rows), default=-1)
 
-    def ask(self, what: str, request: Callable[[], Answer]) -> Answer:
-        """The answer to a request, tried again while that can help. Raises FetchError when it cannot."""
+    def ask(self, what: str, request: Callable[[], _T]) -> _T:
+        """The answer to a request, made again while that can help. Raises FetchError when it cannot."""
         import ccxt
 
-        for attempt in range(1, self._patience.attempts + 1):
+        def attempt() -> _T:
             if self.halt.is_set():
                 raise Halted
             self._status, self._headers = None, {}
@@ -236,36 +195,39 @@ class Exchange:
                     raise FetchError(f"{self.name} refuses {what}: {_short(str(error))}") from None
             except _SHAPE as error:
                 reason = f"an answer of another shape ({type(error).__name__}: {_short(str(error))})"
-            if attempt < self._patience.attempts:
-                self._back_off(what, attempt, reason)
-        raise FetchError(f"{self.name}: no {what} after {self._patience.attempts} attempts; the last one: {reason}")
+            after = self._retry_after()
+            if after is not None and after > self._patience.longest:
+                raise FetchError(
+                    f"{self.name}: {reason}, and asks to come back in {after:,.0f} s; run the same command again then"
+                )
+            raise TemporaryError(reason, after)
 
-    def _back_off(self, what: str, attempt: int, reason: str) -> None:
-        patience = self._patience
-        wait = patience.wait(attempt, self._random)
-        told = retry_after(self._headers, self._clock())
-        if told is not None and told > patience.longest:
-            raise FetchError(
-                f"{self.name}: {reason}, and asks to come back in {told:,.0f} s; run the same command again then"
-            )
-        if told is not None:
-            wait = max(wait, told)
-            self._pace.hold(wait)  # the exchange means every request of this address
+        try:
+            return self._patience.call(attempt, self._pause, self._again)
+        except TemporaryError as last:
+            attempts = self._patience.attempts
+            raise FetchError(f"{self.name}: no {what} after {attempts} attempts; the last one: {last}") from None
+
+    def _retry_after(self) -> float | None:
+        return retry_after(self._headers, self._clock())
+
+    def _pause(self, seconds: float) -> None:
+        # A Retry-After is meant for every request of this address: no other thread gets past the rate limit meanwhile.
+        with nullcontext() if self._retry_after() is None else self._limit:
+            self.wait(seconds)
+
+    def _again(self, notice: str) -> None:
         self.retries += 1
-        self.notice(f"{reason}; attempt {attempt + 1} of {patience.attempts} in {wait:,.1f} s")
-        self.wait(wait)
-
-    def _skew(self) -> float:
-        before = self._clock()
-        theirs = self.ask("its time", lambda: float(self.client.fetch_time()) / 1e3)
-        return theirs - (before + self._clock()) / 2
+        self.notice(notice)
 
     def _hook(self) -> None:
-        """Let our pace, and our check that an answer is JSON and its rows are candles, into the client."""
-        client, kind = self.client, type(self.client)
+        """Share the client's rate limiter among threads, and check that answers are JSON and their rows candles."""
+        client, kind, first = self.client, type(self.client), self._first_client
 
-        def throttle(cost: float | None = None) -> None:  # ccxt's cost of the request, a slot of ours
-            self._pace.take(client.rateLimit * (1 if cost is None else cost) / 1e3)
+        def throttle(cost: float | None = None) -> None:
+            with self._limit:  # an exchange counts the requests of an address, so all threads use one limiter
+                kind.throttle(first, cost)
+                first.lastRestRequestTimestamp = first.milliseconds()
 
         def on_rest_response(code: int, *rest: Any) -> Any:
             self._status, self._headers = code, dict(rest[3])
@@ -279,14 +241,14 @@ class Exchange:
 
         def parse_ohlcv(row: Any, market: Any = None) -> Any:
             candle = kind.parse_ohlcv(client, row, market)
-            if not all(isinstance(value, int | float) for value in candle[:6]):  # else ccxt drops it unsaid
+            if not all(isinstance(value, int | float) for value in candle[:6]):  # ccxt drops it silently
                 raise _bad_response(f"not a candle: {_short(str(row), 80)}")
             return candle
 
         client.throttle, client.on_rest_response = throttle, on_rest_response
         client.fetch, client.parse_ohlcv = fetch, parse_ohlcv
 
-    def _checked(self, rows: list[Any], timeframe: str, since: int, stop: int) -> tuple[Int64Array, Float64Array]:
+    def _checked(self, rows: list[Any], timeframe: str, since: int, stop: int) -> Values:
         table = np.array(rows, dtype=np.float64).reshape(-1, 6)
         times = table[:, 0].astype(np.int64) * _MS
         keep = (times >= since) & (times < stop)
@@ -295,15 +257,13 @@ class Exchange:
         again = np.flatnonzero(np.diff(times) == 0) + 1
         if (table[again] != table[again - 1]).any():
             raise _bad_response(f"two candles of {_utc(int(times[again[0]]))} disagree")
-        times, table = np.delete(times, again), np.delete(table, again, axis=0)
-        values = np.ascontiguousarray(table[:, 1:].T)
+        values = np.delete(times, again), np.ascontiguousarray(np.delete(table, again, axis=0)[:, 1:].T)
         if times.size:
             try:
-                index = pd.DatetimeIndex(times, tz="UTC")
-                validate_bars(make_bars(index, values, symbol=self.name, timeframe=timeframe))
+                validate_bars(bars_of(values, symbol=self.name, timeframe=timeframe))
             except BarsError as error:
                 raise _bad_response(str(error)) from None
-        return times, values
+        return values
 
     def _reason(self, error: Exception) -> str:
         """A ccxt error in a few words: the HTTP status, or what became of the connection."""
@@ -323,21 +283,6 @@ def _bad_response(text: str) -> Exception:
     import ccxt
 
     return ccxt.BadResponse(text)  # type: ignore[no-any-return]
-
-
-def retry_after(headers: dict[str, str], now: float) -> float | None:
-    """Seconds to wait by the header Retry-After, a number or an HTTP date (RFC 9110, 10.2.3)."""
-    value = next((value for name, value in headers.items() if name.lower() == "retry-after"), None)
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-    except ValueError:
-        return None  # unreadable: our own back-off is used
 
 
 def _region(status: int | None) -> str:

@@ -1,31 +1,23 @@
 """Bars from an exchange into the lake: what is missing is asked for, page by page, and committed as it comes."""
 
-import threading
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from queue import Empty, SimpleQueue
-from typing import Literal
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from threading import Event
 
 import numpy as np
 import pandas as pd
 
 from mlkit.config import Settings
-from mlkit.errors import BarsError, ConfigError, FetchError, MlkitError
-from mlkit.market.bars import Float64Array, make_bars, open_times
+from mlkit.errors import BarsError, ConfigError, MlkitError
+from mlkit.market.bars import Values, bars_of
+from mlkit.market.collect.collector import Collector, Request, Revised, Show, Time, lake_names, report_of, shown
 from mlkit.market.collect.exchange import Exchange, Halted, connect
-from mlkit.market.collect.progress_lines import Collected, FetchReport, Progress, ProgressLines, utc
+from mlkit.market.collect.progress_lines import FetchReport, utc
 from mlkit.market.lake.store import BarStore
-from mlkit.market.sources import check_free
-from mlkit.market.symbols import check_symbol
-from mlkit.market.times import Int64Array, floor_times, moment, timeframe_ns
+from mlkit.market.times import Int64Array, floor_times, moment
 
 OVERLAP = 10  # bars on either side of what is missing that are fetched again and compared
 _COMMIT = 10_000  # bars a commit: some ten pages of the large exchanges
-_FOREIGN = 3  # so many differing bars, and at least half of those compared: another market, not a revision
-_JOIN = 10.0  # seconds given to the threads to commit what they have after an interrupt
-
-Revised = Literal["replace", "keep"]
-Time = str | pd.Timestamp
 
 
 def fetch_bars(
@@ -37,7 +29,7 @@ def fetch_bars(
     exchange: str | Exchange = "binance",
     name: str | None = None,
     revised: Revised = "replace",
-    progress: bool | Callable[[Progress], None] = False,
+    progress: bool | Show = False,
     jobs: int = 4,
     settings: Settings | None = None,
 ) -> FetchReport:
@@ -47,7 +39,7 @@ def fetch_bars(
     in its holes. So an interrupted collection is resumed by the same call, from the last committed bar. Around
     what is missing, ten bars are fetched again and compared with the lake. Bars are committed every
     10,000; the candle that is still open by the exchange's clock is never taken. A page that lacks bars is asked
-    for twice before the exchange is believed that it has none.
+    for twice, and what is lacking then counts as absent.
 
     Parameters
     ----------
@@ -57,10 +49,10 @@ def fetch_bars(
         where the lake has bars (its last one then), ``until`` is now by default.
     exchange: ccxt's name of the exchange, or an ``Exchange`` around a client of your own.
     name: the lake's name of the one symbol, where it is to differ; two exchanges' bars need two names.
-    revised: what to do with an overlap bar that the exchange now tells differently: ``"replace"`` takes its
-        newer word, ``"keep"`` the lake's. Either is counted. Where 3 bars or more and at least half of
+    revised: what to do with a bar that the exchange now gives other values: ``"replace"`` takes the new ones,
+        ``"keep"`` keeps the lake's. Either is counted. Where 3 bars or more and at least half of
         those compared differ, the lake holds another market, and the symbol ends with an error.
-    progress: True shows a line a symbol (tqdm); or a function that is called with each ``Progress``.
+    progress: True shows a line a symbol (tqdm); or a function that is called with each ``FetchProgress``.
     jobs: symbols collected at a time; their requests share one rate limit.
     settings: names the lake; ``Settings()`` by default.
 
@@ -70,36 +62,21 @@ def fetch_bars(
     failed (after the others are done; ``error.report`` holds all of them). KeyboardInterrupt commits the
     pages at hand first.
     """
-    names = [symbols] if isinstance(symbols, str) else list(symbols)
-    if not names or (name is not None and len(names) != 1):
-        raise ConfigError("name= needs exactly one symbol" if names else "no symbol to fetch; give at least one")
+    markets = lake_names(symbols, name, timeframe)
     if revised not in ("replace", "keep"):
         raise ConfigError(f"revised={revised!r} is unknown; use 'replace' or 'keep'")
-    markets = {check_symbol(name or symbol): symbol for symbol in names}
-    for symbol in markets:
-        check_free(symbol, timeframe)
     span = (moment("since", since), moment("until", until))
     exchange = Exchange(connect(exchange)) if isinstance(exchange, str) else exchange
     exchange.check_timeframe(timeframe)
     exchange.halt.clear()
+    # Once for all symbols, before the threads start: the list of markets and the exchange's time.
     exchange.ask("the list of markets", exchange.client.load_markets)
     exchange.now()
-    store = BarStore((settings or Settings()).lake)
-    lines = ProgressLines() if progress is True else None
-    show = lines or (progress if callable(progress) else lambda state: None)
-    collectors = [
-        Collector(exchange.twin(), store, lake_name, market, timeframe, span, revised, show)
-        for lake_name, market in markets.items()
-    ]
-    try:
+    with shown(progress) as show:
+        request = Request(BarStore((settings or Settings()).lake), timeframe, *span, revised, show)
+        collectors = [ExchangeCollector(request, exchange.twin(), *market) for market in markets.items()]
         _run(collectors, jobs, exchange.halt)
-    finally:
-        if lines is not None:
-            lines.close()
-    report = FetchReport(tuple(collector.result for collector in collectors))
-    if report.failed:
-        raise _failure(report)
-    return report
+    return report_of([collector.result for collector in collectors])
 
 
 def missing_spans(have: Int64Array, start: int, stop: int, step: int, join: int) -> list[tuple[int, int]]:
@@ -119,45 +96,16 @@ def missing_spans(have: Int64Array, start: int, stop: int, step: int, join: int)
     return spans
 
 
-def refuse_foreign(store: BarStore, bars: pd.DataFrame, source: str) -> None:
-    """BarsError where bars disagree with the lake's so often that they are those of another market."""
-    symbol, timeframe = bars.attrs["symbol"], bars.attrs["timeframe"]
-    ours = store.read(symbol, timeframe, since=bars.index[0], until=bars.index[-1] + pd.Timedelta(1, "ns"))
-    common = ours.index.intersection(bars.index)
-    differs = (ours.loc[common].to_numpy() != bars.loc[common].to_numpy()).any(axis=1)
-    if differs.sum() >= _FOREIGN and 2 * differs.sum() >= differs.size:
-        raise BarsError(
-            f"{int(differs.sum())} of {differs.size} bars that the lake already has differ from those of {source}, "
-            f"the first at {common[int(np.argmax(differs))]:%Y-%m-%d %H:%M}: it is another market; collect it "
-            "under another name (--as NAME)"
-        )
+class ExchangeCollector(Collector):
+    """Collects one symbol from an exchange."""
 
+    source: Exchange
 
-class Collector:
-    """Collects one symbol; ``result`` tells what became of it."""
-
-    def __init__(
-        self,
-        exchange: Exchange,
-        store: BarStore,
-        symbol: str,
-        market: str,
-        timeframe: str,
-        span: tuple[pd.Timestamp | None, pd.Timestamp | None],
-        revised: Revised,
-        show: Callable[[Progress], None],
-    ) -> None:
-        self.exchange, self.store = exchange, store
-        self.symbol, self.wanted, self.timeframe = symbol, market, timeframe
-        self.span, self.revised, self.show = span, revised, show
-        self.step = timeframe_ns(timeframe)
-        self.result = Collected(symbol, timeframe, exchange.name)
-        self.have: Int64Array = np.empty(0, dtype=np.int64)  # open times in the lake, within reach of the span
-        self.pages: list[tuple[Int64Array, Float64Array]] = []  # fetched, not committed
-        self.committed: list[Int64Array] = []  # open times
-        self.done = self.total = 0
+    def __init__(self, request: Request, exchange: Exchange, symbol: str, market: str) -> None:
+        super().__init__(request, exchange, symbol, market)
+        self.pages: list[Values] = []  # fetched, not committed
         self.newest: int | None = None  # open time of the exchange's newest candle, once asked for
-        exchange.notice = self._tell
+        exchange.notice = self.show
 
     def run(self) -> None:
         """Collect; errors of ours end up in ``result``."""
@@ -167,43 +115,41 @@ class Collector:
             finally:
                 self._commit()
         except Halted:
-            self._update(error=f"interrupted, {self._resumes()}")
+            self.update(error=f"interrupted, {self._resumes()}")
         except (ConfigError, BarsError) as error:
-            self._update(error=str(error))
+            self.update(error=str(error))
         except (MlkitError, OSError) as error:
-            self._update(error=f"{' '.join(str(error).split())}; {self._resumes()}")
-        self._tell()
+            self.update(error=f"{' '.join(str(error).split())}; {self._resumes()}")
+        self.show()
 
     def collect(self) -> None:
         """Fetch and commit what is missing; errors are raised as they come."""
-        market = self.exchange.market(self.wanted)
-        self.page = self.exchange.page_size(market)
+        market = self.source.market(self.market)
+        self.page = self.source.page_size(market)
         start, stop = self._bounds(market)
         margin = OVERLAP * self.step
-        if self.store.last(self.symbol, self.timeframe) is not None:
-            reach = {"since": _time(start - margin), "until": _time(stop + margin)}
-            self.have = open_times(self.store.read(self.symbol, self.timeframe, **reach))
+        self.look_up(_time(start - margin), _time(stop + margin))
         spans = missing_spans(self.have, start, stop, self.step, self.page * self.step)
         self.total = sum(end - begin for begin, end in spans) // self.step
-        self._tell()
+        self.show()
         for begin, end in spans:
             self._walk(market, begin, end)
         self._commit()
-        if not self.have.size and not self.committed:
-            raise ConfigError(f"{self.exchange.name} has no {self.wanted} {self.timeframe} bars from {_time(start)} on")
-        self._count_absent(start, stop)
+        if not self.have.size:
+            raise ConfigError(f"{self.source.name} has no {self.market} {self.timeframe} bars from {_time(start)} on")
+        self.count_absent(start, stop)
 
     def _bounds(self, market: str) -> tuple[int, int]:
-        """First grid time to ask for, and the bound of those that are to be had by now."""
-        since, until = self.span
-        since = self.store.last(self.symbol, self.timeframe) if since is None else since
+        """First grid time to ask for, and the exclusive bound of the bars that are closed by now."""
+        since, until = self.request.since, self.request.until
+        since = self.last() if since is None else since
         if since is None:
             raise ConfigError(f"the lake has no {self.symbol} {self.timeframe} to continue; give since (--since DATE)")
-        self.closed = self._ceil(self.exchange.closed(self.timeframe))
+        self.closed = self._ceil(self.source.closed(self.timeframe))
         stop = self.closed if until is None else min(self.closed, self._ceil(until.value))
-        if self.span[0] is not None and self._ceil(since.value) >= stop:
+        if self.request.since is not None and self._ceil(since.value) >= stop:
             raise ConfigError(f"no bar has closed from {since} to {_time(stop)}; move --since or --until")
-        start = self._ceil(max(since.value, self.exchange.opened(market)))
+        start = self._ceil(max(since.value, self.source.opened(market)))
         return min(start, stop), stop
 
     def _walk(self, market: str, begin: int, end: int) -> None:
@@ -216,8 +162,11 @@ class Collector:
         while cursor < stop:
             limit = min(self.page, (stop - cursor) // self.step)
             times, values = self._page(market, cursor, limit)
-            if not times.size and self._newest(market) < cursor:
-                break
+            if not times.size:
+                if self.newest is None:
+                    self.newest = self.source.newest(market, self.timeframe)
+                if self.newest < cursor:
+                    break
             past = times < stop
             if past.any():
                 self.pages.append((times[past], values[:, past]))
@@ -225,104 +174,50 @@ class Collector:
             self.done = walked + (min(max(cursor, begin), end) - begin) // self.step
             if sum(times.size for times, _ in self.pages) >= _COMMIT:
                 self._commit()
-            self._tell()
+            self.show()
         self.done = walked + (end - begin) // self.step
 
-    def _page(self, market: str, cursor: int, limit: int) -> tuple[Int64Array, Float64Array]:
+    def _page(self, market: str, cursor: int, limit: int) -> Values:
         """One page; asked for twice, and the fuller answer taken, where bars are lacking."""
-        times, values = self.exchange.candles(market, self.timeframe, cursor, limit, self.closed)
+        times, values = self.source.candles(market, self.timeframe, cursor, limit, self.closed)
         if not times.size or (times[-1] - cursor) // self.step + 1 > times.size:
-            again = self.exchange.candles(market, self.timeframe, cursor, limit, self.closed)
+            again = self.source.candles(market, self.timeframe, cursor, limit, self.closed)
             if again[0].size >= times.size:
                 times, values = again
         return times, values
 
-    def _newest(self, market: str) -> int:
-        if self.newest is None:
-            self.newest = self.exchange.newest(market, self.timeframe)
-        return self.newest
-
     def _commit(self) -> None:
-        """Write the pages at hand into the lake."""
+        """Write the fetched pages into the lake."""
         if not self.pages:
             return
         times, order = np.unique(np.concatenate([times for times, _ in self.pages]), return_index=True)
         values = np.ascontiguousarray(np.concatenate([values for _, values in self.pages], axis=1)[:, order])
         self.pages = []
-        index = pd.DatetimeIndex(times, tz="UTC")
-        bars = make_bars(index, values, symbol=self.symbol, timeframe=self.timeframe)
+        bars = bars_of((times, values), symbol=self.symbol, timeframe=self.timeframe)
         if np.searchsorted(self.have, times[0]) < np.searchsorted(self.have, times[-1], "right"):
-            refuse_foreign(self.store, bars, self.exchange.name)
-        commit = self.store.append(bars, on_conflict=self.revised, source=self.exchange.name)
-        self.committed.append(times)
-        done = self.result
-        self._update(
-            added=done.added + commit.added, known=done.known + commit.known, revised=done.revised + commit.revised
-        )
-
-    def _count_absent(self, start: int, stop: int) -> None:
-        held = np.unique(np.concatenate([self.have, *self.committed]))
-        inside = held[(held >= start) & (held < stop)]
-        if inside.size:
-            self._update(absent=int((stop - inside[0]) // self.step - inside.size))
-
-    def _update(self, **changes: int | str) -> None:
-        manifest = self.store.manifest(self.symbol, self.timeframe)
-        span = {} if manifest is None else {"first": manifest.first, "last": manifest.last}
-        self.result = replace(self.result, retries=self.exchange.retries, **span, **changes)  # type: ignore[arg-type]
+            self.refuse_foreign(bars, self.source.name)
+        self.commit(bars)
 
     def _resumes(self) -> str:
-        last = self.store.last(self.symbol, self.timeframe)
+        last = self.last()
         return f"committed up to {utc(last)}, the same command resumes" if last is not None else "nothing committed yet"
-
-    def _tell(self, note: str = "") -> None:
-        done = self.result
-        self.show(Progress(self.symbol, self.timeframe, self.done, self.total, done.added, done.last, note))
 
     def _ceil(self, time: int) -> int:
         floor = int(floor_times(np.array([time]), self.timeframe)[0])
         return floor if floor == time else floor + self.step
 
 
-def _run(collectors: list[Collector], jobs: int, halt: threading.Event) -> None:
+def _run(collectors: list[ExchangeCollector], jobs: int, halt: Event) -> None:
     """Run all collectors on at most ``jobs`` threads; an interrupt lets them commit what they have."""
-    waiting: SimpleQueue[Collector] = SimpleQueue()
-    for collector in collectors:
-        waiting.put(collector)
-    crashes: list[BaseException] = []
-
-    def work() -> None:
+    with ThreadPoolExecutor(jobs) as pool:
+        tasks = [pool.submit(collector.run) for collector in collectors]
         try:
-            while not halt.is_set():
-                waiting.get_nowait().run()
-        except Empty:
-            pass
-        except BaseException as crash:  # a fault of mlkit: carried to the caller's thread
-            crashes.append(crash)
+            for task in as_completed(tasks):
+                task.result()
+        except BaseException:
             halt.set()
-
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(jobs, len(collectors)))]
-    for thread in threads:
-        thread.start()
-    try:
-        while any(thread.is_alive() for thread in threads):
-            for thread in threads:
-                thread.join(0.1)
-    except KeyboardInterrupt:
-        halt.set()
-        for thread in threads:
-            thread.join(_JOIN)
-        raise
-    if crashes:
-        raise crashes[0]
-
-
-def _failure(report: FetchReport) -> FetchError:
-    first, count = report.failed[0], len(report.failed)
-    others = f" ({count} of {len(report.results)} symbols failed)" if len(report.results) > 1 else ""
-    error = FetchError(f"{first}{others}")
-    error.report = report
-    return error
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _time(time_ns: int) -> pd.Timestamp:

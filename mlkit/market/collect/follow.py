@@ -6,11 +6,10 @@ import pandas as pd
 
 from mlkit.config import Settings
 from mlkit.errors import FetchError
+from mlkit.market.collect.collector import Request, Time, lake_names
 from mlkit.market.collect.exchange import SETTLE, Exchange, connect
-from mlkit.market.collect.fetch import Collector, Time
+from mlkit.market.collect.fetch import ExchangeCollector
 from mlkit.market.lake.store import BarStore
-from mlkit.market.sources import check_free
-from mlkit.market.symbols import check_symbol
 from mlkit.market.times import moment, timeframe_delta
 
 _LATE = 30.0  # the longest pause, in seconds, between two polls for a bar that is overdue
@@ -29,8 +28,8 @@ def follow(
     """Yield newly closed bars, each once and in order, after committing them to the lake.
 
     First comes what closed since the lake's last bar, in one frame; then each bar some two seconds after its close by
-    the exchange's clock. A lost network ends nothing: it is told, and the bars missed come in one frame when it
-    is back. A bar that the exchange revises later is mended in the lake and not yielded again.
+    the exchange's clock. A lost network ends nothing: ``notice`` is called, and the bars missed come in one frame when
+    it is back. A bar that the exchange revises later is replaced in the lake and not yielded again.
 
     Parameters
     ----------
@@ -38,23 +37,21 @@ def follow(
     since: where to begin when the lake has no bars of the symbol; needed only then.
     notice: called with one line when the exchange cannot be reached.
 
-    Yields valid bars (n_bars, 5), n_bars >= 1. Ends never: stop iterating.
+    Yields valid bars (n_bars, 5), n_bars >= 1, without end.
 
     Raises ConfigError and DependencyError as ``fetch_bars``; BarsError or LakeError when bars cannot be kept.
     """
     exchange = Exchange(connect(exchange)) if isinstance(exchange, str) else exchange
     exchange.check_timeframe(timeframe)
-    kept = check_symbol(name or symbol)
-    check_free(kept, timeframe)
+    ((kept, _),) = lake_names(symbol, name, timeframe).items()
     store = BarStore((settings or Settings()).lake)
     start, last = moment("since", since), store.last(kept, timeframe)
     pause = 0.0
     while True:
-        span = (start if last is None else None, None)
-        collector = Collector(exchange, store, kept, symbol, timeframe, span, "replace", lambda state: None)
+        request = Request(store, timeframe, start if last is None else None, None)
         seconds = 0.0
         try:
-            collector.collect()
+            ExchangeCollector(request, exchange, kept, symbol).collect()
             seconds = _until_closed(store.last(kept, timeframe), timeframe, exchange.now())
         except FetchError as error:
             notice(str(error))

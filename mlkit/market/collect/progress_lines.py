@@ -1,8 +1,8 @@
-"""How far a collection has come, while it runs and when it is over."""
+"""Progress of a collection while it runs, and its report."""
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
-from html import escape
 from threading import Lock
 from typing import Any
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 
 @dataclass(frozen=True)
-class Progress:
+class FetchProgress:
     """One symbol's state: ``done`` of ``total`` missing bars asked for, ``added`` of them committed."""
 
     symbol: str
@@ -19,12 +19,12 @@ class Progress:
     total: int
     added: int
     until: pd.Timestamp | None  # open time of the newest committed bar
-    note: str = ""  # what it waits for
+    note: str = ""  # what is waited for
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What became of one symbol.
+    """The result for one symbol.
 
     ``added`` bars are new, ``known`` were fetched again and equal, ``revised`` differ from what the lake held;
     ``absent`` bars after the first were asked for and not given: outages of the exchange, or a delisted market.
@@ -76,12 +76,9 @@ class FetchReport:
         return "\n".join([*lines, *(str(result) for result in self.failed)])
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in (*_COLUMNS, "error"))
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in (*cells, result.error)) + "</tr>"
-            for cells, result in zip(self._cells(), self.results, strict=True)
-        )
-        return f"<table><tr>{head}</tr>{body}</table>"
+        table = pd.DataFrame(self._cells(), columns=list(_COLUMNS))
+        table["error"] = [result.error for result in self.results]
+        return table.to_html(index=False, border=0)
 
     def _cells(self) -> list[tuple[str, ...]]:
         return [
@@ -102,21 +99,20 @@ class ProgressLines:
     """A callback that shows one tqdm line a symbol, with bars, rate and time left: standard error or notebook.
 
     Nothing is shown where standard error is no terminal, or tqdm is not installed. ``states`` holds the latest
-    Progress of each symbol.
+    FetchProgress of each symbol.
     """
 
     def __init__(self) -> None:
-        self.states: dict[str, Progress] = {}
+        self.states: dict[str, FetchProgress] = {}
         self._lines: dict[str, Any] = {}
         self._lock = Lock()
-        try:
+        self._tqdm: Any = None
+        with suppress(ModuleNotFoundError):
             from tqdm.auto import tqdm
-        except ModuleNotFoundError:
-            self._tqdm = None
-        else:
+
             self._tqdm = tqdm
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: FetchProgress) -> None:
         with self._lock:
             self.states[progress.symbol] = progress
             if self._tqdm is None:
@@ -134,8 +130,7 @@ class ProgressLines:
             for line in self._lines.values():
                 line.close()
 
-    def _line(self, progress: Progress) -> Any:
-        assert self._tqdm is not None
+    def _line(self, progress: FetchProgress) -> Any:
         name = f"{progress.symbol} {progress.timeframe}"
         notebook = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)() is not None
         hidden = False if notebook else None  # None: where there is no terminal
