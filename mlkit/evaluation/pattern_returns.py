@@ -81,7 +81,7 @@ def returns_after(
     The mean over hits of ``d (r - mean(r))``: d the direction, r the return, ``mean(r)`` over every bar with a
     return, so that a rising market is not taken for a bullish pattern. Stationary bootstrap of the rows, mean
     block ``max(10, 2 h)``; interval and two-sided p-value by Student's t with the bootstrap standard error and
-    half a degree of freedom a block, and no more of them than hits, as ``significance`` explains.
+    half a degree of freedom a block, and no more of them than hits (see ``significance``).
 
     Parameters
     ----------
@@ -183,41 +183,48 @@ def traded_patterns(
     from scipy.stats import t
 
     sides, gains = flags.to_numpy(dtype=np.float64), returns.to_numpy(dtype=np.float64)
-    known = np.isfinite(gains)
-    horizons = [int(h) for h in returns.columns]
+    known, horizons = np.isfinite(gains), [int(h) for h in returns.columns]
     measured = []
     for k in range(sides.shape[1]):
         for j, h in enumerate(horizons):
             rows = np.flatnonzero((sides[:, k] != 0) & known[:, j])
             disjoint = _disjoint(rows, h)
             if len(rows) >= least and disjoint >= least_disjoint:
-                measured.append((k, j, rows, disjoint))
+                measured.append((k, j, disjoint))
     found: dict[str, dict[str, Any]] = {}
-    for k, j, rows, disjoint in measured:
-        side, gain = np.where(known[:, j], sides[:, k], 0.0), np.where(known[:, j], gains[:, j], 0.0)
-        excess = side * (gain - gain[known[:, j]].mean()) - 2e-4 * cost_bps * np.abs(side)
-        edge = excess.sum() / len(rows)
-        score = t_under_null(excess[known[:, j]], max(int(1.5 * horizons[j]), 1))
-        error = abs(edge / score) if score else 0.0
-        lower = edge - float(t.ppf(1.0 - (1.0 - level) / len(measured), disjoint - 1)) * error
+    for k, j, disjoint in measured:
+        quantile = float(t.ppf(1.0 - (1.0 - level) / len(measured), disjoint - 1))
+        one = _traded(sides[:, k], gains[:, j], horizons[j], cost_bps, disjoint, quantile)
         best = found.get(flags.columns[k])
-        if best is not None and best["lower_bps"] >= 1e4 * float(lower):
-            continue
-        hit_rate = float(np.mean(direction(side[rows] * gain[rows])))
-        up = float(np.mean(direction(gain[known[:, j]])))
-        low, high = wilson_interval(hit_rate, disjoint)
-        found[flags.columns[k]] = {
-            "horizon": horizons[j],
-            "cases": len(rows),
-            "hit_rate": hit_rate,
-            "low": float(low),
-            "high": float(high),
-            "base_rate": float(np.mean(np.where(side[rows] > 0, up, 1.0 - up))),
-            "edge_bps": 1e4 * float(edge),
-            "lower_bps": 1e4 * float(lower),
-            "verdict": "edge" if lower > 0 else "no edge",
-        }
+        if best is None or one["lower_bps"] > best["lower_bps"]:
+            found[flags.columns[k]] = one
     return found
+
+
+def _traded(
+    side: FloatArray, gain: FloatArray, horizon: int, cost_bps: float, disjoint: int, quantile: float
+) -> dict[str, Any]:
+    """Return of trading one pattern at one horizon."""
+    known = np.isfinite(gain)
+    side, gain = np.where(known, side, 0.0), np.where(known, gain, 0.0)
+    rows = np.flatnonzero(side)
+    excess = side * (gain - gain[known].mean()) - 2e-4 * cost_bps * np.abs(side)
+    edge = excess.sum() / len(rows)
+    score = t_under_null(excess[known], max(int(1.5 * horizon), 1))
+    lower = edge - quantile * (abs(edge / score) if score else 0.0)
+    hit_rate, up = float(np.mean(direction(side[rows] * gain[rows]))), float(np.mean(direction(gain[known])))
+    low, high = wilson_interval(hit_rate, disjoint)
+    return {
+        "horizon": horizon,
+        "cases": len(rows),
+        "hit_rate": hit_rate,
+        "low": float(low),
+        "high": float(high),
+        "base_rate": float(np.mean(np.where(side[rows] > 0, up, 1.0 - up))),
+        "edge_bps": 1e4 * float(edge),
+        "lower_bps": 1e4 * float(lower),
+        "verdict": "edge" if lower > 0 else "no edge",
+    }
 
 
 def _disjoint(rows: IntArray, horizon: int) -> int:
