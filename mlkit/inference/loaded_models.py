@@ -22,7 +22,7 @@ Model = TypeVar("Model")
 _log = logging.getLogger("mlkit")
 
 
-class Models:
+class LoadedModels:
     """The pattern CNN and the price ensemble of one bundle; safe to ask from several threads.
 
     Parameters

@@ -1,4 +1,4 @@
-"""Where bars meet models: validated bars in, `Insight`, pattern probabilities and forecasts out."""
+"""Bars and a bundle in; `Insight`, pattern probabilities and forecasts out."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -9,22 +9,18 @@ import pandas as pd
 
 from mlkit.config import Settings
 from mlkit.errors import BundleError, ConfigError, DependencyError, NotTrainedError, TooFewBarsError
-from mlkit.features import Standard, pattern_flags
 from mlkit.inference.bundle_roots import current_bundle
+from mlkit.inference.closed_bar import BarLike
 from mlkit.inference.freshness import at_time
 from mlkit.inference.insight import Insight
 from mlkit.inference.insight_data import NOT_TRAINED, ModelStatus, PatternReading, PricePrediction, Signal
-from mlkit.inference.live import BarLike, Live, LiveBars, Memory, calendar_blocks, prices_of, realised_returns
-from mlkit.inference.loaded_models import Models
-from mlkit.inference.reading import (
-    Moment,
-    pattern_reading,
-    price_predictions,
-    read_moment,
-)
+from mlkit.inference.live import LiveState, realised_returns
+from mlkit.inference.loaded_models import LoadedModels
+from mlkit.inference.reading import ModelOutputs, pattern_reading, price_predictions, read_insight
+from mlkit.inference.recent_bars import RecentBars
 from mlkit.inference.signals import SignalRules
 from mlkit.labels import market_standard
-from mlkit.market import COLUMNS, load_bars, never_closes, open_times, validate_bars
+from mlkit.market import COLUMNS, load_bars, never_closes, timeframe_ns, validate_bars
 from mlkit.models.ensemble import FORECAST_COLUMNS
 
 if TYPE_CHECKING:
@@ -33,9 +29,9 @@ if TYPE_CHECKING:
     from mlkit.models.ensemble import Forecast, PricePredictor
     from mlkit.models.patterns import PatternModel
 
-Float64Array = npt.NDArray[np.float64]
-Inputs = tuple[npt.NDArray[np.float32], Float64Array, Float64Array | None]
-LIVE_BARS = 1000  # newest bars that a live predictor keeps, for the candles beside an insight
+FloatArray = npt.NDArray[np.float64]
+Inputs = tuple[npt.NDArray[np.float32], FloatArray, FloatArray | None]
+LIVE_BARS = 1000  # newest bars that a predictor keeps, for the candles beside an insight
 
 
 class Predictor:
@@ -53,15 +49,15 @@ class Predictor:
     features : FeatureSet, optional
         What the bundle was trained with, where that held own features.
 
-    Models are loaded when first needed and kept. An optional package that is missing gives the same
-    answers with empty parts and a reason, and one warning in the log; a damaged bundle is a BundleError.
+    Models are loaded when first needed and kept. A missing optional package gives insights with empty parts and a
+    reason, and one warning in the log; a damaged bundle is a BundleError.
 
     Execution timing: everything about bar t is known at its close and depends on bars up to t only.
 
-    Live bars: ``start(bars)`` once, then ``update(bar)`` for each bar that closes. It keeps the state of the
-    features, the CNN's window and all else that reaches back, and gives the insight of the whole history to
-    the bit; own features, which are recomputed on their newest bars, agree within their declared tolerance.
-    One predictor follows one market, in one thread at a time.
+    Live bars: ``start(bars)`` once, then ``update(bar)`` for each bar that closes. The predictor keeps the state of the
+    features and the newest bars, and gives the insight of the whole history to the bit; own features, which are
+    recomputed on their newest bars, agree within their declared tolerance. One predictor follows one market, in one
+    thread at a time.
     """
 
     def __init__(
@@ -73,11 +69,11 @@ class Predictor:
         features: "FeatureSet | None" = None,
     ) -> None:
         settings = settings or Settings()
-        self._models = Models(bundle, cnn, settings.pattern_weights)
+        self._models = LoadedModels(bundle, cnn, settings.pattern_weights)
         self._features = features
         self._rules = SignalRules(settings.min_confidence_threshold, settings.cost_bps)
-        self._live: Live | None = None
-        self._found: tuple[pd.Index[str], npt.NDArray[np.intp] | None] | None = None  # see _columns
+        self._live: LiveState | None = None
+        self._positions: tuple[pd.Index[str], npt.NDArray[np.intp] | None] | None = None  # see _columns
 
     # --- one bar ----------------------------------------------------------------------------------
 
@@ -91,24 +87,25 @@ class Predictor:
         Raises BarsError for bars that break the contract or are too few for the models loaded, ConfigError
         for another timeframe than the bundle's, BundleError for a damaged bundle or one of other features.
         """
-        return read_moment(self._moment(self._checked(bars)), self._models, self._rules)
+        return self._read(*self._newest(self._checked(bars)))
 
     def patterns(self, bars: pd.DataFrame) -> PatternReading:
         """Patterns in the window that ends at the last bar; see `insight` for parameters and errors."""
-        return pattern_reading(self._moment(self._checked(bars), prices=False), self._models)
+        recent = RecentBars(self._checked(bars), LIVE_BARS)
+        return pattern_reading(recent, self._probabilities(recent), self._models)
 
     def price_prediction(self, bars: pd.DataFrame) -> dict[str, PricePrediction]:
         """Forecast per horizon from the last bar; empty, and errors, as in `insight`."""
-        bars = self._checked(bars)
-        forecast, _ = self._told(self._forecast(bars), Memory.of(bars))
-        return price_predictions(forecast, float(bars["close"].iloc[-1]), self._models.verdict)
+        recent, past = self._newest(self._checked(bars))
+        forecast, _ = self._forecast(recent, past)
+        return price_predictions(forecast, float(recent.ohlcv.rows[-1, 3]), self._models.verdict)
 
     def signals(self, bars: pd.DataFrame) -> list[Signal]:
         """Signals at the last bar, the leading one first; errors as `insight`."""
         return self.insight(bars).signals
 
     def status(self) -> ModelStatus:
-        """Which models can answer, and why one cannot; loads them."""
+        """Which models are available, and why one is not; loads them."""
         return self._models.status("classic")
 
     # --- live -------------------------------------------------------------------------------------
@@ -116,12 +113,10 @@ class Predictor:
     def start(self, bars: pd.DataFrame) -> Insight:
         """Take a history and follow it live; the insight of its last bar, and its errors, as of `insight`."""
         bars = self._checked(bars)
-        said = read_moment(self._moment(bars), self._models, self._rules)
-        model, names = self._models.price()[0], self._feature_set().names
-        keep = LIVE_BARS if model is None else max(LIVE_BARS, model.lookback + 1)
-        past = None if model is None else self._recent(model, bars)
-        self._live = Live(LiveBars(bars, keep), self._stream(bars), pd.Index(names), past, keep, said)
-        return said
+        recent, past = self._newest(bars)
+        latest = self._read(recent, past)
+        self._live = LiveState(recent, self._stream(bars), self._feature_set().names, past, latest, self._keep)
+        return latest
 
     def update(self, bar: BarLike) -> Insight:
         """Take the next closed bar; exactly what `insight` gives on the whole history with it.
@@ -131,9 +126,9 @@ class Predictor:
         bar : a row of a bars frame (``bars.iloc[i]``, or of ``bars.itertuples()``), a mapping with ``timestamp``
             (open time with a zone), open, high, low, close, volume, or a tuple of these six.
 
-        A bar after a gap counts as the next one, as in a history (``freshness.gap_bars`` says how many are
-        missing), but after a long outage (`mlkit.market.outages.memory_gap`) as the first: ``reasons`` then say how
-        many bars prices need. The last bar once more, the same, gives the same answer and changes nothing.
+        A bar after a gap counts as the next one, as in a history (``freshness.gap_bars`` is the number of missing
+        bars), but after a long outage (`mlkit.market.memory_gap`) as the first: ``reasons`` then say how many bars
+        price forecasts need. Repeating the last bar gives the same insight and changes nothing.
 
         Raises BarsError, changing nothing, for a bar that is older than the last one, repeats it with other values,
         lies off the grid or is no bar; ConfigError before `start`.
@@ -141,21 +136,21 @@ class Predictor:
         live = self._live
         if live is None:
             raise ConfigError("update: no history yet; call start(bars) once, then update(bar) for each new bar")
-        taken = live.bars.accept(bar)
-        if taken is not None:
-            live.push(taken)
-        if live.said is None:
-            live.said = read_moment(self._live_moment(live), self._models, self._rules)
-        return live.said
+        accepted = live.bars.accept(bar)
+        if accepted is not None:
+            live.push(accepted)
+        if live.latest is None:
+            live.latest = self._read(live.bars, self._live_forecasts(live))
+        return live.latest
 
     @property
     def latest(self) -> Insight | None:
-        """The last answer of `start` or `update`; None before."""
-        return None if self._live is None else self._live.said
+        """The last insight of `start` or `update`; None before."""
+        return None if self._live is None else self._live.latest
 
     @property
-    def live_bars(self) -> LiveBars | None:
-        """The newest bars that a started predictor has taken; None before `start`."""
+    def live_bars(self) -> RecentBars | None:
+        """The newest bars of a started predictor; None before `start`."""
         return None if self._live is None else self._live.bars
 
     # --- every bar --------------------------------------------------------------------------------
@@ -188,8 +183,7 @@ class Predictor:
         if model is None:
             why = self._models.why_no_prices(_market(bars))
             raise (NotTrainedError if reason == NOT_TRAINED else DependencyError)(why)
-        blocks = calendar_blocks(open_times(bars), bars.attrs["timeframe"])
-        forecast = model.adapted(model.predict(*self._inputs(bars)), self._outcomes(bars), blocks)
+        forecast = _adapted(model, model.predict(*self._inputs(bars)), RecentBars(bars, len(bars)))
         horizons = np.array(forecast.horizons, dtype=np.int64)
         columns = {name: getattr(forecast, name).ravel() for name in FORECAST_COLUMNS}
         times = {"timestamp": bars.index.repeat(len(horizons)), "horizon": np.tile(horizons, len(bars))}
@@ -206,106 +200,65 @@ class Predictor:
             )
         return bars
 
-    def _moment(self, bars: pd.DataFrame, *, prices: bool = True) -> Moment:
-        """The last bar of a history."""
-        times, values = open_times(bars), bars[list(COLUMNS)].to_numpy()
-        standard = market_standard(bars)
-        flags = pattern_flags(*prices_of(values), standard)[-1]
-        forecast = self._forecast(bars) if prices else None
-        return self._at_close(_market(bars), times, values, standard, flags, forecast, Memory.of(bars))
+    @property
+    def _keep(self) -> int:
+        """Bars and forecasts that the newest insight and the candles beside it depend on."""
+        model = self._models.price()[0]
+        return LIVE_BARS if model is None else max(LIVE_BARS, model.lookback + 1)
 
-    def _live_moment(self, live: Live) -> Moment:
-        """The last bar that was pushed."""
-        bars, forecast = live.bars, self._live_forecast(live)
-        seen = bars.times.rows, bars.ohlcv.rows, bars.hours.standard, bars.flags
-        return self._at_close(bars.market, *seen, forecast, bars.memory)
+    def _newest(self, bars: pd.DataFrame) -> "tuple[RecentBars, Forecast | None]":
+        """The newest bars of a history and their forecasts, intervals not adapted; None without a price model."""
+        model, past = self._models.price()[0], None
+        if model is not None:
+            features, scale, terms = self._inputs(bars)
+            rows = slice(-model.lookback - 1, None)
+            past = model.predict(features[rows], scale[rows], None if terms is None else terms[rows])
+        return RecentBars(bars, self._keep), past
 
-    def _at_close(
-        self,
-        market: str,
-        times: npt.NDArray[np.int64],
-        values: Float64Array,
-        standard: Standard,
-        flags: npt.NDArray[np.int8],
-        forecast: "Forecast | None",
-        memory: Memory,
-    ) -> Moment:
-        """What both have in common; ``times`` and ``values`` end with the bar."""
-        cnn, _ = self._models.cnn(standard)
-        probabilities = None
-        if cnn is not None:
-            need = cnn.meta.sequence_length
-            _require(len(values), need, "the pattern CNN", market)
-            probabilities = cnn.probabilities(values[-need:])[-1]
-        rising = (values[-2:, 3] >= values[-2:, 0]).tolist()
-        forecast, waiting = self._told(forecast, memory)
-        return Moment(
-            market=market,
-            opened=int(times[-1]),
-            before=int(times[-2]) if len(times) > 1 else None,
-            close=float(values[-1, 3]),
-            colours=(1 if rising[-1] else -1, 1 if rising[0] else -1),
-            standard=standard,
-            flags=flags,
-            probabilities=probabilities,
-            forecast=forecast,
-            waiting=waiting,
-        )
-
-    def _told(self, forecast: "Forecast | None", memory: Memory) -> "tuple[Forecast | None, str | None]":
-        """A forecast, or None and why while its features do not remember enough bars after an outage."""
-        waiting = None if forecast is None else memory.lacks(self._feature_set().warm_up + 1)
-        return None if waiting else forecast, waiting
-
-    def _forecast(self, bars: pd.DataFrame) -> "Forecast | None":
-        """Forecasts up to the last bar of a history, that one's intervals adapted; None without a price model."""
-        model, _ = self._models.price()
-        if model is None:
+    def _live_forecasts(self, live: LiveState) -> "Forecast | None":
+        """The same as the second of `_newest`, after the bars that were pushed."""
+        model = self._models.price()[0]
+        if model is None or live.stream is None:
             return None
-        recent, outcomes = self._recent(model, bars), self._outcomes(bars)
-        blocks = calendar_blocks(open_times(bars)[-len(recent) :], bars.attrs["timeframe"])
-        return model.adapted(recent, outcomes[-len(recent) :], blocks, rows=1)
-
-    def _recent(self, model: "PricePredictor", bars: pd.DataFrame) -> "Forecast":
-        """Unadapted forecasts of the last bar and of those that its intervals remember."""
-        keep = model.lookback + 1
-        features, scale, terms = self._inputs(bars)
-        return model.predict(features[-keep:], scale[-keep:], None if terms is None else terms[-keep:])
-
-    def _outcomes(self, bars: pd.DataFrame) -> Float64Array:
-        """What became of every forecast of a history, (n_bars, n_horizons), NaN where that is not known."""
-        assert self._models.bundle is not None
-        horizons, close = self._models.bundle.manifest.horizons, bars["close"].to_numpy()
-        return realised_returns(open_times(bars), close, horizons, bars.attrs["timeframe"], never_closes(bars))
-
-    def _live_forecast(self, live: Live) -> "Forecast | None":
-        """The same from the last bar that was pushed."""
-        model, _ = self._models.price()
-        if model is None or live.past is None:
-            return None
-        bars, rows = live.bars, model.lookback + 1
         if live.pending:
-            features = np.stack(live.pending)
+            features, bars = np.stack(live.pending), live.bars
             index = pd.DatetimeIndex(bars.times.rows[-len(features) :], tz="UTC")
             table = pd.DataFrame(features, index=index, columns=live.columns)
-            live.remember(model.predict(*self._select(table, self._garch(bars.symbol))))
-        times, close = bars.times.rows[-rows:], bars.ohlcv.rows[-rows:, 3]
-        outcomes = realised_returns(times, close, model.horizons, bars.timeframe, bars.hours.never_closes)
-        recent = live.recent(rows)
-        blocks = calendar_blocks(times[-len(recent) :], bars.timeframe)
-        return model.adapted(recent, outcomes[-len(recent) :], blocks, rows=1)
+            live.add_forecasts(model.predict(*self._select(table, self._garch(bars.symbol))))
+        return live.recent_forecasts(model.lookback + 1)
+
+    def _read(self, bars: RecentBars, past: "Forecast | None") -> Insight:
+        """The insight of the newest bar, from the forecasts of the bars up to it."""
+        forecast, waiting = self._forecast(bars, past)
+        outputs = ModelOutputs(self._probabilities(bars), forecast, waiting)
+        return read_insight(bars, outputs, self._models, self._rules)
+
+    def _probabilities(self, bars: RecentBars) -> FloatArray | None:
+        """Pattern probabilities at the newest bar, (n_patterns,); None without a pattern CNN."""
+        cnn, _ = self._models.cnn(bars.hours.standard)
+        if cnn is None:
+            return None
+        need, values = cnn.meta.sequence_length, bars.ohlcv.rows
+        _require(len(values), need, "the pattern CNN", bars.market)
+        probabilities: FloatArray = cnn.probabilities(values[-need:])[-1]
+        return probabilities
+
+    def _forecast(self, bars: RecentBars, past: "Forecast | None") -> "tuple[Forecast | None, str | None]":
+        """The forecast of the newest bar, its intervals adapted, or None and why."""
+        model = self._models.price()[0]
+        if model is None or past is None:
+            return None, None
+        waiting = bars.lookback.missing(self._feature_set().warm_up + 1)
+        return (None, waiting) if waiting else (_adapted(model, past, bars, rows=1), None)
 
     def _inputs(self, bars: pd.DataFrame) -> Inputs:
-        """What the price model takes of every bar: see `_select`."""
+        """Inputs of the price model at every bar, see `_select`."""
         features, garch = self._feature_set(), self._garch(bars.attrs["symbol"])
         _require(len(bars), features.warm_up + 1, "the price forecast", _market(bars))
         return self._select(features.build(bars, garch=garch), garch)
 
     def _select(self, frame: pd.DataFrame, garch: tuple[float, float, float]) -> Inputs:
-        """Features in the bundle's order, GARCH's scale of every horizon, and the volatility terms, row by row.
-
-        No terms where the model was trained without.
-        """
+        """Features in the bundle's order, GARCH scale of each horizon, volatility terms (None if not trained with)."""
         from mlkit.features import volatility_scale, volatility_terms
 
         bundle, model = self._models.bundle, self._models.price()[0]
@@ -316,8 +269,8 @@ class Predictor:
         return values if columns is None else values[:, columns], scale, terms
 
     def _columns(self, names: "pd.Index[str]") -> npt.NDArray[np.intp] | None:
-        """Where the bundle's features stand in a frame; None where that is their order already."""
-        if self._found is None or self._found[0] is not names:
+        """Positions of the bundle's features in a frame; None where they are all columns in this order."""
+        if self._positions is None or self._positions[0] is not names:
             bundle = self._models.bundle
             assert bundle is not None
             wanted = list(bundle.manifest.feature_names)
@@ -329,8 +282,8 @@ class Predictor:
                     f"{len(wanted)} unknown); pass Predictor(features=...) as in training, or train again"
                 )
             same = len(wanted) == len(names) and bool((columns == np.arange(len(names))).all())
-            self._found = names, None if same else columns
-        return self._found[1]
+            self._positions = names, None if same else columns
+        return self._positions[1]
 
     def _feature_set(self) -> "FeatureSet":
         from mlkit.features import FeatureSet
@@ -355,6 +308,15 @@ class Predictor:
         return stream
 
 
+def _adapted(model: "PricePredictor", forecasts: "Forecast", bars: RecentBars, rows: int | None = None) -> "Forecast":
+    """The last ``rows`` forecasts, interval bounds adapted to the outcomes known at each; all by default."""
+    from mlkit.models.ensemble import block_numbers
+
+    times, close = bars.times.rows[-len(forecasts) :], bars.ohlcv.rows[-len(forecasts) :, 3]
+    outcomes = realised_returns(times, close, model.horizons, bars.timeframe, bars.hours.never_closes)
+    return model.adapted(forecasts, outcomes, block_numbers(times, timeframe_ns(bars.timeframe)), rows=rows)
+
+
 def _require(have: int, need: int, what: str, market: str) -> None:
     if have < need:
         raise TooFewBarsError(f"{market}: need {need} bars for {what}, have {have}; load a longer history")
@@ -376,15 +338,15 @@ def insights(
 
     The bundle is the one that ``CURRENT`` names in ``<model_storage_path>/<symbol>-<timeframe>``, with the symbol
     as `symbol_folder` writes it, or that of a pool which holds the symbol (`mlkit.inference.bundle_roots`); without any
-    the shipped pattern CNN answers alone, and the price part says how to train.
+    there are only the patterns of the shipped CNN, and the reason for missing prices names the command to train.
 
     Parameters
     ----------
-    now : time with a zone at which the age of the bar is told; the clock by default.
+    now : time with a zone at which the age of the bar is measured; the current time by default.
 
     Raises ConfigError for a symbol or timeframe without bars; else as `Predictor.insight`.
     """
     settings = settings or Settings()
     bars = load_bars(symbol, timeframe, settings=settings)
-    said = Predictor(current_bundle(symbol, timeframe, settings), settings).insight(bars)
-    return at_time(said, now or datetime.now(UTC), never_closes=never_closes(bars))
+    insight = Predictor(current_bundle(symbol, timeframe, settings), settings).insight(bars)
+    return at_time(insight, now or datetime.now(UTC), never_closes=never_closes(bars))

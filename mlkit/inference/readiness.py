@@ -10,7 +10,7 @@ from mlkit.errors import BundleError
 from mlkit.inference.bundle_roots import answering_root
 from mlkit.inference.drift_note import read_drift
 from mlkit.inference.insight_data import NOT_TRAINED, Drift, ModelStatus
-from mlkit.inference.loaded_models import Models
+from mlkit.inference.loaded_models import LoadedModels
 from mlkit.market import available
 from mlkit.models.bundle import read_current, read_manifest
 from mlkit.models.ensemble import MODULES
@@ -51,7 +51,7 @@ def server_status(settings: Settings) -> StatusAnswer:
     ``price_predictor_loaded`` says that at least one market has a bundle.
     """
     markets = [market_status(symbol, timeframe, settings) for symbol, timeframe in available(settings)]
-    cnn, why = Models(None).cnn("classic")
+    cnn, why = LoadedModels(None).cnn("classic")
     trained = any(market.bundle for market in markets)
     reasons = {} if cnn is not None else {"pattern_cnn": why}
     if not trained:

@@ -1,4 +1,4 @@
-"""From the arrays of one bar to the parts of its insight: the one road that history and live bars both take."""
+"""From the model outputs at one bar to its insight, for historical and live bars alike."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,17 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from mlkit.features import PATTERNS, Standard
+from mlkit.features import PATTERNS
 from mlkit.inference.freshness import model_freshness
 from mlkit.inference.insight import Insight
-from mlkit.inference.insight_data import (
-    NOT_TRAINED,
-    EdgeVerdict,
-    PatternReading,
-    PricePrediction,
-    Signal,
-)
-from mlkit.inference.loaded_models import Models
+from mlkit.inference.insight_data import NOT_TRAINED, EdgeVerdict, PatternReading, PricePrediction
+from mlkit.inference.loaded_models import LoadedModels
+from mlkit.inference.recent_bars import RecentBars
 from mlkit.inference.signals import (
     CONTRADICTION,
     CONTRADICTORY,
@@ -34,91 +29,76 @@ from mlkit.models.ensemble import FORECAST_COLUMNS
 if TYPE_CHECKING:
     from mlkit.models.ensemble import Forecast
 
-Float64Array = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True, eq=False)
-class Moment:
-    """One closed bar as arrays, and what the models say about it."""
+class ModelOutputs:
+    """Outputs of the models at the newest bar."""
 
-    market: str  # "symbol timeframe"
-    opened: int  # open time, ns since the epoch
-    before: int | None  # open time of the bar before
-    close: float
-    colours: tuple[int, int]  # +1 where the last bar, and the one before it, closes at or above its open
-    standard: Standard
-    flags: npt.NDArray[np.int8]  # (15,) direction of each written rule
-    probabilities: Float64Array | None  # (n_patterns,) of the pattern CNN, None without one
-    forecast: "Forecast | None"  # one row, None without a price model, or while it waits
-    waiting: str | None = None  # why a price model says nothing of this bar
+    probabilities: npt.NDArray[np.float64] | None  # (n_patterns,) of the pattern CNN, None without one
+    forecast: "Forecast | None"  # one row, None without a price model or with too few bars after an outage
+    waiting: str | None  # how many bars the forecast needs after an outage
 
 
-def read_moment(moment: Moment, models: Models, rules: SignalRules) -> Insight:
-    """Everything about one bar."""
-    patterns = pattern_reading(moment, models)
-    prices = price_predictions(moment.forecast, moment.close, models.verdict)
-    signals = read_signals(patterns, prices, moment, models, rules)
-    symbol, timeframe = moment.market.rsplit(" ", 1)
-    status = models.status(moment.standard, moment.market)
-    reasons = {}
-    if not patterns.probabilities:
-        reasons["patterns"] = patterns.reason or ""
+def read_insight(bars: RecentBars, outputs: ModelOutputs, models: LoadedModels, rules: SignalRules) -> Insight:
+    """The insight of the newest bar."""
+    close, timeframe = float(bars.ohlcv.rows[-1, 3]), bars.timeframe
+    patterns = pattern_reading(bars, outputs.probabilities, models)
+    prices = price_predictions(outputs.forecast, close, models.verdict)
+    no_prices = outputs.waiting or models.why_no_prices(bars.market)
+    signals = combine_signals(
+        pattern_signals(patterns, rules) + price_signals(prices, close, rules),
+        missing=f"{patterns.reason or 'no pattern detected'}; {no_prices}",
+    )
+    status = models.status(bars.hours.standard, bars.market)
+    reasons = {} if patterns.probabilities else {"patterns": patterns.reason or ""}
     if not prices:
-        reasons["price_predictions"] = moment.waiting or models.why_no_prices(moment.market)
+        reasons["price_predictions"] = no_prices
     if signals[0].confidence is None:
         reasons["confidence"] = CONTRADICTION if signals[0].source == CONTRADICTORY else signals[0].reason
-    opened = pd.Timestamp(moment.opened, tz="UTC")
-    bundle = models.bundle
+    times = bars.times.rows
+    opened = pd.Timestamp(int(times[-1]))
+    before = int(times[-2]) if len(times) > 1 else None
     return Insight(
-        symbol=symbol,
+        symbol=bars.symbol,
         timeframe=timeframe,
         patterns=patterns,
         price_predictions=prices,
         signals=signals,
         confidence=signals[0].confidence,
-        timestamp=opened.tz_localize(None).to_pydatetime(),
-        current_price=moment.close,
+        timestamp=opened.to_pydatetime(),
+        current_price=close,
         model_status=status,
         message=None if status.models_loaded else NOT_TRAINED,
-        freshness=model_freshness(moment.opened, moment.before, timeframe, models.span),
-        known_at=(opened + timeframe_delta(timeframe)).tz_localize(None).to_pydatetime(),
+        freshness=model_freshness(int(times[-1]), before, timeframe, models.span),
+        known_at=(opened + timeframe_delta(timeframe)).to_pydatetime(),
         reasons=reasons,
-        bundle=None if bundle is None else bundle.path.name,
+        bundle=None if models.bundle is None else models.bundle.path.name,
     )
 
 
-def read_signals(
-    patterns: PatternReading,
-    prices: dict[str, PricePrediction],
-    moment: Moment,
-    models: Models,
-    rules: SignalRules,
-) -> list[Signal]:
-    """Signals of one bar, the leading one first."""
-    evidence = pattern_signals(patterns, rules) + price_signals(prices, moment.close, rules)
-    why = moment.waiting or models.why_no_prices(moment.market)
-    return combine_signals(evidence, missing=f"{patterns.reason or 'no pattern detected'}; {why}")
-
-
-def pattern_reading(moment: Moment, models: Models) -> PatternReading:
-    """What the pattern CNN sees, or why it sees nothing."""
-    cnn, reason = models.cnn(moment.standard)
-    if cnn is None or moment.probabilities is None:
+def pattern_reading(
+    bars: RecentBars, probabilities: npt.NDArray[np.float64] | None, models: LoadedModels
+) -> PatternReading:
+    """The detected patterns of the newest bar, or why there are none."""
+    cnn, reason = models.cnn(bars.hours.standard)
+    if cnn is None or probabilities is None:
         return PatternReading(reason=reason)
-    if not np.isfinite(moment.probabilities).all():
+    if not np.isfinite(probabilities).all():
         return PatternReading(reason="the pattern CNN gives no number for this window")
-    values = dict(zip(cnn.patterns, moment.probabilities.tolist(), strict=True))
+    values = dict(zip(cnn.patterns, probabilities.tolist(), strict=True))
     thresholds = dict(zip(cnn.patterns, cnn.thresholds.tolist(), strict=True))
     found = [name for name in cnn.patterns if values[name] >= thresholds[name]]
     detected = {name: values[name] for name in sorted(found, key=lambda name: -values[name])}
+    # +1 where the bar before and the newest one close at or above their open, else -1.
+    colours = np.where(bars.ohlcv.rows[-2:, 3] >= bars.ohlcv.rows[-2:, 0], 1, -1).tolist()
     return PatternReading(
         detected=detected,
         count=len(detected),
         strongest=next(iter(detected.items()), None),
         probabilities=values,
         thresholds=thresholds,
-        directions={name: pattern_direction(name, *moment.colours) for name in detected},
-        rules=dict(zip(PATTERNS, (moment.flags != 0).tolist(), strict=True)),
+        directions={name: pattern_direction(name, colours[-1], colours[0]) for name in detected},
+        rules=dict(zip(PATTERNS, (bars.flags != 0).tolist(), strict=True)),
         evidence=models.pattern_evidence,
         standard=cnn.standard,
     )
@@ -127,7 +107,7 @@ def pattern_reading(moment: Moment, models: Models) -> PatternReading:
 def price_predictions(
     forecast: "Forecast | None", price: float, verdict: Callable[[int], EdgeVerdict | None]
 ) -> dict[str, PricePrediction]:
-    """The last row of a forecast in units of the price, by horizon; empty without one."""
+    """The last row of a forecast in units of the price, by horizon; empty without a forecast."""
     if forecast is None:
         return {}
     return {

@@ -15,8 +15,9 @@ from mlkit.features.engine import WARM_UP
 from mlkit.features.feature_set import FeatureSet
 from mlkit.inference.freshness import at_time
 from mlkit.inference.insight import Insight
-from mlkit.inference.live import Hours, Tail, realised_returns
+from mlkit.inference.live import realised_returns
 from mlkit.inference.predictor import Predictor
+from mlkit.inference.recent_bars import NewestRows, TradingHours
 from mlkit.labels import forward_returns, market_standard
 from mlkit.market import never_closes, open_times
 from mlkit.market.simulate.markets import null_market
@@ -101,7 +102,7 @@ def test_own_features_agree_within_their_tolerance(
 def test_hours_count_what_the_labels_judge(name: str, real_bars: Callable[[str], pd.DataFrame]) -> None:
     found = real_bars(name).iloc[:9000]
     times = open_times(found)
-    hours = Hours(times[:2], found.attrs["timeframe"])
+    hours = TradingHours(times[:2], found.attrs["timeframe"])
     for t in range(2, len(found)):
         hours.push(int(times[t]))
         if t % 499 == 0 or t < 40:
@@ -111,7 +112,7 @@ def test_hours_count_what_the_labels_judge(name: str, real_bars: Callable[[str],
 
 def test_tail_keeps_the_newest_rows() -> None:
     rows = np.arange(50.0)[:, None]
-    tail = Tail(rows[:3], 7)
+    tail = NewestRows(rows[:3], 7)
     for t in range(3, 50):
         tail.push(rows[t])
         assert np.array_equal(tail.rows, rows[max(t - 6, 0) : t + 1])
