@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import rankdata
 
 from mlkit.errors import ConfigError
+from mlkit.evaluation import overfitting
 from mlkit.evaluation.overfitting import backtest_overfitting, reality_check
 
 
@@ -92,3 +93,16 @@ def test_beating_nothing_is_not_beating_the_market() -> None:
     assert reality_check(long, block=10, reps=300)["consistent"] < 0.05
     assert reality_check(long, block=10, reps=300, benchmark=market)["consistent"] > 0.2
     assert reality_check(market[:, None], block=10, benchmark=market).tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(("n", "block"), [(20, 2.0), (250, 10.0), (1001, 37.5)])
+def test_the_fast_variance_is_that_of_arch(n: int, block: float) -> None:
+    from arch.bootstrap import SPA
+
+    rng = np.random.default_rng(7)
+    returns = np.cumsum(rng.normal(0.0, 0.01, (n, 4)), axis=0)  # dependent, so that every lag counts
+    slow, fast = (test(np.zeros(n), returns, block_size=block, reps=50, seed=7) for test in (SPA, overfitting._spa()))
+    for one in (slow, fast):
+        one.compute()
+    np.testing.assert_allclose(fast._loss_diff_var, slow._loss_diff_var, rtol=1e-11)
+    assert fast.pvalues.equals(slow.pvalues)
