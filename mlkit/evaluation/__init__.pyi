@@ -54,6 +54,9 @@ from .metrics import interval_score as interval_score
 # The interval score of every row, (n,); its mean is :func:interval_score.
 from .metrics import interval_scores as interval_scores
 
+# Probability of log-odds, without overflow.
+from .metrics import logistic as logistic
+
 # Mean absolute error, in units of y.
 from .metrics import mae as mae
 

@@ -51,6 +51,11 @@ def direction(y: ArrayLike) -> FloatArray:
     return 0.5 * (1.0 + signs)
 
 
+def logistic(z: ArrayLike) -> FloatArray:
+    """Probability of log-odds ``z``: ``1 / (1 + exp(-z))``, without overflow."""
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * np.asarray(z, dtype=np.float64))))
+
+
 def hit_rate(y: ArrayLike, pred: ArrayLike) -> float:
     """Share of forecasts with the right sign; a tie on either side is half a hit.
 

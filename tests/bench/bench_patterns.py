@@ -30,9 +30,10 @@ from numpy.typing import NDArray
 
 import mlkit
 from mlkit.evaluation import metric_intervals
+from mlkit.evaluation.metrics import logistic
 from mlkit.evaluation.pattern_returns import agreement
 from mlkit.features.rules import PATTERNS, STANDARDS, Standard, pattern_flags
-from mlkit.models.patterns.cnn import PatternModel, load_cnn, logistic, pretrained
+from mlkit.models.patterns.cnn import PatternModel, load_cnn, pretrained
 from mlkit.models.patterns.network import folded, net_logits, net_of
 from mlkit.models.patterns.windows import LENGTH, windows
 from mlkit.operations.patterns.samples import half_tick

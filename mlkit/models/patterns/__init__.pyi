@@ -9,9 +9,6 @@ from .cnn import PatternModel as PatternModel
 # Read a weight file; BundleError if it is damaged or holds a pattern without a rule.
 from .cnn import load_cnn as load_cnn
 
-# Logistic function, from log-odds to probabilities, without overflow.
-from .cnn import logistic as logistic
-
 # The network that mlkit ships for a standard, or that of a folder.
 from .cnn import pretrained as pretrained
 

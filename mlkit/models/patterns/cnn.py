@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mlkit.config import sha256_file, write_atomic
 from mlkit.errors import BundleError, ConfigError, DependencyError
+from mlkit.evaluation import logistic
 from mlkit.features import PATTERNS, STANDARDS, Standard
 from mlkit.models.patterns.forward import Array, Forward, tensor_shapes
 from mlkit.models.patterns.windows import LENGTH, Float32Array, Float64Array, windows
@@ -104,11 +105,6 @@ class PatternModel:
     @cached_property
     def _forward(self) -> Forward:
         return Forward(self.tensors)
-
-
-def logistic(z: Float64Array) -> Float64Array:
-    """``1 / (1 + exp(-z))`` without overflow."""
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * z)))
 
 
 def _digest(tensors: dict[str, Array]) -> str:

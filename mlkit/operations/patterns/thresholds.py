@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from mlkit.evaluation import logistic
 from mlkit.features import PATTERNS, STANDARDS, Standard
 from mlkit.models.patterns import (
     LENGTH,
@@ -12,7 +13,6 @@ from mlkit.models.patterns import (
     PatternMeta,
     PatternModel,
     folded,
-    logistic,
     net_logits,
     net_of,
     weights_of,

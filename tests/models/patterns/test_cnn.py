@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 
 import mlkit
 from mlkit.errors import BundleError, ConfigError
+from mlkit.evaluation.metrics import logistic
 from mlkit.features.rules import PATTERNS, STANDARDS, Standard, pattern_flags
 from mlkit.models.patterns import cnn as pattern_cnn
-from mlkit.models.patterns.cnn import PatternMeta, PatternModel, load_cnn, logistic, pretrained, save_cnn
+from mlkit.models.patterns.cnn import PatternMeta, PatternModel, load_cnn, pretrained, save_cnn
 from mlkit.models.patterns.forward import Forward
 from mlkit.models.patterns.network import (
     BATCH,

@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
 from mlkit.errors import BundleError, ConfigError
+from mlkit.evaluation.metrics import logistic
 from mlkit.features.rules import PATTERNS, STANDARDS, pattern_flags
 from mlkit.market.simulate.markets import pattern_factory
 from mlkit.models.patterns.cnn import pretrained, save_cnn
@@ -22,7 +23,7 @@ from mlkit.models.patterns.windows import LENGTH
 from mlkit.operations.patterns import cnn_training as pattern_training
 from mlkit.operations.patterns.cnn_training import Profile, epochs_of, ship_patterns, train_patterns
 from mlkit.operations.patterns.samples import half_tick, mutate, natural_windows, training_windows, window_labels
-from mlkit.operations.patterns.thresholds import best_f1, logistic, platt
+from mlkit.operations.patterns.thresholds import best_f1, platt
 
 TINY = Profile(epochs=3, windows=1_024, pool=2, valid=2_000, calibration=2_000, batch=64, ema=0.9)
 
