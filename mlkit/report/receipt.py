@@ -3,12 +3,15 @@
 import json
 import os
 import platform
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mlkit.config import project_root, sha256_file
+from pydantic import ValidationError
+
+from mlkit.config import Settings, project_root, sha256_file
 from mlkit.errors import ReportError
 from mlkit.operations.tracking import git_state, package_versions
 from mlkit.report.headlines import collect_headlines, collect_insight, headline_digest, shown_value
@@ -16,9 +19,11 @@ from mlkit.report.headlines import collect_headlines, collect_insight, headline_
 RECEIPT = "receipt.json"
 INSIGHT = "insight.json"
 PAGE = "index.html"
+HASH_SEED = "PYTHONHASHSEED"
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-# Decide where, not what.
-PLACES = ("MLKIT_HOME", "MLKIT_TRAINING_DATA_PATH", "MLKIT_MODEL_STORAGE_PATH", "MLKIT_TRACKING")
+# The only settings that a receipt holds: those that decide a model. No folder, address or secret is among them.
+SETTINGS = {f"MLKIT_{name.upper()}": name for name in Settings.model_construct().chosen()}
+_LONGEST = 500  # characters of a setting
 
 
 def json_bytes(data: Any) -> bytes:
@@ -41,8 +46,8 @@ def build_receipt(inputs: Mapping[str, Any], notebooks: Mapping[str, Any]) -> di
         **inputs,
         "git": git_state(project_root()),
         "versions": package_versions(),
-        "threads": {name: os.environ.get(name) for name in (*THREADS, "PYTHONHASHSEED")},
-        "settings": {k: v for k, v in os.environ.items() if k.startswith("MLKIT_") and k not in PLACES},
+        "threads": {name: os.environ.get(name) for name in (*THREADS, HASH_SEED)},
+        "settings": {name: value for name, value in os.environ.items() if name in SETTINGS},
         "platform": {"machine": platform.machine(), "system": platform.system(), "cpus": os.cpu_count()},
         "seconds": {
             name: round(nb["metadata"].get("papermill", {}).get("duration") or 0.0, 1) for name, nb in notebooks.items()
@@ -50,6 +55,35 @@ def build_receipt(inputs: Mapping[str, Any], notebooks: Mapping[str, Any]) -> di
         "headlines": headlines,
         "headline_digest": headline_digest(headlines),
     }
+
+
+def environment_of(receipt: Mapping[str, Any]) -> dict[str, str]:
+    """Environment variables that a receipt may set when its report is run again: settings of models, and threads.
+
+    A receipt is a stranger's file. Any other variable could name code to run or a place to write to, so it is refused.
+
+    Raises ReportError naming the entry that is not allowed.
+    """
+    settings, threads = receipt.get("settings", {}), receipt.get("threads", {})
+    if not isinstance(settings, dict) or not isinstance(threads, dict):
+        raise ReportError(f"{RECEIPT}: settings and threads must be tables; it was edited")
+    values: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name not in SETTINGS or not isinstance(value, str) or len(value) > _LONGEST:
+            raise ReportError(f"{RECEIPT}: {name!r:.80} is no setting that decides a model; it was edited")
+        try:
+            values[SETTINGS[name]] = json.loads(value)
+        except ValueError:
+            values[SETTINGS[name]] = value
+    try:
+        Settings(**values)
+    except ValidationError as error:
+        raise ReportError(f"{RECEIPT}: its settings are refused ({error.errors()[0]['msg']}); it was edited") from error
+    counts = {name: value for name, value in threads.items() if value is not None}
+    for name, value in counts.items():
+        if name not in (*THREADS, HASH_SEED) or not isinstance(value, str) or not re.fullmatch(r"\d{1,9}", value):
+            raise ReportError(f"{RECEIPT}: {name!r:.80} is no number of threads; it was edited")
+    return {**settings, **counts}
 
 
 def file_digests(folder: Path) -> dict[str, str]:

@@ -13,10 +13,12 @@ from mlkit.operations.tracking import package_versions
 from mlkit.report.headlines import collect_headlines, collect_insight, headline_digest
 from mlkit.report.plan import Plan, ReportRequest, make_plan
 from mlkit.report.receipt import (
+    HASH_SEED,
     INSIGHT,
     PAGE,
     RECEIPT,
     THREADS,
+    environment_of,
     file_digests,
     read_notebook,
     read_notebooks,
@@ -87,10 +89,10 @@ def _check_again(folder: Path, receipt: Mapping[str, Any], sources: Path | None,
         _check_bars(folder, receipt, plan)
         _check_sources(folder, written, plan)
         environment = {
-            "MLKIT_HOME": place,  # what the notebooks write stays there
+            **environment_of(receipt),
+            # Last, so that no receipt can change them: what the notebooks write stays in this folder.
+            "MLKIT_HOME": place,
             "MLKIT_TRAINING_DATA_PATH": _lake(),
-            **receipt.get("settings", {}),
-            **{name: value for name, value in receipt["threads"].items() if value is not None},
         }
         try:
             again = run_plan(plan, force=True, progress=progress, environment=environment)
@@ -156,7 +158,7 @@ def _check_sources(folder: Path, written: Mapping[str, Any], plan: Plan) -> None
 
 def same_kind(was: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether two receipts are of the same kind of machine, versions and threads, so that bits must agree."""
-    keys = [*THREADS, "PYTHONHASHSEED"]
+    keys = [*THREADS, HASH_SEED]
     return (
         was["versions"] == now["versions"]
         and {k: v for k, v in was["platform"].items() if k != "cpus"}

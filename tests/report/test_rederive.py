@@ -13,7 +13,7 @@ from mlkit.errors import ReportError
 from mlkit.report import verify_report
 from mlkit.report.headlines import HEADLINE_MIME, collect_headlines, headline_digest
 from mlkit.report.index_page import render_page
-from mlkit.report.receipt import read_notebooks
+from mlkit.report.receipt import build_receipt, environment_of, read_notebooks
 from mlkit.report.rederive import TOLERANCE, first_difference, same_kind
 
 
@@ -110,6 +110,51 @@ def test_another_parameter_or_other_bars_or_another_cell_is_named(
     nbformat.write(notebook, changed / "01_next.ipynb")
     with pytest.raises(ReportError, match=r"01_next\.ipynb is not the notebook that ran \(code cell 2 differs\)"):
         verify_report(copy, notebooks=changed, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "value"),
+    [
+        ("settings", "PYTHONPATH", None),  # None: the folder of the report
+        ("settings", "PYTHONSTARTUP", None),
+        ("settings", "LD_PRELOAD", "evil.so"),
+        ("settings", "MLKIT_HOME", "/tmp/elsewhere"),
+        ("settings", "MLKIT_LEDGER_PATH", "/tmp/elsewhere/ledger.jsonl"),
+        ("settings", "MLKIT_TUNING_STORAGE", "postgresql://user:secret@host/db"),
+        ("settings", "MLKIT_PATTERN_WEIGHTS_PATH", "/tmp/elsewhere"),
+        ("settings", "MLFLOW_TRACKING_URI", "http://elsewhere"),
+        ("settings", "MLKIT_SEED", "seven"),
+        ("settings", "MLKIT_SEED", 7),
+        ("settings", "MLKIT_SEED", "1" * 501),
+        ("threads", "PYTHONPATH", None),
+        ("threads", "OMP_NUM_THREADS", "2; touch x"),
+        ("threads", "OMP_NUM_THREADS", "2\n"),
+    ],
+)
+def test_a_receipt_sets_no_variable_but_settings_of_models_and_threads(
+    table: str, name: str, value: Any, copy: Path, tiny: tuple[Path, dict[str, Any]]
+) -> None:
+    """A stranger's receipt that could run the stranger's code: the interpreter would import it at its start."""
+    (copy / "sitecustomize.py").write_text(f"from pathlib import Path\nPath({str(copy / 'ran')!r}).touch()\n")
+    planted = {**receipt_of(copy)[table], name: str(copy) if value is None else value}
+    forge(copy, tiny[1]["notebooks"], **{table: planted})
+    assert "receipt.json" in refusal(copy, tiny, again=True)
+    assert not (copy / "ran").exists()
+
+
+def test_a_receipt_holds_no_secret_and_no_folder(
+    tiny: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLKIT_TUNING_STORAGE", "postgresql://user:secret@host/db")
+    monkeypatch.setenv("MLKIT_LEDGER_PATH", "/somewhere/ledger.jsonl")
+    monkeypatch.setenv("MLKIT_COST_BPS", "2.5")
+    settings = build_receipt({}, {})["settings"]
+    assert settings["MLKIT_COST_BPS"] == "2.5"
+    assert not [value for value in settings.values() if "secret" in value or "somewhere" in value]
+    assert environment_of({"settings": {"MLKIT_COST_BPS": "2.5"}, "threads": {"OMP_NUM_THREADS": "1"}}) == {
+        "MLKIT_COST_BPS": "2.5",
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def test_a_folder_that_is_no_report_is_refused(tmp_path: Path) -> None:
