@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from mlkit.errors import DependencyError
+
 _WRITE = 1 << 24  # bytes of one write call
 # Settings that do not change what a model predicts: folders, tracking, and when to check and retrain.
 _NOT_OF_A_MODEL = {
@@ -41,6 +43,15 @@ def project_root() -> Path:
         if (folder / "pyproject.toml").is_file() and (folder / "notebooks").is_dir():
             return folder
     return here
+
+
+def sqlite_url(path: Path) -> str:
+    """URL of a SQLite file for MLflow and Optuna; characters such as ``?`` and ``%`` in the path are quoted."""
+    try:
+        from sqlalchemy import URL
+    except ImportError as error:
+        raise DependencyError("SQLAlchemy is not installed: pip install 'mlkit[track]'") from error
+    return URL.create("sqlite", database=str(path)).render_as_string()
 
 
 class Settings(BaseSettings):
@@ -124,7 +135,7 @@ class Settings(BaseSettings):
     @property
     def studies(self) -> str:
         """URL of the Optuna storage that holds the tuning studies."""
-        return self.tuning_storage or f"sqlite:///{project_root() / 'data' / 'optuna.db'}"
+        return self.tuning_storage or sqlite_url(project_root() / "data" / "optuna.db")
 
     @property
     def lake(self) -> Path | str:

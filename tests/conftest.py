@@ -59,7 +59,7 @@ def tuned_on() -> Callable[..., Any]:
     from mlkit import FeatureSet
     from mlkit.market.bars import fingerprint
     from mlkit.operations.tracking.trials import feature_digest
-    from mlkit.operations.tuning.tuned import Saw, Tuned, save_tuned
+    from mlkit.operations.tuning.tuned import Tuned, TuningSpan, save_tuned
 
     def tune(seen: pd.DataFrame, settings: Any, **parameters: float) -> Tuned:
         first, last = seen.index[0].isoformat(), seen.index[-1].isoformat()
@@ -73,7 +73,7 @@ def tuned_on() -> Callable[..., Any]:
             parameters=parameters,
             study="study",
             storage="sqlite://",
-            saw=Saw(start=first, end=last, bars=len(seen), sha256=fingerprint(seen)),
+            saw=TuningSpan(start=first, end=last, bars=len(seen), sha256=fingerprint(seen)),
             folds=2,
             score=1.0,
             default_score=None,

@@ -1,36 +1,20 @@
-"""Commands over tracked runs and registered bundles: track send, track fetch."""
+"""Command over registered bundles: track fetch."""
 
 from pathlib import Path
 
 from mlkit.cli.arguments import AddCommand, Arguments, settings_from
-from mlkit.errors import TrackingError
 
 
 def register(command: AddCommand) -> None:
-    """Add the commands of this module."""
-    track = command("track", None, "look after tracked runs and registered bundles")
+    """Add the command of this module."""
+    track = command("track", None, "copy registered bundles from MLflow")
     action = track.add_subparsers(dest="action", required=True, metavar="action")
-    sub = action.add_parser("send", help="send the runs that MLflow did not take so far", allow_abbrev=False)
-    sub.set_defaults(run=_send)
     sub = action.add_parser("fetch", help="copy a registered bundle, and check it", allow_abbrev=False)
     sub.add_argument("model", help="name in the registry, such as SP500-1d")
     sub.add_argument("--alias", choices=("champion", "challenger"), default="champion", help="champion by default")
     sub.add_argument("--root", type=Path, help="folder of bundles; that of the market by default")
     sub.add_argument("--publish", action="store_true", help="make it the current bundle of that folder")
     sub.set_defaults(run=_fetch)
-
-
-def _send(_: Arguments) -> None:
-    from mlkit.operations.tracking import Store, send_waiting, untracked, waiting
-
-    if not waiting():
-        print("every run was sent")
-        return
-    store = Store.default()
-    sent, left = send_waiting(seconds=3600.0)
-    print(f"runs sent to {store}: {sent}")
-    if left:
-        raise TrackingError(f"runs left in {untracked()}: {left}; what goes on now is sent by itself")
 
 
 def _fetch(arguments: Arguments) -> None:

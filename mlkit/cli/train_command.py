@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlkit.config import Settings
     from mlkit.models.bundle import ModelBundle
     from mlkit.models.ensemble import EnsembleSettings
-    from mlkit.operations.tracking import Run
+    from mlkit.operations.tracking import TrackedRun
 
 COLUMNS = ("r2", "hit_rate", "brier_skill", "coverage_80", "coverage_90", "interval_ratio", "net_bps", "verdict")
 MOST = 12  # markets of a pool that the table names one by one
@@ -86,7 +86,7 @@ def _train(arguments: Arguments) -> None:
 
 
 def _tuned(
-    symbols: tuple[str, ...], bars: "list[pd.DataFrame]", settings: "Settings", run: "Run"
+    symbols: tuple[str, ...], bars: "list[pd.DataFrame]", settings: "Settings", run: "TrackedRun"
 ) -> "tuple[EnsembleSettings, pd.Timestamp]":
     """The tuned parameters of the market, and the last bar that tuning saw: only later ones may judge them."""
     from mlkit.operations.tuning import load_tuned

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -31,24 +32,27 @@ def _study_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _tune(arguments: Arguments) -> None:
-    from mlkit.operations.tracking import for_command
+    from mlkit.operations.tracking import for_command, tracked
+    from mlkit.operations.tuning import save_tuned, tune, tune_patterns
 
     settings = for_command(settings_from(profile=arguments.profile, seed=arguments.seed))
+    wished = {name: getattr(arguments, name) for name in ("trials", "workers", "storage", "study")}
     if arguments.only:
-        _tune_patterns(arguments, settings)
-        return
-    for name in ("symbol", "timeframe"):
-        if getattr(arguments, name) is None:
-            raise ConfigError(f"tune needs --{name}, such as mlkit tune --symbol SP500 --timeframe 1d")
-    from mlkit.evaluation import Source
-    from mlkit.market import load_bars
-    from mlkit.operations.tracking import tracked
-    from mlkit.operations.tuning import save_tuned, tune
+        if arguments.symbol or arguments.timeframe:
+            raise ConfigError("--only patterns learns from simulated bars; leave --symbol and --timeframe out")
+        name, sources, search = "patterns", [], partial(tune_patterns, settings, **wished)
+    else:
+        from mlkit.evaluation import Source
+        from mlkit.market import load_bars
 
-    bars = load_bars(arguments.symbol, arguments.timeframe, settings=settings)
-    name = f"{arguments.symbol}-{arguments.timeframe}"
-    with tracked("tune", settings, name=name, sources=[Source.of(bars)]) as run, _bar() as tell:
-        tuning = tune(bars, settings, **_chosen(arguments), progress=tell)
+        for option in ("symbol", "timeframe"):
+            if getattr(arguments, option) is None:
+                raise ConfigError(f"tune needs --{option}, such as mlkit tune --symbol SP500 --timeframe 1d")
+        bars = load_bars(arguments.symbol, arguments.timeframe, settings=settings)
+        name, sources = f"{arguments.symbol}-{arguments.timeframe}", [Source.of(bars)]
+        search = partial(tune, bars, settings, **wished)
+    with tracked("tune", settings, name=name, sources=sources) as run, _bar() as report:
+        tuning = search(progress=report)
         path = save_tuned(tuning.tuned, settings)
         run.file(path)
         _figures(run, tuning)
@@ -56,33 +60,14 @@ def _tune(arguments: Arguments) -> None:
     print(path)
 
 
-def _tune_patterns(arguments: Arguments, settings: Any) -> None:
-    if arguments.symbol or arguments.timeframe:
-        raise ConfigError("--only patterns learns from simulated bars; leave --symbol and --timeframe out")
-    from mlkit.operations.tracking import tracked
-    from mlkit.operations.tuning import save_tuned_patterns, tune_patterns
-
-    with tracked("tune", settings, name="patterns") as run, _bar() as tell:
-        tuning = tune_patterns(settings, **_chosen(arguments), progress=tell)
-        path = save_tuned_patterns(tuning.tuned, settings)
-        run.file(path)
-        _figures(run, tuning)
-    _print(tuning)
-    print(path)
-
-
-def _chosen(arguments: Arguments) -> dict[str, Any]:
-    return {name: getattr(arguments, name) for name in ("trials", "workers", "storage", "study")}
-
-
 @contextmanager
 def _bar() -> Iterator[Any]:
     """A progress bar on standard error that starts where an earlier run of the study stopped."""
     from tqdm import tqdm
 
-    bars: list[Any] = []  # none before there is something to tell
+    bars: list[Any] = []  # empty before the first report
 
-    def tell(stage: str, done: int, total: int) -> None:
+    def report(stage: str, done: int, total: int) -> None:
         if not bars:
             bars.append(tqdm(total=total, initial=done, unit="trial", file=sys.stderr))
         bars[0].set_description_str(f"tuning, {stage}", refresh=False)
@@ -90,14 +75,14 @@ def _bar() -> Iterator[Any]:
         bars[0].refresh()
 
     try:
-        yield tell
+        yield report
     finally:
         for bar in bars:
             bar.close()
 
 
 def _figures(run: Any, tuning: Any) -> None:
-    """The study's pictures in the tracked run; none where it is not tracked, or matplotlib is missing."""
+    """Log the study's figures in the tracked run, if it is tracked and matplotlib is installed."""
     if run.key is None or find_spec("matplotlib") is None:
         return
     import matplotlib as mpl

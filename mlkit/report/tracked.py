@@ -7,7 +7,7 @@ from pathlib import Path
 from mlkit.config import Settings
 from mlkit.errors import ReportError
 from mlkit.evaluation import Source
-from mlkit.operations.tracking import Run, tracked
+from mlkit.operations.tracking import TrackedRun, tracked
 from mlkit.report.plan import Plan
 from mlkit.report.receipt import INSIGHT, PAGE, RECEIPT, read_receipt
 
@@ -34,7 +34,7 @@ def tracked_report(plan: Plan, tracking: bool | None) -> Iterator[Callable[[Path
             raise
 
 
-def _tell(run: Run, folder: Path) -> None:
+def _tell(run: TrackedRun, folder: Path) -> None:
     receipt = read_receipt(folder)
     for name in (PAGE, RECEIPT, INSIGHT):
         if (folder / name).is_file():

@@ -248,8 +248,7 @@ def test_a_run_is_told_folds_scores_figures_and_the_champion(home: Path, monkeyp
     assert {about[1:] for about in opened} == {("AAA-1h", True)}
     assert [name for name, _ in run.calls] == ["folds", "scores", "bundle", "figure", "figure"]
     assert run.calls[2][1] == "champion"
-    forecasts = run.calls[0][1]
-    assert isinstance(forecasts, pd.DataFrame)
+    assert isinstance(run.calls[0][1], pd.DataFrame)
     run.calls.clear()
-    training.train(mlkit.load_bars("AAA", "1h"), mlkit.Settings(), forecasts=forecasts, publish=False)
+    training.train(mlkit.load_bars("AAA", "1h"), mlkit.Settings(), publish=False)
     assert run.calls[-1] == ("bundle", "challenger")

@@ -21,8 +21,8 @@ from mlkit.evaluation.ledger import Source
 from mlkit.market.simulate.markets import null_market
 from mlkit.models.bundle.bundle import ModelBundle, write_bundle
 from mlkit.models.ensemble.settings import EnsembleSettings
-from mlkit.operations.tracking.mlflow_store import Store
-from mlkit.operations.tracking.tracking import Run, tracked
+from mlkit.operations.tracking.mlflow_store import MlflowStore
+from mlkit.operations.tracking.tracking import TrackedRun, tracked
 from mlkit.operations.training import training, training_bundle
 
 FEW = EnsembleSettings.smoke(n_estimators=8, forest_trees=4, n_threads=1)
@@ -118,7 +118,7 @@ class Mlflow:
     source = SOURCE
 
     def ask(self, question: Any, uri: str | None = None) -> Any:
-        return (Store(uri) if uri else Store.default()).ask(question, 60)
+        return (MlflowStore(uri) if uri else MlflowStore.default()).call(question, 60)
 
     def runs(self, uri: str | None = None) -> list[Any]:
         """Runs of the experiment, the oldest first."""
@@ -155,8 +155,8 @@ class Mlflow:
         drawn.subplots().plot([1, 2, 3])
         return drawn
 
-    def told(self, settings: Settings, folder: Path) -> Run:
-        """A run that tells something of everything."""
+    def logged(self, settings: Settings, folder: Path) -> TrackedRun:
+        """A run that logs something of every kind."""
         with tracked("train", settings, name="SP500-1d", parameters={"depth": 3}, sources=[SOURCE]) as run:
             run.metrics({"loss": 0.5}, step=1)
             run.figure("loss", self.figure())
@@ -164,8 +164,8 @@ class Mlflow:
             run.bundle(self.bundle_in(folder), "champion")
         return run
 
-    def check_told(self, uri: str | None = None) -> None:
-        """One run with all that `told` tells."""
+    def check_logged(self, uri: str | None = None) -> None:
+        """One run with all that `logged` logs."""
         (found,) = self.runs(uri)
         assert found.info.status == "FINISHED" and found.data.metrics == {"loss": 0.5}
         assert found.data.params["depth"] == "3" and found.info.end_time >= found.info.start_time
@@ -178,7 +178,7 @@ class Mlflow:
 def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty database of MLflow, made once: that takes seconds."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    Store(f"sqlite:///{path}").ask(lambda client: client.search_experiments(), 300)
+    MlflowStore(f"sqlite:///{path}").call(lambda client: client.search_experiments(), 300)
     return path
 
 

@@ -10,16 +10,17 @@ import mlkit
 from mlkit import cli
 from mlkit.evaluation.ledger import Ledger
 from mlkit.operations.patterns.cnn_training import PROFILES
-from mlkit.operations.tuning import cnn_tuning as pattern_tuning
-from mlkit.operations.tuning.cnn_tuning import PatternTask, TunedPatterns
+from mlkit.operations.tuning import cnn_tuning
+from mlkit.operations.tuning.cnn_tuning import CnnObjective
+from mlkit.operations.tuning.tuned import TunedPatterns
 
 
 def test_the_command_tunes_the_network_on_simulated_bars(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     size = replace(PROFILES["tiny"], windows=512, valid=2_000)
-    monkeypatch.setitem(pattern_tuning.SIZES, "smoke", size)
-    monkeypatch.setitem(pattern_tuning.MARKETS, "smoke", 4)
+    monkeypatch.setitem(cnn_tuning.SIZES, "smoke", size)
+    monkeypatch.setitem(cnn_tuning.MARKETS, "smoke", 4)
     monkeypatch.setenv("MLKIT_HOME", str(tmp_path))
     monkeypatch.setenv("MLKIT_LEDGER_PATH", "ledger.jsonl")
     assert cli.main(["tune", "--only", "patterns", "--trials", "3"]) == 0
@@ -30,7 +31,7 @@ def test_the_command_tunes_the_network_on_simulated_bars(
     assert tuned.default_score is not None and tuned.score <= tuned.default_score < 1
     assert tuned.out_of_sample is not None and tuned.out_of_sample.bars == 4 * 2_000
     settings = mlkit.Settings(ledger_path=tmp_path / "ledger.jsonl")
-    ledger, source = Ledger.of(settings), PatternTask(settings, size).source
+    ledger, source = Ledger.of(settings), CnnObjective(settings, size).source
     assert ledger.trials([source], purpose="patterns") == 3
     assert ledger.trials([source]) == 0  # no claim about prices
 
@@ -44,5 +45,5 @@ def test_the_loss_is_what_the_macro_f1_lacks() -> None:
     """Counts of two models, by hand: F1 0.8 and 0.5 against 0.5 and 0.5, and a pattern too rare to count."""
     default = np.array([[[40, 25, 1], [50, 50, 2], [50, 50, 2]]])
     tuned = np.array([[[25, 25, 0], [50, 50, 2], [50, 50, 2]]])
-    found = pattern_tuning._losses({"default": default, "tuned": tuned}, np.arange(1))
+    found = cnn_tuning._losses({"default": default, "tuned": tuned}, np.arange(1))
     assert found == pytest.approx({"default": 1 - (0.8 + 0.5) / 2, "tuned": 0.5})

@@ -1,6 +1,5 @@
 """Bundles come back from the registry as they went in, or not at all."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -138,23 +137,3 @@ def test_without_such_a_version_it_is_said_in_one_line(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(TrackingError, match=r"http://127\.0\.0\.1:9"):
         fetch_bundle(Settings(), "SP500-1d")
-
-
-def test_the_command_sends_what_waits_and_says_what_is_left(
-    mlflow_home: Path,
-    recorded_by_mlflow: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    assert main(["track", "send"]) == 0 and capsys.readouterr().out == "every run was sent\n"
-    with monkeypatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-        with tracked("train", Settings(tracking=True), name="x"):
-            pass
-        assert main(["track", "send"]) == 2
-        err = capsys.readouterr().err
-        assert err.count("\n") == 1 and "runs left in" in err and "http://127.0.0.1:9 cannot be reached" in caplog.text
-    assert main(["track", "send"]) == 0
-    assert capsys.readouterr().out == f"runs sent to sqlite:///{os.environ['MLKIT_HOME']}/data/mlflow.db: 1\n"
-    assert [run.info.run_name for run in recorded_by_mlflow.runs()] == ["x"]

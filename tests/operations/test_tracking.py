@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from mlkit.evaluation.ledger import Ledger, Source
 from mlkit.market.simulate.markets import null_market
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.tracking import tracking
-from mlkit.operations.tracking.journal import untracked, waiting
 from mlkit.operations.tracking.tracking import alias, for_command, tracked
 from mlkit.operations.tracking.trials import recorded
 from mlkit.operations.training.scoring import fold_scores, score
@@ -39,7 +37,7 @@ def there(recorded_by_mlflow: Any) -> Any:
 # --- what is recorded -----------------------------------------------------------------------------
 
 
-def test_a_run_is_recorded_with_all_that_it_told(home: Path, there: Any) -> None:
+def test_a_run_is_recorded_with_all_that_it_logged(home: Path, there: Any) -> None:
     scores = pd.DataFrame(
         {"hit_rate": [0.5, 0.6], "r2": [np.nan, 0.01], "verdict": ["no edge", "edge"]},
         index=pd.Index([1, 5], name="horizon"),
@@ -68,7 +66,6 @@ def test_a_run_is_recorded_with_all_that_it_told(home: Path, there: Any) -> None
     assert there.artifacts(str(run.id)) == ["figures", "notes.txt", "report", "tables", "versions.json"]
     image = there.ask(lambda client: client.download_artifacts(run.id, "figures/reliability.png", str(home)))
     assert Path(image).read_bytes().startswith(b"\x89PNG")
-    assert waiting() == [], "nothing waits once all was sent"
     assert {path.name for path in home.iterdir()} == {"data", "page.html", "reliability.png"}, "no mlruns at the top"
 
 
@@ -98,7 +95,7 @@ def test_metrics_of_every_fold_have_the_fold_as_step(home: Path, there: Any) -> 
     for name in ("hi80", "hi90", "high90"):
         rows[name] = 1.0
     with tracked("evaluate", Settings(**ON), name="x") as run:
-        run.folds(rows)
+        run.folds(fold_scores(rows))
     history = there.ask(lambda client: client.get_metric_history(run.id, "fold coverage_80 h5"))
     inside = rows[rows["horizon"] == 5].groupby("fold")["outcome"].agg(lambda y: (y.abs() <= 1.0).mean())
     assert {point.step: point.value for point in history} == pytest.approx(dict(inside))
@@ -138,7 +135,7 @@ def test_what_is_tracked_and_what_is_not(home: Path, there: Any, monkeypatch: py
         assert run.id is None and run.key is None and tracking.active() is None
     with tracked("train", for_command(Settings(tracking=False)), name="switched off"):
         pass
-    assert there.runs() == [] and not untracked().exists()
+    assert there.runs() == []
     with tracked("train", for_command(Settings()), name="command"):
         pass
     with tracked("train", Settings(profile="full"), name="full profile"):
@@ -172,9 +169,8 @@ def test_hostile_names_are_names(home: Path, there: Any) -> None:
     found = there.runs()
     assert len(found) == len(HOSTILE) and {run.info.status for run in found} == {"FINISHED"}
     assert all(len(run.data.metrics) >= 1 and run.info.run_name for run in found)
-    assert waiting() == [] and not (untracked() / "refused").exists()
     assert {path.name for path in home.iterdir()} == {"data"}
-    assert {path.name for path in (home / "data").iterdir()} == {"mlflow.db", "mlartifacts", "untracked"}
+    assert {path.name for path in (home / "data").iterdir()} == {"mlflow.db", "mlartifacts"}
 
 
 # --- the registry ---------------------------------------------------------------------------------
@@ -211,8 +207,9 @@ def test_bundles_are_versions_of_their_market_and_aliases_move(home: Path, there
 
 
 def test_a_bundle_that_was_never_tracked_is_registered_with_its_alias(home: Path, there: Any) -> None:
+    settings = Settings(**ON)
     bundle = there.bundle_in(home / "models", symbol="BTC/USDT:USDT")
-    alias(Settings(), bundle, "champion")
+    alias(settings, bundle, "champion")
     version = there.ask(lambda client: client.get_model_version_by_alias("BTC%2FUSDT%3AUSDT-1d", "champion"))
     assert version.tags["mlkit.bundle"] == bundle.id
     (run,) = there.runs()
@@ -220,24 +217,6 @@ def test_a_bundle_that_was_never_tracked_is_registered_with_its_alias(home: Path
     alias(Settings(tracking=False), bundle, "challenger")
     model = there.ask(lambda client: client.get_registered_model("BTC%2FUSDT%3AUSDT-1d"))
     assert set(model.aliases) == {"champion"}
-
-
-def test_a_run_that_is_sent_late_does_not_take_the_alias_from_a_newer_one(
-    home: Path, there: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old, new = there.bundle_in(home / "models", "old"), there.bundle_in(home / "models", "new")
-    settings = Settings(**ON)
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "mlflow", None)
-        with tracked("train", settings, name="monday") as run:
-            run.bundle(old, "champion")
-    assert len(waiting()) == 1
-    with tracked("train", settings, name="tuesday") as run:
-        run.bundle(new, "champion")
-    assert waiting() == [], "the next run that reaches the server takes the earlier one along"
-    version = there.ask(lambda client: client.get_model_version_by_alias("SP500-1d", "champion"))
-    assert version.tags["mlkit.bundle"] == new.id
-    assert [run.info.run_name for run in there.runs()] == ["monday", "tuesday"]
 
 
 # --- the ledger -----------------------------------------------------------------------------------

@@ -19,9 +19,9 @@ from mlkit.market.simulate.markets import planted_edge
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.training.scoring import score
 from mlkit.operations.training.training import walk_forward
-from mlkit.operations.tuning.ensemble_tuning import SPACE, Tuning, tune
-from mlkit.operations.tuning.improvement import compare_losses, sentence
-from mlkit.operations.tuning.tuned import OutOfSample, Tuned, load_tuned, save_tuned, tuned_path
+from mlkit.operations.tuning.ensemble_tuning import SPACE, tune
+from mlkit.operations.tuning.improvement import compare_losses
+from mlkit.operations.tuning.tuned import OutOfSample, Tuned, Tuning, load_tuned, save_tuned, tuned_path
 
 HORIZONS = (1, 5)
 TRIALS = 5
@@ -217,12 +217,12 @@ def test_what_the_sentence_says() -> None:
         "bars": 1200,
         "reads_before": 2,
     }
-    said = sentence(OutOfSample(answer="not shown", difference=-0.005, **known))
+    said = OutOfSample(answer="not shown", difference=-0.005, **known).sentence()
     assert said == (
         "Out of sample it is not shown that tuning helps or hurts: relative loss -0.0050, 95% interval "
         "[-0.0200, +0.0100], 1,200 bars; these bars had been read 2 times before."
     )
-    same = sentence(OutOfSample(answer="same parameters", difference=0.0, **known))
+    same = OutOfSample(answer="same parameters", difference=0.0, **known).sentence()
     assert same.startswith("No trial beat the default parameters")
 
 

@@ -1,4 +1,4 @@
-"""A task of no cost for tests of studies: a bowl over two parameters. As a script it is a process that can be shot."""
+"""An objective of no cost for tests of studies: a bowl over two parameters. As a script it is a process to kill."""
 
 import os
 import signal
@@ -7,38 +7,32 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 
-from mlkit.operations.tuning.study import Place, Space
-from mlkit.operations.tuning.workers import run_trials
+from mlkit.operations.tuning.study import Search, Study
 
 
 @dataclass(frozen=True)
 class Toy:
-    """Trial ``shoot`` kills its process, ``hang`` never ends, ``fail`` raises; each once, as ``marks`` remembers."""
+    """Trial ``shoot`` kills its process, ``hang`` never ends, ``fail`` raises; each once, recorded in ``marks``."""
 
     marks: Path
-    seed: int = 7
-    startup: int = 4
-    warm_up: int = 0
     about_it: str = "bowl"
     shoot: int = -1
     hang: int = -1
     fail: int = -1
 
     @property
-    def about(self) -> dict[str, Any]:
-        return {"what": self.about_it, "seed": self.seed}
-
-    @property
-    def default(self) -> dict[str, int | float]:
-        return {"x": 0.9, "k": 3}
-
-    @property
-    def space(self) -> Space:
-        return {"x": (0.0, 1.0, False), "k": (1, 9, False)}
+    def search(self) -> Search:
+        return Search(
+            space={"x": (0.0, 1.0, False), "k": (1, 9, False)},
+            default={"x": 0.9, "k": 3},
+            seed=7,
+            startup=4,
+            warm_up=0,
+            about={"what": self.about_it, "seed": 7},
+        )
 
     def score(self, trial: optuna.Trial, parameters: Mapping[str, int | float]) -> float:
         if trial.number == self.shoot and self._first("shot"):
@@ -63,4 +57,4 @@ class Toy:
 
 if __name__ == "__main__":
     folder, trials, workers, hang = Path(sys.argv[1]), *map(int, sys.argv[2:5])
-    run_trials(Place(sys.argv[5], "toy"), Toy(folder, hang=hang), trials, workers=workers)
+    Study(Toy(folder, hang=hang), "toy", sys.argv[5]).run(trials, workers=workers)

@@ -52,7 +52,7 @@ from mlkit.operations.retraining.champions import RECORD, champion_of, only_one,
 from mlkit.operations.retraining.comparison import Comparison, compare, seen_until
 from mlkit.operations.retraining.decision import Decision, Drift, least_rows
 from mlkit.operations.retraining.decision import decide as decide
-from mlkit.operations.tracking.tracking import Run, tracked
+from mlkit.operations.tracking.tracking import TrackedRun, tracked
 from mlkit.operations.training.execution import Execution
 from mlkit.operations.tuning.tuned import Tuned, load_tuned
 
@@ -218,7 +218,7 @@ class _Round:
                 run.table("comparison", told.comparison.table)
         return told
 
-    def _finish(self, cut: int, why: str, run: Run) -> Retraining:
+    def _finish(self, cut: int, why: str, run: TrackedRun) -> Retraining:
         """Train, compare unless ``why`` says that there is no need to, publish or keep, tidy up."""
         challenger = self._train(cut)
         run.bundle(challenger, alias="challenger")

@@ -221,7 +221,7 @@ def _evaluate(symbol: str, timeframe: str, settings: Settings, out: str) -> Outc
     from mlkit.features import place_of
     from mlkit.market import load_bars, symbol_folder
     from mlkit.operations.tracking.tracking import tracked
-    from mlkit.operations.training.scoring import score
+    from mlkit.operations.training.scoring import fold_scores, score
     from mlkit.operations.training.training import walk_forward
 
     bars = load_bars(symbol, timeframe, settings=settings)
@@ -230,7 +230,7 @@ def _evaluate(symbol: str, timeframe: str, settings: Settings, out: str) -> Outc
         forecasts = walk_forward(bars, settings)
         table = score(forecasts, settings)
         if run.key is not None:
-            run.folds(forecasts)
+            run.folds(fold_scores(forecasts))
             run.scores(table)
     path = Path(out) / place_of(symbol, timeframe) / FORECASTS
     buffer = io.BytesIO()
@@ -261,7 +261,7 @@ def _published(outcome: Outcome, settings: Settings) -> Outcome:
 
     from mlkit.models.bundle import ModelBundle, publish
     from mlkit.operations.retraining.champions import only_one
-    from mlkit.operations.tracking.tracking import alias, wanted
+    from mlkit.operations.tracking.tracking import alias
 
     if not Path(outcome.place).is_dir():
         return replace(
@@ -273,8 +273,7 @@ def _published(outcome: Outcome, settings: Settings) -> Outcome:
         bundle = ModelBundle.open(outcome.place)
         with only_one(bundle.path.parent):
             publish(bundle)
-        if wanted(settings):
-            alias(settings, bundle, "champion")
+        alias(settings, bundle, "champion")
     except (MlkitError, OSError) as error:
         return replace(outcome, error=" ".join(str(error).split()))
     return outcome

@@ -1,4 +1,4 @@
-"""Where numbers come from: the commit of the code, and the versions of the packages that decide them."""
+"""Commit of the code and versions of the packages that the numbers depend on."""
 
 import platform
 import subprocess
@@ -15,7 +15,7 @@ _PACKAGES = (
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit and whether tracked or new files differ from it; None outside a repository."""
+    """Commit, and whether tracked or new files differ from it; None outside a repository."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
@@ -28,7 +28,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 
 def package_versions() -> dict[str, str]:
-    """Python and the packages that decide what a notebook says: name -> version."""
+    """Versions of Python and of the packages that a notebook's output depends on, by name."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

@@ -1,21 +1,95 @@
-"""Bundles back from the model registry: plain files, checked as a stranger's are before anyone uses them."""
+"""Bundles in MLflow's model registry: registered as versions, pointed at by aliases, fetched back as plain files.
+
+A fetched bundle is checked like one from a stranger before anything uses it.
+"""
 
 import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mlkit.config import Settings, fsync_folder
 from mlkit.errors import BundleError, ConfigError, NotTrainedError, TrackingError
+from mlkit.market import symbol_folder
 from mlkit.models.bundle import DRAFT, FILE_LIMIT, ID, MANIFEST, POOLS, ModelBundle, inspect_bundle
-from mlkit.operations.tracking.mlflow_store import BUNDLE, Store, status_of
-from mlkit.operations.tracking.tracking import POOL, Alias, model_name
+from mlkit.operations.tracking.mlflow_store import MlflowStore, status_of
 
-SECONDS = 600.0  # that a download may take
-_FILES = 100  # of a bundle
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)
-_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9%._-]{0,199}", re.ASCII)
+Alias = Literal["champion", "challenger"]
+POOL = "pool@"  # prefix of a pool's registered model; no folder of a market has this character in its name
+BUNDLE = "mlkit.bundle"  # tag of a registered version: id of the bundle
+DOWNLOAD_SECONDS = 600.0
+_MOST_FILES = 100  # of a bundle
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)
+_MARKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9%._-]{0,199}", re.ASCII)
+
+
+def model_name(bundle: ModelBundle) -> str:
+    """Name of the registered model of a bundle: ``SP500-1d`` of a market, ``pool@<name>-1d`` of a pool of markets."""
+    manifest = bundle.manifest
+    return f"{POOL if manifest.pool else ''}{symbol_folder(manifest.symbol)}-{manifest.timeframe}"
+
+
+def register_bundle(client: Any, run: str, bundle: ModelBundle, alias: Alias | None) -> None:
+    """Store the files of a bundle as artifacts of a run, and register them as a version of its market's model.
+
+    A bundle that is registered already is not stored again.
+    """
+    model, version = model_name(bundle), _registered(client, bundle)
+    if version is None:
+        folder = f"bundles/{bundle.id}"
+        for name in (MANIFEST, *bundle.manifest.files):
+            client.log_artifact(run, str(bundle.path / name), folder)
+        try:
+            client.create_registered_model(model)
+        except Exception:
+            # It exists already, or this call raises the reason.
+            client.get_registered_model(model)
+        described = _description(bundle)
+        version = str(client.create_model_version(model, f"runs:/{run}/{folder}", run, **described).version)
+    client.set_tag(run, "mlkit.registered", f"{model}/{version}")
+    if alias is not None:
+        move_alias(client, bundle, alias)
+
+
+def move_alias(client: Any, bundle: ModelBundle, alias: Alias) -> bool:
+    """Point an alias at the version of a bundle; False if the bundle is not registered.
+
+    A challenger that becomes champion loses the alias ``challenger``.
+    """
+    model, version = model_name(bundle), _registered(client, bundle)
+    if version is None:
+        return False
+    client.set_registered_model_alias(model, alias, version)
+    if alias == "champion" and str(client.get_registered_model(model).aliases.get("challenger")) == version:
+        client.delete_registered_model_alias(model, "challenger")
+    return True
+
+
+def _registered(client: Any, bundle: ModelBundle) -> str | None:
+    """Version that holds a bundle and whose run was not deleted; None if there is none."""
+    for version in client.search_model_versions(f"name = '{model_name(bundle)}' and tags.`{BUNDLE}` = '{bundle.id}'"):
+        try:
+            if client.get_run(version.run_id).info.lifecycle_stage == "active":
+                return str(version.version)
+        except Exception as error:
+            if status_of(error) != 404:
+                raise
+    return None
+
+
+def _description(bundle: ModelBundle) -> dict[str, Any]:
+    """Text and tags of a registered version."""
+    manifest = bundle.manifest
+    verdicts = [
+        f"{h}: {row['verdict']}" for h, row in manifest.metrics.items() if isinstance(row, dict) and row.get("verdict")
+    ]
+    span = f"{manifest.training_span.start} to {manifest.training_span.end}, {manifest.training_span.bars:,} bars"
+    tags = {BUNDLE: bundle.id, "data_sha256": manifest.data_sha256}
+    return {
+        "description": f"{manifest.symbol} {manifest.timeframe}, trained on {span}",
+        "tags": tags | ({"verdicts": ", ".join(verdicts)} if verdicts else {}),
+    }
 
 
 def fetch_bundle(
@@ -32,34 +106,34 @@ def fetch_bundle(
     Returns
     -------
     The bundle, every byte checked against its manifest and its models read by another process
-    (`mlkit.models.bundle.inspection`). It is not published.
+    (`mlkit.models.bundle.inspect_bundle`). It is not published.
 
     Raises
     ------
-    ConfigError for what is no name. NotTrainedError where no version has the alias. BundleError where what was
-    registered is damaged, foreign, or not what the registry says. TrackingError, DependencyError where MLflow does not
-    answer or is not installed.
+    ConfigError for an invalid name. NotTrainedError where no version has the alias. BundleError where the registered
+    bundle is damaged, was not registered by mlkit, or differs from what the registry states. TrackingError,
+    DependencyError where MLflow does not answer or is not installed.
     """
     root = Path(root) if root is not None else _root(settings, model)
-    store = Store.default()
-    version = store.ask(lambda client: _version(client, model, alias), SECONDS)
+    store = MlflowStore.default()
+    version = store.call(lambda client: _version(client, model, alias), DOWNLOAD_SECONDS)
     bundle, run, folder = _source(store, model, version)
     target = root / bundle
     if target.is_dir():
         try:
             return ModelBundle.open(target)
         except BundleError:
-            pass  # it is written anew
+            pass  # damaged: downloaded again
     root.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=root, prefix=DRAFT))
     try:
-        store.ask(lambda client: _download(client, run, folder, draft / bundle), SECONDS)
+        store.call(lambda client: _download(client, run, folder, draft / bundle), DOWNLOAD_SECONDS)
         inspect_bundle(draft / bundle)
-        manifest = ModelBundle.open(draft / bundle)
-        if manifest.id != bundle or model_name(manifest) != model:
+        fetched = ModelBundle.open(draft / bundle)
+        if fetched.id != bundle or model_name(fetched) != model:
             raise BundleError(
-                f"{store}: version {version.version} of {model} is said to be {bundle}, and is {manifest.id} of "
-                f"{model_name(manifest)}; register it again"
+                f"{store}: version {version.version} of {model} is registered as {bundle} but holds {fetched.id} of "
+                f"{model_name(fetched)}; register it again"
             )
         (draft / bundle).chmod(0o755)
         if target.is_dir():
@@ -74,13 +148,13 @@ def fetch_bundle(
 def _root(settings: Settings, model: str) -> Path:
     """Folder of the bundles of a registered model."""
     name = model.removeprefix(POOL)
-    if not _FOLDER.fullmatch(name):
+    if not _MARKET.fullmatch(name):
         raise ConfigError(f"{model!r} is not the name of a registered market or pool, such as SP500-1d")
     return settings.models / POOLS / name if model.startswith(POOL) else settings.models / name
 
 
 def _version(client: Any, model: str, alias: str) -> Any:
-    """The registered version of an alias; None where there is none."""
+    """The registered version that has an alias; None where there is none."""
     try:
         return client.get_model_version_by_alias(model, alias)
     except Exception as error:
@@ -89,8 +163,8 @@ def _version(client: Any, model: str, alias: str) -> Any:
         raise
 
 
-def _source(store: Store, model: str, version: Any) -> tuple[str, str, str]:
-    """Bundle id, run and folder of a version."""
+def _source(store: MlflowStore, model: str, version: Any) -> tuple[str, str, str]:
+    """Bundle id, run id and artifact folder of a version."""
     if version is None:
         raise NotTrainedError(f"{store}: no version of {model} has that alias; see the registry, or run mlkit train")
     bundle = str(version.tags.get(BUNDLE, ""))
@@ -101,13 +175,13 @@ def _source(store: Store, model: str, version: Any) -> tuple[str, str, str]:
 
 
 def _download(client: Any, run: str, folder: str, into: Path) -> None:
-    """The files of a folder of artifacts, none of them with a path, none too long."""
+    """Copy the files of an artifact folder; subfolders, unusual names and files that are too large are refused."""
     found = client.list_artifacts(run, folder)
     names = {str(file.path).rpartition("/")[2]: file for file in found}
-    if MANIFEST not in names or len(found) > _FILES:
+    if MANIFEST not in names or len(found) > _MOST_FILES:
         raise TrackingError(f"run {run}: {folder} holds no bundle")
     for name, file in names.items():
-        if file.is_dir or not _NAME.fullmatch(name) or (file.file_size or 0) > FILE_LIMIT:
+        if file.is_dir or not _FILE_NAME.fullmatch(name) or (file.file_size or 0) > FILE_LIMIT:
             raise TrackingError(f"run {run}: {name[:80]!r} does not belong into a bundle")
     into.mkdir()
     incoming = into.with_name("incoming")

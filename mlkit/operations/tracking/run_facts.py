@@ -1,4 +1,4 @@
-"""What is known of a run before it begins, and names that MLflow and a file system take."""
+"""Tags, parameters and datasets of a run that are known when it starts; names that MLflow and file systems accept."""
 
 import getpass
 import hashlib
@@ -13,14 +13,14 @@ import numpy as np
 
 from mlkit.config import project_root
 from mlkit.evaluation import Source
-from mlkit.operations.tracking.mlflow_store import KEY
 from mlkit.operations.tracking.provenance import git_state
 
-_DATASETS = 100  # of a run: more are told by their common digest
+KEY = "mlkit.key"  # tag of a run: its name in the trial ledger
+_DATASETS = 100  # logged of a run at most; the parameter data.sha256 covers all
 
 
 def run_tags(kind: str, key: str) -> dict[str, str]:
-    """Kind, journal, commit and dirtiness of the code, and user, as tags of a run."""
+    """Kind, key and user of a run, commit of the code and whether files differ from it, as tags."""
     git = git_state(project_root())
     tags = {KEY: key, "mlkit.kind": kind, "mlflow.source.name": f"mlkit {kind}", "mlflow.source.type": "LOCAL"}
     if git is not None:
@@ -33,7 +33,7 @@ def run_tags(kind: str, key: str) -> dict[str, str]:
 
 
 def data_parameters(sources: Sequence[Source]) -> dict[str, Any]:
-    """Digest and span of the data; of several histories, a digest of all digests."""
+    """Digest, markets and span of the data as parameters; for several histories, one digest over their digests."""
     if not sources:
         return {}
     digests = [source.sha256 for source in sources]
@@ -44,7 +44,7 @@ def data_parameters(sources: Sequence[Source]) -> dict[str, Any]:
 
 
 def datasets(sources: Sequence[Source]) -> list[dict[str, str]]:
-    """Histories as MLflow's datasets: name, digest (MLflow keeps 36 characters) and all of it as JSON."""
+    """Fields of MLflow's datasets: name, digest (MLflow stores 36 characters), and the source as JSON."""
     return [
         {
             "name": f"{source.symbol}-{source.timeframe}"[:500],
@@ -56,7 +56,7 @@ def datasets(sources: Sequence[Source]) -> list[dict[str, str]]:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Parameters as MLflow keeps them: text by name, the names of nested mappings joined by dots."""
+    """Parameters as MLflow stores them: text by name, the names of nested mappings joined by dots."""
     found: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -72,15 +72,15 @@ def is_number(value: Any) -> bool:
 
 
 def key_name(name: Any) -> str:
-    """A name that MLflow takes for a metric, parameter or tag."""
+    """A name that MLflow accepts for a metric, parameter or tag."""
     return re.sub(r"[^\w. :-]|\.\.+", "_", str(name))[:250].strip(". ") or "_"
 
 
 def file_name(name: str) -> str:
-    """A name as one plain file name."""
+    """A name as a plain file name of ASCII characters."""
     return re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).lstrip(".-")[:100] or "unnamed"
 
 
 def shown_name(name: str) -> str:
-    """A name on one line, nothing in it that steers a terminal."""
+    """A name on one line, without control characters."""
     return "".join(letter if letter.isprintable() else " " for letter in str(name)).strip()[:200]

@@ -1,37 +1,34 @@
-"""Runs of training, tuning, evaluation, retraining and reports, told to MLflow.
+"""Runs of training, tuning, evaluation, retraining and reports in MLflow.
 
     with tracked("train", settings, name="SP500-1d", sources=[Source.of(bars)]) as run:
         ...
         run.scores(scores)
         run.bundle(bundle, alias="champion")
 
-What a run has to tell is written to a journal on disk first (`journal`) and sent from there: at the
-start, every few seconds, and at the end. So a server that is down, slow or dies in the middle, or an MLflow that is
-not installed, costs one logged warning and bounded time, and nothing is lost: the journal stays in
-``data/untracked`` and goes out with the next run that reaches the server, or with ``mlkit track send``.
+A run is written while it goes on. If the server of ``MLFLOW_TRACKING_URI`` is down, slow, or dies in the middle, one
+warning is logged, and the whole run, with what the server had already, is written to the local SQLite store
+``data/mlflow.db`` instead. If that fails too, or MLflow is not installed, one warning is logged and the run is not
+tracked. Tracking takes bounded time and never makes the work fail.
 """
 
-import io
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from uuid import uuid4
 
 from mlkit.config import Settings
-from mlkit.errors import ConfigError, MlkitError
+from mlkit.errors import ConfigError, DependencyError, MlkitError
 from mlkit.evaluation import Source
-from mlkit.market import symbol_folder
-from mlkit.models.bundle import MANIFEST, ModelBundle
-from mlkit.operations.tracking.journal import Journal, taken, waiting
-from mlkit.operations.tracking.mlflow_store import CHALLENGER, CHAMPION, Sent, Store, one_line
+from mlkit.models.bundle import ModelBundle
+from mlkit.operations.tracking.mlflow_store import MlflowStore, one_line, status_of
 from mlkit.operations.tracking.provenance import package_versions
+from mlkit.operations.tracking.registry import Alias, model_name, move_alias, register_bundle
 from mlkit.operations.tracking.run_facts import (
     data_parameters,
     datasets,
@@ -47,23 +44,26 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Kind = Literal["train", "tune", "evaluate", "retrain", "report"]
-Alias = Literal["champion", "challenger"]
-SECONDS = 60.0  # that a run may wait for its server at a time
-POOL = "pool@"  # no folder of a market has this sign in its name
-_EVERY = 10.0  # seconds between two sendings of a run that goes on
-_PATIENCE = 60.0  # seconds of a run that may go into sending before its end
+START_SECONDS = 20.0  # that a server may take to create a run
+SERVER_SECONDS = 60.0  # that a run may wait for its server in all
+LOCAL_SECONDS = 120.0  # that one request to the local store may take: it creates its tables, or waits for a lock
+_REFUSALS = {400, 404, 409, 413, 422}  # the server works and does not accept this request
 _log = logging.getLogger(__name__)
-_ACTIVE: ContextVar["Run | None"] = ContextVar("mlkit_tracked_run", default=None)
+_ACTIVE: ContextVar["TrackedRun | None"] = ContextVar("mlkit_tracked_run", default=None)
 
 
 def for_command(settings: Settings) -> Settings:
-    """The settings of a command: it is tracked unless ``tracking`` says otherwise."""
+    """The settings of a command, which is tracked unless ``tracking`` is False."""
     return settings.model_copy(update={"tracking": True}) if settings.tracking is None else settings
 
 
-def active() -> "Run | None":
+def active() -> "TrackedRun | None":
     """The tracked run that the caller is in; None where there is none or tracking is off."""
     return _ACTIVE.get()
+
+
+def _wanted(settings: Settings) -> bool:
+    return settings.profile == "full" if settings.tracking is None else settings.tracking
 
 
 @contextmanager
@@ -74,227 +74,41 @@ def tracked(
     name: str,
     parameters: Mapping[str, Any] | None = None,
     sources: Sequence[Source] = (),
-) -> Iterator["Run"]:
-    """Run the block as a tracked run; yields the `Run` that it tells its results to.
+) -> Iterator["TrackedRun"]:
+    """Run the block as a run in MLflow; yields the `TrackedRun` to log results to.
 
     Parameters
     ----------
-    kind : what is done. Inside a run, the same kind and ``evaluate`` join it; another becomes a run below it.
+    kind : what is done. Inside a run, a block of the same kind or of kind ``evaluate`` logs to that run; a block of
+        another kind is a child run.
     settings : ``tracking`` None tracks the full profile; those of `for_command` track a command.
     name : shown in the list of runs, such as ``SP500-1d``
-    parameters : what was chosen besides the settings; nested mappings get names with dots
-    sources : which data the run saw
+    parameters : what was chosen besides the settings; the names of nested mappings are joined by dots
+    sources : which data the run used
 
-    An exception, KeyboardInterrupt included, marks the run FAILED or KILLED and is passed on. Nothing that goes wrong
-    with tracking itself is raised.
+    An exception, KeyboardInterrupt included, marks the run FAILED or KILLED and is raised again. No error of tracking
+    itself is raised.
     """
-    above = _ACTIVE.get()
-    if above is not None and kind in (above.kind, "evaluate"):
-        above.join(parameters or {}, sources)
-        yield above
-    elif not wanted(settings):
-        yield Run(kind)
-    else:
-        with _ended(_open(kind, settings, name, parameters or {}, sources, above)) as run:
-            yield run
-
-
-def alias(settings: Settings, bundle: ModelBundle, name: Alias) -> None:
-    """Point an alias of the bundle's registered model at the bundle, which is registered if it was not yet."""
-    above = _ACTIVE.get()
-    if above is not None:
-        above.bundle(bundle, name)
-    elif settings.tracking is not False:
-        with _ended(_open("register", settings, model_name(bundle), {}, (), None, lazy=True)) as run:
-            run.bundle(bundle, name)
-
-
-def wanted(settings: Settings) -> bool:
-    """Whether runs under these settings are tracked."""
-    return settings.profile == "full" if settings.tracking is None else settings.tracking
-
-
-class Run:
-    """What a run has to tell. Without a journal, where tracking is off, every method does nothing."""
-
-    def __init__(self, kind: str, journal: Journal | None = None, store: Store | None = None) -> None:
-        self.kind = kind
-        self.key = journal.folder.name if journal is not None else None
-        self._journal, self._store = journal, store
-        self._sent = Sent()
-        self._known: set[str] = set()
-        self._failed, self._spent, self._last = False, 0.0, 0.0
-
-    @property
-    def id(self) -> str | None:
-        """MLflow's id of the run; None where it is not there, or not yet."""
-        return self._sent.run_id
-
-    def metrics(self, values: Mapping[str, Any], step: int | None = None) -> None:
-        """Numbers by name; what is no finite number is left out. ``step``: fold, horizon, trial or epoch."""
-        numbers = {key_name(name): float(value) for name, value in values.items() if is_number(value)}
-        if numbers:
-            self._write("metrics", values=numbers, step=step)
-
-    def join(self, parameters: Mapping[str, Any], sources: Sequence[Source]) -> None:
-        """Parameters and data of a run that joins this one."""
-        self.parameters({**parameters, **data_parameters(sources)})
-        if sources:
-            self._write("datasets", values=datasets(sources))
-
-    def parameters(self, values: Mapping[str, Any]) -> None:
-        """Further parameters; the first value of a name stands."""
-        new = {name: value for name, value in flat(values).items() if name not in self._known}
-        self._known |= new.keys()
-        if new:
-            self._write("parameters", values=new)
-
-    def tags(self, values: Mapping[str, Any]) -> None:
-        """Short texts by name, which runs can be searched by."""
-        self._write("tags", values={key_name(name): str(value)[:5000] for name, value in values.items()})
-
-    def scores(self, table: "pd.DataFrame") -> None:
-        """The table of `score`: ``<metric> h<horizon>``, ``<metric>`` over the horizons as steps, and verdicts."""
-        rows: dict[Any, dict[Any, Any]] = table.to_dict("index")
-        for horizon, row in rows.items():
-            self.metrics(row, step=int(horizon))
-            self.metrics({f"{name} h{horizon}": value for name, value in row.items()})
-        if "verdict" in table:
-            self.tags({f"verdict h{horizon}": verdict for horizon, verdict in table["verdict"].items()})
-        self.table("scores", table)
-
-    def folds(self, forecasts: "pd.DataFrame") -> None:
-        """Metrics of every fold of `walk_forward`: ``fold <metric> h<horizon>`` with the fold as step."""
-        from mlkit.operations.training.scoring import fold_scores
-
-        table = fold_scores(forecasts)
-        rows: dict[Any, dict[Any, Any]] = table.to_dict("index")
-        for (fold, horizon), row in rows.items():
-            self.metrics({f"fold {name} h{horizon}": value for name, value in row.items()}, step=int(fold))
-        self.table("folds", table)
-
-    def figure(self, name: str, figure: Any) -> None:
-        """A matplotlib figure, as ``figures/<name>.png``."""
-        if self._journal is None:
-            return
-        image = io.BytesIO()
-        figure.savefig(image, format="png", dpi=120, bbox_inches="tight")
-        self._attach(image.getvalue(), f"figures/{file_name(name)}.png")
-
-    def table(self, name: str, frame: "pd.DataFrame") -> None:
-        """A table, as ``tables/<name>.csv``, which MLflow's pages show as one."""
-        self._attach(frame.to_csv().encode(), f"tables/{file_name(name)}.csv")
-
-    def text(self, name: str, text: str) -> None:
-        """A text, as a file of that name; ``.txt`` is added where it has no ending."""
-        plain = file_name(name)
-        self._attach(text.encode(), plain if "." in plain.strip(".") else f"{plain}.txt")
-
-    def file(self, path: Path | str, folder: str = "") -> None:
-        """A file as it is, in ``folder``."""
-        path = Path(path)
-        self._attach(path, "/".join([*(file_name(part) for part in folder.split("/") if part), file_name(path.name)]))
-
-    def bundle(self, bundle: ModelBundle, alias: Alias | None = None) -> None:
-        """A bundle: its plain files, a version of the registered model of its market, and an alias of that version."""
-        if alias not in (None, CHAMPION, CHALLENGER):
-            raise ConfigError(f"alias {alias!r} is neither {CHAMPION} nor {CHALLENGER}")
-        if self._journal is None:
-            return
-        manifest = bundle.manifest
-        files = [MANIFEST, *manifest.files]
-        measured = {h: row for h, row in manifest.metrics.items() if isinstance(row, dict)}
-        verdicts = ", ".join(f"{h}: {row['verdict']}" for h, row in measured.items() if row.get("verdict"))
-        span = f"{manifest.training_span.start} to {manifest.training_span.end}, {manifest.training_span.bars:,} bars"
-        try:
-            for name in files:
-                self._journal.link(bundle.path / name, f"bundles/{bundle.id}/{name}")
-        except OSError as error:
-            self._give_up(error)
-        self._write(
-            "bundle",
-            model=model_name(bundle),
-            id=bundle.id,
-            files=files,
-            alias=alias,
-            description=f"{manifest.symbol} {manifest.timeframe}, trained on {span}",
-            tags={"data_sha256": manifest.data_sha256} | ({"verdicts": verdicts} if verdicts else {}),
-        )
-
-    def _attach(self, source: Path | bytes, name: str) -> None:
-        if self._journal is None:
-            return
-        try:
-            self._journal.attach(source, name)
-        except OSError as error:
-            self._give_up(error)
-        self._write("file", name=name)
-
-    def _write(self, do: str, **fields: Any) -> None:
-        """Note an entry, and send what waits when it is time to."""
-        if self._journal is None:
-            return
-        try:
-            self._journal.write(do, **fields)
-        except OSError as error:
-            self._give_up(error)
-            return
-        if not self._failed and self._spent < _PATIENCE and time.monotonic() - self._last >= _EVERY:
-            self.send()
-
-    def send(self) -> bool:
-        """Send what was noted so far; whether all of it arrived. The first failure of a run is logged, none raised."""
-        if self._journal is None or self._store is None:
-            return False
-        began, arrived = time.monotonic(), False
-        try:
-            self._store.send(self._journal, self._sent, SECONDS)
-            arrived = True
-        except MlkitError as error:
-            if not self._failed:
-                _log.warning(
-                    "not tracked yet, the run goes on: %s. It is kept in %s until mlkit track send",
-                    error,
-                    self._journal.folder,
-                )
-            self._failed = True
-        finally:  # Ctrl-C included: a sending that was left alone has the old object
-            self._sent = replace(self._sent, abandoned=False)
-            self._last = time.monotonic()
-            self._spent += self._last - began
-        return arrived
-
-    def end(self, status: str, error: BaseException | None = None) -> None:
-        """Note how the run ended, send what is left, and let go of the journal."""
-        if error is not None:
-            self.tags({"mlkit.error": one_line(error)})
-        self._spent = _PATIENCE  # one sending from here on
-        self._write("end", status=status)
-        if self._journal is None:
-            return
-        arrived = False
-        try:
-            arrived = self.send()
-        finally:
-            _close(self._journal, self._sent, arrived)
-        if arrived and self._store is not None:
-            send_waiting(self._store, seconds=SECONDS / 2)
-
-    def _give_up(self, error: OSError) -> None:
-        if self._journal is not None:
-            _log.warning("not tracked any more, the run goes on: %s (%s)", self._journal.folder, one_line(error))
-            self._journal.close(sent=False)
-        self._journal = None
-
-
-@contextmanager
-def _ended(run: Run) -> Iterator[Run]:
-    """The run is the active one in the block, and ends as the block does."""
+    parent = _ACTIVE.get()
+    if parent is not None and kind in (parent.kind, "evaluate"):
+        parent.parameters({**(parameters or {}), **data_parameters(sources)})
+        parent.sources(sources)
+        yield parent
+        return
+    if not _wanted(settings):
+        yield TrackedRun(kind)
+        return
+    run = TrackedRun(kind)
+    run.begin(name, parent)
+    run.parameters({**settings.chosen(), **(parameters or {}), **data_parameters(sources)})
+    run.sources(sources)
+    run.text("versions.json", json.dumps(package_versions(), indent=1))
     token = _ACTIVE.set(run)
     try:
         yield run
     except BaseException as error:
-        run.end("FAILED" if isinstance(error, Exception) else "KILLED", error)
+        run.tags({"mlkit.error": one_line(error)})
+        run.end("FAILED" if isinstance(error, Exception) else "KILLED")
         raise
     else:
         run.end("FINISHED")
@@ -302,84 +116,206 @@ def _ended(run: Run) -> Iterator[Run]:
         _ACTIVE.reset(token)
 
 
-def _open(
-    kind: str,
-    settings: Settings,
-    name: str,
-    parameters: Mapping[str, Any],
-    sources: Sequence[Source],
-    above: Run | None,
-    lazy: bool = False,
-) -> Run:
-    """A run with a journal that has begun; one without where no journal can be written."""
-    key = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{kind}-{uuid4().hex[:8]}"
-    store = Store.default()
+def alias(settings: Settings, bundle: ModelBundle, name: Alias) -> None:
+    """Point an alias of the bundle's registered model at the bundle; only a bundle not yet registered gets a run."""
+    if not _wanted(settings):
+        return
     try:
-        journal = Journal.create(key)
-    except OSError as error:
-        _log.warning("not tracked, the run goes on: no journal can be written (%s)", one_line(error))
-        return Run(kind)
-    run = Run(kind, journal, store)
-    values = flat({**settings.chosen(), **parameters, **data_parameters(sources)})
-    run._known |= values.keys()
-    run._last = time.monotonic()  # the start is sent below, or with the rest
-    run._write(
-        "start",
-        name=shown_name(name) or kind,
-        store=str(store),
-        parent=above.key if above is not None else None,
-        lazy=lazy,
-        tags=run_tags(kind, key),
-        parameters=values,
-        datasets=datasets(sources),
-    )
-    if not lazy:
-        run.text("versions.json", json.dumps(package_versions(), indent=1))
-        run.send()
-    return run
+        moved = MlflowStore.default().call(lambda client: move_alias(client, bundle, name), START_SECONDS)
+    except MlkitError:
+        moved = False  # the run below reports why
+    if not moved:
+        with tracked("train", settings, name=model_name(bundle)) as run:
+            run.bundle(bundle, name)
 
 
-def send_waiting(store: Store | None = None, *, seconds: float = SECONDS) -> tuple[int, int]:
-    """Send what earlier runs left behind: those meant for ``store``, or all to the default one.
+class TrackedRun:
+    """A run in MLflow. Where tracking is off, or has failed, every method does nothing.
 
-    Returns
-    -------
-    How many were sent, and how many are left. A run that was killed is marked KILLED at its last entry. A failure is
-    logged, and ends the sending.
+    Attributes
+    ----------
+    kind : kind of `tracked`
+    key : name that the trial ledger and the tag ``mlkit.key`` give the run; None where it is not tracked
+    id : MLflow's id; None where the run is not tracked
     """
-    target, left = store or Store.default(), time.monotonic() + seconds
-    done = 0
-    for folder in waiting():
-        if time.monotonic() > left:
-            break
-        with taken(folder) as journal:
-            if journal is None or not journal.entries:
-                continue
-            if store is not None and journal.entries[0]["store"] != str(store):
-                continue
-            if journal.entries[-1]["do"] != "end":
-                journal.write("end", status="KILLED", time=journal.entries[-1]["time"])
-            sent, arrived = Sent(tried=True), False
-            try:
-                target.send(journal, sent, seconds)
-                arrived = True
-                done += 1
-            except MlkitError as error:
-                _log.warning("earlier runs stay in %s: %s", folder.parent, error)
-                break
-            finally:
-                _close(journal, sent, arrived)
-    return done, len(waiting())
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.key: str | None = None
+        self.id: str | None = None
+        self._store: MlflowStore | None = None
+        self._create: Callable[[Any], str] = lambda client: ""
+        # Requests that a server has taken, repeated on the local store if the server fails.
+        self._sent: list[Callable[[Any, str], None]] = []
+        self._parameters: set[str] = set()
+        self._seconds_left = SERVER_SECONDS
+        self._refused = False
+
+    def begin(self, name: str, parent: "TrackedRun | None") -> None:
+        """Create the run, in the store of its parent if it has one."""
+        key = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{self.kind}-{uuid4().hex[:8]}"
+        tags, started = run_tags(self.kind, key), _milliseconds()
+        if parent is not None:
+            tags["mlflow.parentRunId"] = str(parent.id)
+
+        def create(client: Any) -> str:
+            assert self._store is not None
+            experiment = self._store.experiment(client)
+            run = client.create_run(experiment, started, tags, run_name=shown_name(name) or self.kind)
+            return str(run.info.run_id)
+
+        self._create = create
+        try:
+            self._store = MlflowStore.default() if parent is None else parent._store
+            if self._store is not None:
+                self.key = key
+                self.id = self._store.call(create, LOCAL_SECONDS if self._store.is_local else START_SECONDS)
+        except MlkitError as error:
+            self._fail(error)
+
+    def metrics(self, values: Mapping[str, Any], step: int | None = None) -> None:
+        """Log numbers by name; values that are not finite numbers are left out. ``step``: fold, horizon, trial."""
+        self._log_metrics([(values, step)])
+
+    def parameters(self, values: Mapping[str, Any]) -> None:
+        """Log further parameters; the first value of a name is kept."""
+        rows = [row for row in flat(values).items() if row[0] not in self._parameters]
+        self._parameters |= {name for name, _ in rows}
+        self._log_batches("params", rows)
+
+    def sources(self, sources: Sequence[Source]) -> None:
+        """Log the data that the run used as datasets of MLflow."""
+        if not sources:
+            return
+
+        def request(client: Any, run: str) -> None:
+            from mlflow.entities import Dataset, DatasetInput
+
+            found = [Dataset(source_type="mlkit", **fields) for fields in datasets(sources)]
+            client.log_inputs(run, [DatasetInput(one, []) for one in found])
+
+        self._send(request)
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Set short texts by name, which runs can be searched by."""
+        self._log_batches("tags", [(key_name(name), str(value)[:5000]) for name, value in values.items()])
+
+    def scores(self, table: "pd.DataFrame") -> None:
+        """Log the table of `score`: ``<metric> h<horizon>``, ``<metric>`` with horizons as steps, and the verdicts."""
+        rows: dict[Any, dict[Any, Any]] = table.to_dict("index")
+        by_step = [(row, int(horizon)) for horizon, row in rows.items()]
+        by_name = [({f"{name} h{h}": value for name, value in row.items()}, None) for h, row in rows.items()]
+        self._log_metrics([*by_step, *by_name])
+        if "verdict" in table:
+            self.tags({f"verdict h{horizon}": verdict for horizon, verdict in table["verdict"].items()})
+        self.table("scores", table)
+
+    def folds(self, table: "pd.DataFrame") -> None:
+        """Log the table of `fold_scores`: ``fold <metric> h<horizon>`` with folds as steps."""
+        rows: dict[Any, dict[Any, Any]] = table.to_dict("index")
+        self._log_metrics(
+            [
+                ({f"fold {name} h{h}": value for name, value in row.items()}, int(fold))
+                for (fold, h), row in rows.items()
+            ]
+        )
+        self.table("folds", table)
+
+    def figure(self, name: str, figure: Any) -> None:
+        """Log a matplotlib figure as ``figures/<name>.png``."""
+        path, options = f"figures/{file_name(name)}.png", {"dpi": 120, "bbox_inches": "tight"}
+        self._send(lambda client, run: client.log_figure(run, figure, path, save_kwargs=options))
+
+    def table(self, name: str, frame: "pd.DataFrame") -> None:
+        """Log a table as ``tables/<name>.csv``, which MLflow's pages show as a table."""
+        text, path = frame.to_csv(), f"tables/{file_name(name)}.csv"
+        self._send(lambda client, run: client.log_text(run, text, path))
+
+    def text(self, name: str, text: str) -> None:
+        """Log a text as a file of that name; ``.txt`` is appended to a name without suffix."""
+        plain = file_name(name)
+        path = plain if "." in plain else f"{plain}.txt"
+        self._send(lambda client, run: client.log_text(run, text, path))
+
+    def file(self, path: Path | str, folder: str = "") -> None:
+        """Log a file, under its own name in a folder of the artifacts."""
+        below = "/".join(file_name(part) for part in folder.split("/") if part)
+        self._send(lambda client, run: client.log_artifact(run, str(path), below or None))
+
+    def bundle(self, bundle: ModelBundle, alias: Alias | None = None) -> None:
+        """Register a bundle as a version of its market's model, and point an alias at that version."""
+        if alias is not None and alias not in get_args(Alias):
+            raise ConfigError(f"alias {alias!r} is neither champion nor challenger")
+        self._send(lambda client, run: register_bundle(client, run, bundle, alias))
+
+    def end(self, status: str) -> None:
+        """Mark the run FINISHED, FAILED or KILLED."""
+        ended = _milliseconds()
+        self._send(lambda client, run: client.set_terminated(run, status, ended))
+
+    def _log_metrics(self, groups: Iterable[tuple[Mapping[Any, Any], int | None]]) -> None:
+        """Log numbers by name with their steps, in few requests."""
+        now = _milliseconds()
+        rows = [
+            (key_name(name), float(value), now, step or 0)
+            for values, step in groups
+            for name, value in values.items()
+            if is_number(value)
+        ]
+
+        self._log_batches("metrics", rows)
+
+    def _log_batches(self, field: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Log metrics, params or tags in requests of the size that MLflow accepts."""
+
+        def request(client: Any, run: str) -> None:
+            from mlflow.entities import Metric, Param, RunTag
+
+            entity, most = {"metrics": (Metric, 1000), "params": (Param, 100), "tags": (RunTag, 100)}[field]
+            for first in range(0, len(rows), most):
+                client.log_batch(run, **{field: [entity(*row) for row in rows[first : first + most]]})
+
+        if rows:
+            self._send(request)
+
+    def _send(self, request: Callable[[Any, str], None]) -> None:
+        """Make a request about this run; a refused one is logged and left out, any other error changes the store."""
+        store, run = self._store, self.id
+        if store is None or run is None:
+            return
+        began = time.monotonic()
+        try:
+            store.call(lambda client: request(client, run), LOCAL_SECONDS if store.is_local else self._seconds_left)
+        except MlkitError as error:
+            if status_of(error.__cause__) in _REFUSALS:
+                if not self._refused:
+                    _log.warning("not tracked in full, the run goes on: %s", error)
+                self._refused = True
+            else:
+                self._sent.append(request)
+                self._fail(error)
+            return
+        if not store.is_local:
+            self._sent.append(request)
+            self._seconds_left = max(0.0, self._seconds_left - (time.monotonic() - began))
+
+    def _fail(self, error: MlkitError) -> None:
+        """Go on with the local store, which gets the whole run; without tracking where that is not possible."""
+        failed, self._store, self.id = self._store, None, None
+        if failed is None or failed.is_local or isinstance(error, DependencyError):
+            self.key = None
+            _log.warning("not tracked, the run goes on: %s", error)
+            return
+        self._store = MlflowStore.local()
+        _log.warning("the run goes on, tracked in %s: %s", self._store, error)
+        try:
+            self.id = self._store.call(self._create, LOCAL_SECONDS)
+        except MlkitError as second:
+            self._fail(second)
+        requests, self._sent = self._sent, []
+        for request in requests:
+            self._send(request)
 
 
-def _close(journal: Journal, sent: Sent, arrived: bool) -> None:
-    refused = arrived and bool(sent.refused)
-    if refused:
-        _log.warning("MLflow refused part of %s, which is kept: %s", journal.folder.name, sent.refused[0])
-    journal.close(sent=arrived, refused=refused)
-
-
-def model_name(bundle: ModelBundle) -> str:
-    """Name of the registered model of a bundle: ``SP500-1d`` of a market, ``pool@<name>-1d`` of a pool of markets."""
-    manifest = bundle.manifest
-    return f"{POOL if manifest.pool else ''}{symbol_folder(manifest.symbol)}-{manifest.timeframe}"
+def _milliseconds() -> int:
+    return int(time.time() * 1000)

@@ -1,4 +1,4 @@
-"""What the trial ledger is told of a fit, and how many trials the forecasts that came of it must answer for."""
+"""Fits written to the trial ledger, and the number of trials that a verdict must be corrected for."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,13 +20,13 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 def feature_digest(features: FeatureSet) -> str:
-    """Hash of the columns and of what the own functions do; the same code under another name is another trial."""
+    """Hash of the column names and of the code of own feature functions."""
     own = [[one.name, one.lookback, one.tolerance, _behaviour(one.function)] for one in features.own]
     return configuration_hash({"columns": list(features.names), "own": own})
 
 
 def _behaviour(function: Callable[..., Any]) -> list[Any]:
-    """Instructions, names, constants and bound values of a function: no line numbers, no file, no address."""
+    """Instructions, names, constants and bound values of a function, without line numbers, file and addresses."""
     code = getattr(function, "__code__", None)
     if code is None:
         return [_ADDRESS.sub("", repr(function))]
@@ -43,7 +43,7 @@ def _instructions(code: Any) -> list[Any]:
 def configuration(
     settings: Settings, ensemble: EnsembleSettings, features: str, design: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """All that was chosen for a fit, as plain values; the number of threads is not.
+    """Everything that was chosen for a fit, as plain values; the number of threads is left out.
 
     Parameters
     ----------
@@ -65,11 +65,10 @@ def configuration(
 def recorded(
     settings: Settings, sources: Sequence[Source], tried: Mapping[str, Any], *, purpose: str = "price"
 ) -> Iterator[None]:
-    """Write a fit to the trial ledger and to the tracked run that it belongs to, run it, and write how it ended.
+    """Write the start and the end of a fit, which is the block, to the trial ledger and to the active tracked run.
 
-    The ledger's line names the run, by its key and by MLflow's id once there is one; the run gets the number of
-    trials that the ledger holds for these data. So a fit is counted once, and known in both places.
-    ConfigError where the ledger cannot be written.
+    The ledger's line holds the run's key and MLflow's id; the run gets the number of trials in the ledger for these
+    data as a metric. ConfigError where the ledger cannot be written.
     """
     run, ledger = active(), Ledger.of(settings)
     about = {"tracked": {"key": run.key, "id": run.id}} if run is not None else None
@@ -81,9 +80,9 @@ def recorded(
 
 
 def count_trials(forecasts: "pd.DataFrame", settings: Settings) -> int:
-    """Configurations that the ledger holds for the data of these forecasts, at least 1.
+    """Number of configurations in the ledger for the data of these forecasts, at least 1.
 
-    ConfigError for forecasts that do not say which data they are of.
+    ConfigError for forecasts without ``attrs["sources"]``.
     """
     sources = forecasts.attrs.get("sources")
     if not sources:

@@ -23,7 +23,7 @@ from mlkit.operations.tracking.trials import configuration, feature_digest, reco
 from mlkit.operations.training.execution import Execution
 from mlkit.operations.training.forecasting import scored_rows
 from mlkit.operations.training.panel_layout import Garch, Layout, lay_out, markets_of
-from mlkit.operations.training.scoring import score
+from mlkit.operations.training.scoring import fold_scores, score
 from mlkit.operations.training.training_bundle import bundle_scores, write_trained
 from mlkit.operations.training.training_set import TrainingPlan, TrainingSet, ensemble_settings, label_ends, prepare
 
@@ -215,7 +215,7 @@ def walk_forward(
         hashed = configuration_hash(tried)
         forecasts.attrs = {"sources": [asdict(source) for source in sources], "configuration": hashed}
         if run.key is not None and run.kind == "evaluate":  # a run that this one is part of logs its own scores
-            run.folds(forecasts)
+            run.folds(fold_scores(forecasts))
             run.scores(score(forecasts, settings))
     return forecasts
 
@@ -310,7 +310,7 @@ def train(
         if publish:
             make_current(bundle)
         if run.key is not None:
-            run.folds(forecasts)
+            run.folds(fold_scores(forecasts))
             run.scores(bundle_scores(bundle))
             run.bundle(bundle, "champion" if publish else "challenger")
     return bundle

@@ -1,26 +1,25 @@
-"""Tune the price ensemble on purged inner folds, and say whether it helped on bars that tuning never saw.
+"""Tune the price ensemble on purged inner folds, and compare the result on bars that tuning did not use.
 
-The newest fifth of the history is held back by `FinalSpan`: a study gets the bars before it and nothing else. Inside
-them every trial is fitted and scored by purged walk-forward. The winner is then compared with the default parameters on
-the held-back bars, once, with an interval.
+`FinalSpan` holds back the newest fifth of the history; a study uses the bars before it only. Every trial is fitted and
+scored on them by purged walk-forward. The best parameters are then compared with the default ones on the held-back
+bars, once, with an interval.
 
 The loss
 --------
-The trees' own: the mean squared error of the log return over its expected deviation, clipped as in training, over
-that of the forecast of no change, averaged over horizons. 1 is no change, under 1 is skill. What the trees say is
-scored, **before** shrinkage: shrinkage tells hardly anything in a liquid market, and a score that is the same for all
-parameters tunes nothing. The comparison says both.
+The trees' own: the mean squared error of the log return over its expected deviation, clipped as in training, divided
+by that of the forecast of no change, averaged over horizons. 1 is no change, under 1 is skill. It scores the forecast
+**before** shrinkage, because shrinkage sets most forecasts in a liquid market to zero, and a score that is the same
+for all parameters tunes nothing. The comparison reports both.
 
-What is tuned: depth and leaf size of all trees, learning rate, penalty, rows and features per tree. What is not: the
+Tuned are depth and leaf size of all trees, learning rate, penalty, rows and features per tree. Not tuned are the
 libraries' weights, which are part of the product's definition, and the number of rounds, which early stopping finds.
 
-Pruning is by fold, against the median of the trials before at the same fold. Hyperband has nothing to hand out with
-three to five folds of about one cost, and a rank test over so few folds never becomes significant.
+Trials are pruned by fold, against the median of earlier trials at the same fold. Hyperband needs more than three to
+five folds of about one cost, and a rank test over so few folds is never significant.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -33,27 +32,22 @@ from mlkit.evaluation import FinalSpan, Ledger, Source, configuration_hash
 from mlkit.features import FeatureSet, fit_garch
 from mlkit.market import fingerprint, symbol_folder
 from mlkit.models.ensemble import EnsembleSettings, Progress
-from mlkit.operations.tracking.tracking import tracked
 from mlkit.operations.tracking.trials import configuration, feature_digest
 from mlkit.operations.training.training import fit_price, folds
 from mlkit.operations.training.training_set import TrainingSet, ensemble_settings, prepare
-from mlkit.operations.tuning.improvement import compare_held_back, losses_of, sentence, teller, track
-from mlkit.operations.tuning.tuned import Saw, Tuned
-from mlkit.operations.tuning.tuned import load_tuned as load_tuned
-from mlkit.operations.tuning.tuned import save_tuned as save_tuned
+from mlkit.operations.tuning.improvement import chosen, compare_held_back, losses_of, run_study
+from mlkit.operations.tuning.study import CONFIGURATION, Search, Space, Study, StudyResult, optuna
+from mlkit.operations.tuning.tuned import Tuned, Tuning, TuningSpan
 
 if TYPE_CHECKING:
-    import optuna
     import pandas as pd
 
-    from mlkit.operations.tuning.study import Found, Place, Space
-
-HELD_BACK = 0.2  # of the bars: the test span that tuning never sees
+HELD_BACK = 0.2  # share of the bars that tuning does not use
 FOLDS = {"smoke": 2, "full": 4}
 TRIALS = {"smoke": 8, "full": 40}
 STARTUP = {"smoke": 4, "full": 10}  # random trials before the sampler learns
-# Parameter: lowest, highest, whether on a logarithmic scale. Integers where the bounds are.
-SPACE: "Space" = {
+# Parameter: lowest, highest, whether on a logarithmic scale. Whole numbers where the bounds are.
+SPACE: Space = {
     "max_depth": (2, 8, False),
     "min_leaf": (10, 400, True),
     "learning_rate": (0.01, 0.3, True),
@@ -66,39 +60,34 @@ SPACE: "Space" = {
 
 
 @dataclass(frozen=True, eq=False)
-class PriceTask:
-    """A trial of the price ensemble; the bars are those that tuning may see."""
+class EnsembleObjective:
+    """Loss of the price ensemble on inner folds of the bars that tuning may use."""
 
     bars: "pd.DataFrame"
     settings: Settings
     features: FeatureSet
-    ensemble: EnsembleSettings  # what the parameters change
-    warm_up: int = 0  # one fold is enough to be pruned: the median of the trials before is the bar
-
-    @property
-    def seed(self) -> int:
-        return self.settings.seed
-
-    @property
-    def startup(self) -> int:
-        return STARTUP[self.settings.profile]
+    ensemble: EnsembleSettings  # with the default parameters
 
     @cached_property
-    def about(self) -> dict[str, Any]:
-        """See `Task`."""
-        return {
-            "market": [self.bars.attrs["symbol"], self.bars.attrs["timeframe"]],
-            "bars": fingerprint(self.bars),
-            "profile": self.settings.profile,
-            "settings": configuration_hash(configuration(self.settings, self.ensemble, feature_digest(self.features))),
-            "folds": FOLDS[self.settings.profile],
-            "search space": {name: list(bounds) for name, bounds in SPACE.items()},
-        }
-
-    @cached_property
-    def default(self) -> dict[str, int | float]:
-        """See `Task`; within the space, which holds the profiles' own."""
-        return {name: getattr(self.ensemble, name) for name in SPACE}
+    def search(self) -> Search:
+        """See `Objective`."""
+        fitted = configuration(self.settings, self.ensemble, feature_digest(self.features))
+        return Search(
+            space=SPACE,
+            default={name: getattr(self.ensemble, name) for name in SPACE},
+            seed=self.settings.seed,
+            startup=STARTUP[self.settings.profile],
+            # One fold is enough to prune a trial.
+            warm_up=0,
+            about={
+                "market": [self.bars.attrs["symbol"], self.bars.attrs["timeframe"]],
+                "bars": fingerprint(self.bars),
+                "profile": self.settings.profile,
+                "settings": configuration_hash(fitted),
+                "folds": FOLDS[self.settings.profile],
+                "search space": {name: list(bounds) for name, bounds in SPACE.items()},
+            },
+        )
 
     @cached_property
     def splits(self) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
@@ -115,17 +104,8 @@ class PriceTask:
         garch = fit_garch(self.bars.iloc[: self.splits[0][0][-1] + 1])
         return prepare(self.bars, self.settings.prediction_horizons, garch, self.features)
 
-    @property
-    def space(self) -> "Space":
-        """See `Task`."""
-        return SPACE
-
     def score(self, trial: "optuna.Trial", parameters: Mapping[str, int | float]) -> float:
-        """Mean loss over the inner folds; the running mean is what the pruner sees."""
-        import optuna
-
-        from mlkit.operations.tuning.study import CONFIGURATION
-
+        """Mean loss over the inner folds; the running mean is reported to the pruner."""
         ensemble = replace(self.ensemble, **parameters)  # type: ignore[arg-type]
         tried = configuration(self.settings, ensemble, self.data.features)
         trial.set_user_attr(CONFIGURATION, configuration_hash(tried))
@@ -140,20 +120,6 @@ class PriceTask:
         return float(np.mean(losses))
 
 
-@dataclass(frozen=True, eq=False)
-class Tuning:
-    """A study after its trials: what it chose, every trial, and what that was worth."""
-
-    tuned: Tuned
-    trials: "pd.DataFrame"  # one row a trial: number, state, score, default, and a column a parameter
-    importance: "pd.Series"  # share of the score's variance that each parameter explains; empty for few trials
-    comparison: "pd.DataFrame | None"  # index (forecast, horizon): default, tuned, difference, low, high
-
-    def sentence(self) -> str:
-        """Whether tuning helped, in one sentence."""
-        return sentence(self.tuned.out_of_sample)
-
-
 def tune(
     bars: "pd.DataFrame",
     settings: Settings | None = None,
@@ -165,82 +131,59 @@ def tune(
     features: FeatureSet | None = None,
     compare: bool = True,
     progress: Progress | None = None,
-) -> Tuning:
-    """Bring a study of the price ensemble to a number of trials, and compare its best with the default.
+) -> Tuning[Tuned]:
+    """Run a study of the price ensemble, and compare its best parameters with the default ones.
 
     Parameters
     ----------
     bars : DataFrame (n_bars, 5)
-        The newest fifth is held back: tuning does not see it.
+        The newest fifth is held back: trials do not use it.
     trials : finished trials that the study shall have, those of earlier runs included; by default ``TRIALS``.
     workers : processes; with 1 and a seed the trials are the same on every run, with more they are not. A script that
         asks for more must guard its own code with ``if __name__ == "__main__"``.
     storage : URL of an Optuna storage; ``settings.studies`` by default.
-    study : its name; by default one that follows from market, profile, seed and bars. A name that is there goes on.
-    compare : read the held-back bars for the comparison; the ledger keeps every read.
+    study : its name; by default made from market, profile, seed and bars. An existing study is continued.
+    compare : read the held-back bars for the comparison; the ledger records every read.
     progress : callable(stage, done, total)
 
     Raises
     ------
     BarsError for too few bars; ConfigError for a storage that cannot be opened, or a study of other bars or settings.
     """
-    from mlkit.operations.tuning.study import Place, opened
-    from mlkit.operations.tuning.workers import run_trials
-
     settings, features = settings or Settings(), features or FeatureSet()
-    trials = TRIALS[settings.profile] if trials is None else trials
-    _demand(trials, workers, features)
-    span = FinalSpan(bars, Ledger.of(settings), share=HELD_BACK)
-    task = PriceTask(span.development, settings, features, ensemble_settings(settings))
-    assert len(task.splits)  # too few bars are said before a study is made
-    place = Place(storage or settings.studies, study or _name(task))
-
-    about = {"study": place.name, "trials": trials, "workers": workers, "search space": task.about["search space"]}
-    with tracked("tune", settings, name=place.name, parameters=about, sources=[Source.of(bars)]) as run:
-        run_trials(place, task, trials, workers=workers, told=teller(run, trials, progress))
-        with opened(place, task) as held:
-            tuned, found = _read(held, place, task)
-        comparison, verdict = compare_held_back(span, tuned, settings, features) if compare else (None, None)
-        tuned = tuned.model_copy(update={"out_of_sample": verdict})
-        track(run, tuned.parameters, found.trials, verdict, comparison)
-    return Tuning(tuned, found.trials, found.importance, comparison)
-
-
-def _demand(trials: int, workers: int, features: FeatureSet) -> None:
-    if trials < 1 or workers < 1:
-        raise ConfigError(f"tune: trials and workers must be at least 1, got {trials} and {workers}")
     if workers > 1 and features.own:
         raise ConfigError("tune: own features live in this process only; use workers=1")
+    span = FinalSpan(bars, Ledger.of(settings), share=HELD_BACK)
+    objective = EnsembleObjective(span.development, settings, features, ensemble_settings(settings))
+    # Too few bars are refused before a study is created.
+    assert objective.splits
+    held = Study(objective, study or _default_name(objective), storage or settings.studies)
 
+    def choose(result: StudyResult) -> "tuple[Tuned, pd.DataFrame | None]":
+        source, comparison, verdict = Source.of(objective.bars), None, None
+        Ledger.of(settings).recall([source], result.configurations)
+        if compare:
+            comparison, verdict = compare_held_back(span, result.parameters, held.name, settings, features)
+        market: dict[str, Any] = {"symbol": source.symbol, "timeframe": source.timeframe}
+        seen = TuningSpan(start=source.start, end=source.end, bars=len(objective.bars), sha256=source.sha256)
+        tuned = Tuned(
+            **chosen(held, settings, result),
+            **market,
+            horizons=settings.prediction_horizons,
+            features=feature_digest(features),
+            saw=seen,
+            folds=len(objective.splits),
+            out_of_sample=verdict,
+        )
+        return tuned, comparison
 
-def _name(task: PriceTask) -> str:
-    symbol, timeframe = task.about["market"]
-    digest = configuration_hash(task.about)[:8]
-    return f"{symbol_folder(symbol)}-{timeframe}-{task.settings.profile}-{task.seed}-{digest}"
-
-
-def _read(study: "optuna.Study", place: "Place", task: PriceTask) -> "tuple[Tuned, Found]":
-    """What the study chose, and all it holds; the ledger of this process is told of every trial."""
-    from mlkit.operations.tuning.study import found, hidden
-
-    result, source = found(study, list(SPACE), task.seed), Source.of(task.bars)
-    Ledger.of(task.settings).recall([source], result.configurations)
-    tuned = Tuned(
-        symbol=source.symbol,
-        timeframe=source.timeframe,
-        profile=task.settings.profile,
-        horizons=task.settings.prediction_horizons,
-        features=feature_digest(task.features),
-        seed=task.seed,
-        parameters=result.parameters,
-        study=place.name,
-        storage=hidden(place.url),
-        saw=Saw(start=source.start, end=source.end, bars=len(task.bars), sha256=source.sha256),
-        folds=len(task.splits),
-        score=result.score,
-        default_score=result.default_score,
-        trials=result.counts,
-        configurations=result.configurations,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    wished = TRIALS[settings.profile] if trials is None else trials
+    return run_study(
+        held, settings, choose, trials=wished, workers=workers, sources=[Source.of(bars)], progress=progress
     )
-    return tuned, result
+
+
+def _default_name(objective: EnsembleObjective) -> str:
+    (symbol, timeframe), settings = objective.search.about["market"], objective.settings
+    digest = configuration_hash(objective.search.about)[:8]
+    return f"{symbol_folder(symbol)}-{timeframe}-{settings.profile}-{settings.seed}-{digest}"

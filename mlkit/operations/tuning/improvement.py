@@ -1,30 +1,97 @@
-"""Default against tuned parameters on bars that tuning never saw, with an interval."""
+"""A study as a tracked run, and whether its best parameters beat the default ones on data that tuning did not use."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from mlkit.config import Settings
-from mlkit.evaluation import FinalSpan, WalkForward, label_end_positions, metric_intervals
+from mlkit.errors import ConfigError
+from mlkit.evaluation import FinalSpan, Source, WalkForward, label_end_positions, metric_intervals
 from mlkit.features import FeatureSet, fit_garch
 from mlkit.labels import forward_returns
 from mlkit.market import validate_bars
 from mlkit.models.ensemble import FloatMatrix, Progress
+from mlkit.operations.tracking.mlflow_store import without_password
+from mlkit.operations.tracking.tracking import tracked
 from mlkit.operations.training.training import fit_price
 from mlkit.operations.training.training_set import TrainingSet, ensemble_settings, prepare
-from mlkit.operations.tuning.tuned import Answer, OutOfSample, Tuned
+from mlkit.operations.tuning.study import Study, StudyResult
+from mlkit.operations.tuning.tuned import OutOfSample, TunedT, Tuning
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mlkit.models.ensemble import PricePredictor
-    from mlkit.operations.tracking.tracking import Run
 
-LEVEL = 0.95
+INTERVAL_LEVEL = 0.95
+_Parameters = Mapping[str, int | float]
+
+
+def run_study(
+    study: Study,
+    settings: Settings,
+    choose: "Callable[[StudyResult], tuple[TunedT, pd.DataFrame | None]]",
+    *,
+    trials: int,
+    workers: int,
+    sources: Sequence[Source],
+    progress: Progress | None,
+) -> Tuning[TunedT]:
+    """Run a study as a tracked run of kind ``tune``.
+
+    Parameters
+    ----------
+    choose : makes the record of the chosen parameters from the result, and the table of their comparison
+    trials, workers, progress : as `tune`
+    sources : which data the run used
+    """
+    if trials < 1 or workers < 1:
+        raise ConfigError(f"tune: trials and workers must be at least 1, got {trials} and {workers}")
+    about = {"study": study.name, "trials": trials, "workers": workers, **study.objective.search.about}
+    with tracked("tune", settings, name=study.name, parameters=about, sources=sources) as run:
+
+        def report(done: int, best: float | None) -> None:
+            if best is not None:
+                run.metrics({"best score": best}, step=done)
+            if progress is not None:
+                progress("trials" if best is None else f"trials, best {best:.5f}", done, max(trials, done))
+
+        study.run(trials, workers=workers, report=report)
+        result = study.result()
+        tuned, comparison = choose(result)
+        for number, score in zip(result.trials.index.tolist(), result.trials["score"], strict=True):
+            run.metrics({"score": score}, step=number)
+        run.metrics({f"trials {state}": int(count) for state, count in result.trials["state"].value_counts().items()})
+        run.parameters({f"tuned.{name}": value for name, value in result.parameters.items()})
+        run.table("trials", result.trials)
+        if (found := tuned.out_of_sample) is not None:
+            run.metrics({"difference": found.difference, "difference low": found.low, "difference high": found.high})
+            run.tags({"out of sample": found.answer})
+            run.text("comparison", found.sentence())
+        if comparison is not None:
+            run.table("comparison", comparison)
+    return Tuning(tuned, result.trials, result.importance, comparison)
+
+
+def chosen(study: Study, settings: Settings, result: StudyResult) -> dict[str, Any]:
+    """The fields of ``tuned.json`` that do not depend on what was tuned."""
+    return {
+        "profile": settings.profile,
+        "seed": settings.seed,
+        "parameters": result.parameters,
+        "study": study.name,
+        "storage": without_password(study.storage),
+        "score": result.score,
+        "default_score": result.default_score,
+        "trials": result.counts,
+        "configurations": result.configurations,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def losses_of(
@@ -32,54 +99,51 @@ def losses_of(
 ) -> dict[str, FloatMatrix]:
     """Squared error of each row and horizon in units of the expected deviation, (n, H) each.
 
-    ``trees``: what the trees say, ``told``: the forecast after shrinkage, ``no change``: saying nothing.
+    ``trees``: the raw forecast of the trees; ``told``: the forecast after shrinkage; ``no change``: a forecast of 0.
     """
     forecast = model.predict(data.X[rows], data.scale[rows], data.terms[rows])
     y = np.clip(data.Y[rows] / forecast.scale, -clip, clip)
-    said = {"trees": forecast.raw, "told": forecast.log_return, "no change": np.zeros_like(y)}
-    return {name: (y - value / forecast.scale) ** 2 for name, value in said.items()}
+    forecasts = {"trees": forecast.raw, "told": forecast.log_return, "no change": np.zeros_like(y)}
+    return {name: (y - value / forecast.scale) ** 2 for name, value in forecasts.items()}
 
 
 def compare_held_back(
-    span: FinalSpan, tuned: Tuned, settings: Settings, features: FeatureSet
+    span: FinalSpan, parameters: _Parameters, study: str, settings: Settings, features: FeatureSet
 ) -> "tuple[pd.DataFrame, OutOfSample]":
-    """Default and tuned parameters, both fitted on what tuning saw, on the held-back bars.
+    """Compare default and tuned parameters, both fitted on the bars that tuning used, on the held-back bars.
 
-    The read is written to the ledger. Returns the table of `compare_losses` and what it comes to.
+    The read of the held-back bars is written to the ledger. Returns the table of `compare_losses`, and its row of the
+    trees over all horizons with the answer.
     """
     before = len(span.reads())
-    with warnings.catch_warnings():  # that it is not the first read is part of the answer
+    with warnings.catch_warnings():
+        # A repeated read is part of the answer: reads_before.
         warnings.filterwarnings("ignore", message="the final span", category=UserWarning)
-        bars = span.read(f"tuned against default parameters, study {tuned.study}", again=True)
-    rows, losses = held_back_losses(bars, span.start, tuned.parameters, settings, features)
+        bars = span.read(f"tuned against default parameters, study {study}", again=True)
+    rows, losses = held_back_losses(bars, span.start, parameters, settings, features)
     table = compare_losses(losses, settings)
-    line = table.loc["trees"].loc["all"].to_numpy(dtype=np.float64)
-    ours, theirs, difference, low, high = (float(value) for value in line)
-    default = {name: getattr(ensemble_settings(settings), name) for name in tuned.parameters}
-    verdict = OutOfSample(
-        answer=answer(low, high) if tuned.parameters != default else "same parameters",
-        default=ours,
-        tuned=theirs,
+    default, tuned, difference, low, high = table.loc["trees"].loc["all"].to_numpy(dtype=np.float64).tolist()
+    ensemble = ensemble_settings(settings)
+    same = all(getattr(ensemble, name) == value for name, value in parameters.items())
+    return table, OutOfSample(
+        answer="same parameters" if same else answer(low, high),
+        default=default,
+        tuned=tuned,
         difference=difference,
         low=low if np.isfinite(low) else None,
         high=high if np.isfinite(high) else None,
-        level=LEVEL,
+        level=INTERVAL_LEVEL,
         start=bars.index[rows[0]].isoformat(),
         end=bars.index[rows[-1]].isoformat(),
         bars=len(rows),
         reads_before=before,
     )
-    return table, verdict
 
 
 def held_back_losses(
-    bars: "pd.DataFrame",
-    first: "pd.Timestamp",
-    parameters: Mapping[str, int | float],
-    settings: Settings,
-    features: FeatureSet,
+    bars: "pd.DataFrame", first: "pd.Timestamp", parameters: _Parameters, settings: Settings, features: FeatureSet
 ) -> tuple[npt.NDArray[np.int64], dict[str, dict[str, FloatMatrix]]]:
-    """Rows from ``first`` on, and the `losses_of` them under ``default`` and ``tuned`` parameters.
+    """Rows from ``first`` on, and their `losses_of` under ``default`` and ``tuned`` parameters.
 
     Both models and GARCH are fitted on bars whose labels end before ``first``.
     """
@@ -89,9 +153,9 @@ def held_back_losses(
     data = prepare(bars, settings.prediction_horizons, fit_garch(bars.iloc[: train_rows[-1] + 1]), features)
     test_rows = data.warm(test_rows)
     default = ensemble_settings(settings)
+    tuned = replace(default, **parameters)  # type: ignore[arg-type]
     losses: dict[str, dict[str, FloatMatrix]] = {}
-    for name, changes in {"default": {}, "tuned": parameters}.items():
-        ensemble = replace(default, **changes)  # type: ignore[arg-type]
+    for name, ensemble in {"default": default, "tuned": tuned}.items():
         if name == "tuned" and ensemble == default:
             losses[name] = losses["default"]
             continue
@@ -111,73 +175,24 @@ def compare_losses(losses: Mapping[str, Mapping[str, FloatMatrix]], settings: Se
     horizons = list(settings.prediction_horizons)
     parts = {}
     for forecast in ("trees", "told"):
-        for name, chosen in {**{str(h): [j] for j, h in enumerate(horizons)}, "all": range(len(horizons))}.items():
-            columns = {f"{who}{j}": losses[who][forecast][:, j] for who in ("default", "tuned") for j in chosen} | {
-                f"base{j}": losses["default"]["no change"][:, j] for j in chosen
+        for name, columns_of in {**{str(h): [j] for j, h in enumerate(horizons)}, "all": range(len(horizons))}.items():
+            columns = {f"{who}{j}": losses[who][forecast][:, j] for who in ("default", "tuned") for j in columns_of} | {
+                f"base{j}": losses["default"]["no change"][:, j] for j in columns_of
             }
 
-            def relative(of: Mapping[str, Any], chosen: Any = tuple(chosen)) -> dict[str, float]:
-                base = {j: of[f"base{j}"].mean() for j in chosen}
-                mean = {w: np.mean([of[f"{w}{j}"].mean() / base[j] for j in chosen]) for w in ("default", "tuned")}
+            def relative(of: Mapping[str, Any], js: Any = tuple(columns_of)) -> dict[str, float]:
+                base = {j: of[f"base{j}"].mean() for j in js}
+                mean = {who: np.mean([of[f"{who}{j}"].mean() / base[j] for j in js]) for who in ("default", "tuned")}
                 return {**mean, "difference": mean["tuned"] - mean["default"]}
 
-            horizon = max(horizons[j] for j in chosen)
-            found = metric_intervals(relative, columns, horizon=horizon, level=LEVEL, reps=500, seed=settings.seed)
+            options = {"horizon": max(horizons[j] for j in columns_of), "level": INTERVAL_LEVEL, "seed": settings.seed}
+            found = metric_intervals(relative, columns, reps=500, **options)  # type: ignore[arg-type]
             parts[forecast, name] = {**found["value"], **found.loc["difference", ["low", "high"]]}
     table = pd.DataFrame.from_dict(parts, orient="index")
     table.index = pd.MultiIndex.from_tuples(table.index, names=["forecast", "horizon"])
     return table
 
 
-def answer(low: float, high: float) -> Answer:
-    """What an interval of a difference of losses says; NaN ends say nothing."""
+def answer(low: float, high: float) -> Literal["better", "worse", "not shown"]:
+    """Answer of an interval of a difference of losses; ``not shown`` for NaN bounds."""
     return "better" if high < 0 else "worse" if low > 0 else "not shown"
-
-
-def sentence(found: OutOfSample | None) -> str:
-    """Whether tuning helped, in one sentence."""
-    if found is None:
-        return "Not compared out of sample."
-    if found.answer == "same parameters":
-        return "No trial beat the default parameters: tuning changes nothing."
-    told = {
-        "better": "Tuning helped out of sample",
-        "worse": "Tuning hurt out of sample",
-        "not shown": "Out of sample it is not shown that tuning helps or hurts",
-    }[found.answer]
-    ends = "" if found.low is None else f", {found.level:.0%} interval [{found.low:+.4f}, {found.high:+.4f}]"
-    reads = "" if not found.reads_before else f"; these bars had been read {found.reads_before} times before"
-    return f"{told}: relative loss {found.difference:+.4f}{ends}, {found.bars:,} bars{reads}."
-
-
-def teller(run: "Run", trials: int, progress: Progress | None) -> Callable[[int, float | None], None]:
-    """Tells a tracked run and a progress bar how far a study is and how good its best trial."""
-
-    def told(done: int, best: float | None) -> None:
-        if best is not None:
-            run.metrics({"best score": best}, step=done)
-        if progress is not None:
-            progress("trials" if best is None else f"trials, best {best:.5f}", done, max(trials, done))
-
-    return told
-
-
-def track(
-    run: "Run",
-    parameters: Mapping[str, int | float],
-    trials: "pd.DataFrame",
-    found: OutOfSample | None,
-    comparison: "pd.DataFrame | None",
-) -> None:
-    """Tell a tracked run what a study found: a step a trial, the winner, and its comparison with the default."""
-    for number, score in zip(trials.index.tolist(), trials["score"], strict=True):
-        run.metrics({"score": score}, step=number)
-    run.metrics({f"trials {state}": int(count) for state, count in trials["state"].value_counts().items()})
-    run.parameters({f"tuned.{name}": value for name, value in parameters.items()})
-    run.table("trials", trials)
-    if found is not None:
-        run.metrics({"difference": found.difference, "difference low": found.low, "difference high": found.high})
-        run.tags({"out of sample": found.answer})
-        run.text("comparison", sentence(found))
-    if comparison is not None:
-        run.table("comparison", comparison)

@@ -1,9 +1,9 @@
-"""The file ``tuned.json`` of a market: parameters that a study chose, and all that one must know to judge them."""
+"""The files ``tuned.json``: parameters that a study chose, and what is needed to judge them."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,30 +22,27 @@ if TYPE_CHECKING:
 FILE = "tuned.json"
 
 
-class Record(BaseModel):
-    """Part of a file; immutable, and nothing unknown in it."""
+class _Record(BaseModel):
+    """Part of a file; immutable, without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Saw(Record):
-    """The bars that tuning was given; the test span begins after the last of them."""
+class TuningSpan(_Record):
+    """The bars that tuning used; the held-back bars come after the last of them."""
 
     start: str  # open time of the first bar, ISO 8601 UTC
     end: str  # of the last one
     bars: int
-    sha256: str  # mlkit.market.bars.fingerprint
+    sha256: str  # mlkit.market.fingerprint
 
 
-Answer = Literal["better", "worse", "not shown", "same parameters"]
+class OutOfSample(_Record):
+    """Loss of tuned and default parameters on data that tuning did not use."""
 
-
-class OutOfSample(Record):
-    """Tuned against default parameters on bars that tuning never saw."""
-
-    answer: Answer
-    default: float  # loss under the default parameters; of prices, no change is 1
-    tuned: float  # and under the tuned ones
+    answer: Literal["better", "worse", "not shown", "same parameters"]
+    default: float  # loss of the default parameters; of prices, relative to the forecast of no change
+    tuned: float  # loss of the tuned ones
     difference: float  # tuned minus default: under 0 is better
     low: float | None  # block-bootstrap interval of the difference; None where there are too few bars for one
     high: float | None
@@ -53,34 +50,58 @@ class OutOfSample(Record):
     start: str  # first bar scored
     end: str
     bars: int
-    reads_before: int  # how often these bars had been read before: over 0 they are not out of sample any more
+    reads_before: int  # earlier reads of these bars: over 0 they are no longer out of sample
+
+    def sentence(self) -> str:
+        """Whether tuning helped, in one sentence."""
+        if self.answer == "same parameters":
+            return "No trial beat the default parameters: tuning changes nothing."
+        result = {
+            "better": "Tuning helped out of sample",
+            "worse": "Tuning hurt out of sample",
+            "not shown": "Out of sample it is not shown that tuning helps or hurts",
+        }[self.answer]
+        interval = "" if self.low is None else f", {self.level:.0%} interval [{self.low:+.4f}, {self.high:+.4f}]"
+        reads = "" if not self.reads_before else f"; these bars had been read {self.reads_before} times before"
+        return f"{result}: relative loss {self.difference:+.4f}{interval}, {self.bars:,} bars{reads}."
 
 
-class Tuned(Record):
-    """What a tuning study chose for a market."""
+class _Chosen(_Record):
+    """What both kinds of file hold of a study."""
 
     schema_version: Literal[1] = 1
-    symbol: str
-    timeframe: str
     profile: str
-    horizons: tuple[int, ...]
-    features: str  # digest of their definitions
     seed: int
-    parameters: dict[str, int | float]  # of EnsembleSettings, instead of the profile's
+    parameters: dict[str, int | float]  # that replace the profile's own
     study: str
     storage: str  # URL without password
-    saw: Saw
-    folds: int  # inner walk-forward folds of the score
-    score: float  # mean loss over them, no change = 1
-    default_score: float | None  # of the profile's own parameters
-    trials: dict[str, int]  # complete, pruned, failed
-    configurations: tuple[str, ...]  # every trial's hash in the ledger
+    score: float  # best mean loss; of prices, relative to the forecast of no change
+    default_score: float | None  # of the default parameters
+    trials: dict[str, int]  # number of trials that are complete, pruned, failed
+    configurations: tuple[str, ...]  # hash in the ledger of every trial
     out_of_sample: OutOfSample | None = None
     created: str
 
+
+class TunedPatterns(_Chosen):
+    """What a study chose for the training of the pattern CNN; the score is 1 - macro-F1 on the validation markets."""
+
+    epochs: int  # of a trial
+
+
+class Tuned(_Chosen):
+    """What a study chose for the price ensemble of a market."""
+
+    symbol: str
+    timeframe: str
+    horizons: tuple[int, ...]
+    features: str  # digest of their definitions
+    saw: TuningSpan
+    folds: int  # inner walk-forward folds of the score
+
     @property
     def saw_until(self) -> "pd.Timestamp":
-        """Open time of the last bar that tuning saw: what these parameters are judged on comes later."""
+        """Open time of the last bar that tuning used; only later bars may judge these parameters."""
         import pandas as pd
 
         return pd.Timestamp(self.saw.end)
@@ -88,9 +109,9 @@ class Tuned(Record):
     def ensemble(
         self, settings: Settings, bars: "pd.DataFrame", features: FeatureSet | None = None
     ) -> EnsembleSettings:
-        """The ensemble's settings with these parameters; the trial ledger is told of the whole study.
+        """The ensemble's settings with these parameters; writes all trials of the study to the trial ledger.
 
-        Raises as `demand`.
+        ConfigError where they were tuned for another market, profile, feature set or other horizons.
         """
         self.demand(settings, bars, features)
         saw = Source(self.symbol, self.timeframe, self.saw.start, self.saw.end, self.saw.sha256)
@@ -114,8 +135,26 @@ class Tuned(Record):
                 )
 
     def provenance(self) -> dict[str, Any]:
-        """Where the parameters come from, for a manifest: plain JSON values."""
+        """Origin of the parameters for a bundle's manifest: plain JSON values."""
         return self.model_dump(mode="json", exclude={"configurations", "created", "storage"})
+
+
+TunedT = TypeVar("TunedT", Tuned, TunedPatterns)
+
+
+@dataclass(frozen=True, eq=False)
+class Tuning(Generic[TunedT]):
+    """A study after its trials: what it chose, every trial, and the comparison with the default parameters."""
+
+    tuned: TunedT
+    trials: "pd.DataFrame"  # one row per trial: state, score, reports, default, and a column per parameter
+    importance: "pd.Series"  # share of the score's variance that each parameter explains; empty for few trials
+    comparison: "pd.DataFrame | None"  # of prices: index (forecast, horizon): default, tuned, difference, low, high
+
+    def sentence(self) -> str:
+        """Whether tuning helped, in one sentence."""
+        found = self.tuned.out_of_sample
+        return "Not compared out of sample." if found is None else found.sentence()
 
 
 def tuned_path(settings: Settings, symbol: str, timeframe: str) -> Path:
@@ -123,9 +162,10 @@ def tuned_path(settings: Settings, symbol: str, timeframe: str) -> Path:
     return market_root(symbol, timeframe, settings) / FILE
 
 
-def save_tuned(tuned: Tuned, settings: Settings) -> Path:
-    """Write the file of its market atomically, and return its path."""
-    path = tuned_path(settings, tuned.symbol, tuned.timeframe)
+def save_tuned(tuned: Tuned | TunedPatterns, settings: Settings) -> Path:
+    """Write the file of a market, or of the pattern CNN, atomically, and return its path."""
+    prices = isinstance(tuned, Tuned)
+    path = tuned_path(settings, tuned.symbol, tuned.timeframe) if prices else settings.models / "patterns" / FILE
     write_atomic(path, (json.dumps(tuned.model_dump(mode="json"), indent=1, allow_nan=False) + "\n").encode())
     return path
 
