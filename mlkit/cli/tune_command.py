@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -40,7 +40,8 @@ def _tune(arguments: Arguments) -> None:
     if arguments.only:
         if arguments.symbol or arguments.timeframe:
             raise ConfigError("--only patterns learns from simulated bars; leave --symbol and --timeframe out")
-        name, sources, search = "patterns", [], partial(tune_patterns, settings, **wished)
+        search: Callable[..., Any] = partial(tune_patterns, settings, **wished)
+        name, sources = "patterns", []
     else:
         from mlkit.evaluation import Source
         from mlkit.market import load_bars

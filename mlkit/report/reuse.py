@@ -18,7 +18,7 @@ from mlkit.report.receipt import THREADS, read_notebook
 KEPT = ".kept"  # folder under reports/
 _MOST = 60  # finished notebooks that stay, the newest
 _ENTRY = "entry.json"
-_NO_OUTPUT = {"bars", "mlartifacts", "untracked"}  # folders of data/: the lake, and files of MLflow
+_NO_OUTPUT = {"bars", "mlartifacts"}  # folders of data/: the lake, and files of MLflow
 
 
 class FinishedNotebooks:

@@ -20,7 +20,7 @@ from mlkit.operations.patterns.cnn_training import PROFILES, Profile, train_patt
 from mlkit.operations.patterns.samples import SERIES
 from mlkit.operations.patterns.thresholds import counts
 from mlkit.operations.tuning.improvement import INTERVAL_LEVEL, answer, chosen, run_study
-from mlkit.operations.tuning.study import CONFIGURATION, Search, Space, Study, StudyResult, optuna
+from mlkit.operations.tuning.study import CONFIGURATION, Search, Space, Study, StudyResult, Trial, TrialPruned
 from mlkit.operations.tuning.tuned import OutOfSample, TunedPatterns, Tuning
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class CnnObjective:
         seed = str(self.settings.seed)
         return Source("pattern_factory", "simulated", seed, seed, configuration_hash(self.search.about))
 
-    def score(self, trial: "optuna.Trial", parameters: Mapping[str, int | float]) -> float:
+    def score(self, trial: Trial, parameters: Mapping[str, int | float]) -> float:
         """1 minus the best macro-F1 on the validation markets; every epoch is reported."""
         size = replace(self.size, **parameters)  # type: ignore[arg-type]
         tried = {"seed": self.settings.seed, "size": asdict(size)}
@@ -87,7 +87,7 @@ class CnnObjective:
             best = min(best, 1.0 - row["valid_macro_f1"])
             trial.report(best, int(row["epoch"]))
             if row["epoch"] + 1 < size.epochs and trial.should_prune():
-                raise optuna.TrialPruned
+                raise TrialPruned
 
         with Ledger.of(self.settings).trial([self.source], tried, purpose=PURPOSE):
             train_patterns(seed=self.settings.seed, profile=size, progress=report)

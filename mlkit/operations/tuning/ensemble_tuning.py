@@ -36,7 +36,7 @@ from mlkit.operations.tracking.trials import configuration, feature_digest
 from mlkit.operations.training.training import fit_price, folds
 from mlkit.operations.training.training_set import TrainingSet, ensemble_settings, prepare
 from mlkit.operations.tuning.improvement import chosen, compare_held_back, losses_of, run_study
-from mlkit.operations.tuning.study import CONFIGURATION, Search, Space, Study, StudyResult, optuna
+from mlkit.operations.tuning.study import CONFIGURATION, Search, Space, Study, StudyResult, Trial, TrialPruned
 from mlkit.operations.tuning.tuned import Tuned, Tuning, TuningSpan
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class EnsembleObjective:
         garch = fit_garch(self.bars.iloc[: self.splits[0][0][-1] + 1])
         return prepare(self.bars, self.settings.prediction_horizons, garch, self.features)
 
-    def score(self, trial: "optuna.Trial", parameters: Mapping[str, int | float]) -> float:
+    def score(self, trial: Trial, parameters: Mapping[str, int | float]) -> float:
         """Mean loss over the inner folds; the running mean is reported to the pruner."""
         ensemble = replace(self.ensemble, **parameters)  # type: ignore[arg-type]
         tried = configuration(self.settings, ensemble, self.data.features)
@@ -116,7 +116,7 @@ class EnsembleObjective:
             losses.append(float(np.mean(rows["trees"].mean(axis=0) / rows["no change"].mean(axis=0))))
             trial.report(float(np.mean(losses)), fold)
             if fold + 1 < len(self.splits) and trial.should_prune():
-                raise optuna.TrialPruned
+                raise TrialPruned
         return float(np.mean(losses))
 
 

@@ -122,7 +122,7 @@ def compare_held_back(
         bars = span.read(f"tuned against default parameters, study {study}", again=True)
     rows, losses = held_back_losses(bars, span.start, parameters, settings, features)
     table = compare_losses(losses, settings)
-    default, tuned, difference, low, high = table.loc["trees"].loc["all"].to_numpy(dtype=np.float64).tolist()
+    default, tuned, difference, low, high = map(float, table.loc["trees"].loc["all"])
     ensemble = ensemble_settings(settings)
     same = all(getattr(ensemble, name) == value for name, value in parameters.items())
     return table, OutOfSample(

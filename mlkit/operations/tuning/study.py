@@ -34,6 +34,8 @@ try:
     import optuna
     import psutil
     import sqlalchemy
+    from optuna import Trial as Trial
+    from optuna import TrialPruned as TrialPruned
     from optuna.samplers import TPESampler
     from optuna.study import MaxTrialsCallback
     from optuna.trial import FrozenTrial, TrialState
@@ -72,7 +74,7 @@ class Objective(Protocol):
     @property
     def search(self) -> Search: ...
 
-    def score(self, trial: "optuna.Trial", parameters: Mapping[str, int | float]) -> float:
+    def score(self, trial: Trial, parameters: Mapping[str, int | float]) -> float:
         """The loss of parameters. Reports intermediate losses and raises TrialPruned where the pruner says so."""
         ...
 
@@ -154,12 +156,12 @@ class Study:
         """Run ``share`` trials in this process; fewer where other processes bring the study to ``trials``."""
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
 
-        def objective(trial: "optuna.Trial") -> float:
+        def objective(trial: Trial) -> float:
             trial.set_user_attr("owner", owner)
             parameters = suggest(trial, self.objective.search.space)
             try:
                 return self.objective.score(trial, parameters)
-            except optuna.TrialPruned:
+            except TrialPruned:
                 raise
             except Exception as error:
                 trial.set_user_attr("error", f"{type(error).__name__}: {error}"[:500])
@@ -272,7 +274,7 @@ def _storage(url: str) -> "optuna.storages.RDBStorage":
         ) from None
 
 
-def suggest(trial: "optuna.Trial", space: Space) -> dict[str, int | float]:
+def suggest(trial: Trial, space: Space) -> dict[str, int | float]:
     """Parameters of a trial: whole numbers where the bounds are whole numbers."""
     return {
         name: trial.suggest_int(name, low, high, log=log)

@@ -164,8 +164,9 @@ def tuned_path(settings: Settings, symbol: str, timeframe: str) -> Path:
 
 def save_tuned(tuned: Tuned | TunedPatterns, settings: Settings) -> Path:
     """Write the file of a market, or of the pattern CNN, atomically, and return its path."""
-    prices = isinstance(tuned, Tuned)
-    path = tuned_path(settings, tuned.symbol, tuned.timeframe) if prices else settings.models / "patterns" / FILE
+    path = settings.models / "patterns" / FILE
+    if isinstance(tuned, Tuned):
+        path = tuned_path(settings, tuned.symbol, tuned.timeframe)
     write_atomic(path, (json.dumps(tuned.model_dump(mode="json"), indent=1, allow_nan=False) + "\n").encode())
     return path
 
