@@ -1,6 +1,6 @@
-"""The network of the pattern CNN as torch trains it: a fixed geometry of candles, three blocks, a linear read-out.
+"""The network of the pattern CNN in torch, for training: fixed candle geometry, three blocks, a linear read-out.
 
-Importing this module imports torch. What is trained answers through `mlkit.models.patterns.forward`.
+Importing this module imports torch. Predictions of the trained network are made by `mlkit.models.patterns.forward`.
 """
 
 from copy import deepcopy
@@ -37,15 +37,15 @@ BATCH = 64  # windows in a forward pass
 
 
 class CandleStem(nn.Module):
-    """Fixed, parameter-free geometry of candles; nothing in it is learned and no rule is evaluated.
+    """Fixed geometry of candles, without parameters; no rule is evaluated in it.
 
     For each of the last 7 bars: its body, shadows and range; the differences of its four prices with those
     of the bar before; of its close with the prices two bars before; the change of its body's size; and the
     mean body and range of the 5 and 10 bars before it. A ratio of two lengths is a difference of their
-    logarithms, so every length ``d`` enters as ``sign(d) log(1 + |d| / 1e-3)``, and seven ratios of the
-    candle's parts to each other and to those means enter as such. Every difference enters also as
-    ``d / (|d| + 2e-6)``, where a single tick decides a comparison: which of two prices is the higher; and as
-    ``d / (|d| + 0.2 m)`` with ``m`` the mean range of the 5 bars before: how near they are.
+    logarithms, so every length ``d`` enters as ``sign(d) log(1 + |d| / 1e-3)``, and so do seven ratios of the
+    candle's parts to each other and to those means. Every difference also enters as ``d / (|d| + 2e-6)``, which
+    tells which of two prices is higher even by one tick, and as ``d / (|d| + 0.2 m)`` with ``m`` the mean range of
+    the 5 bars before, which tells how near they are.
     """
 
     n_channels = STEM
@@ -130,16 +130,16 @@ def _block(n_in: int, n_out: int, widen: int) -> nn.Sequential:
 
 
 class PatternCNN(nn.Module):
-    """Three convolutional blocks of 32, 64 and 128 channels over a window of bars, 15 sigmoid outputs.
+    """Three convolutional blocks of 32, 64 and 128 channels over a window of bars, one sigmoid output a pattern.
 
-    Each block also sees the stem's channels of its bars (dense connections: Huang et al. 2017), so that
-    the narrow first block need not carry them all. The convolutions are unpadded, and only the positions that
-    the answer at the window's last bar rests on are computed: 7 of the stem, then 5, 3 and 1. Older bars
-    enter through the means of the stem, which reach 16 bars back, and through the window's scale.
+    Each block also takes the stem's channels of its bars (dense connections: Huang et al. 2017), so that
+    the narrow first block need not pass them all on. The convolutions are unpadded, and only the positions that
+    reach the window's last bar are computed: 7 of the stem, then 5, 3 and 1. Older bars enter through the means
+    of the stem, which reach 16 bars back, and through the window's scale.
 
     Parameters
     ----------
-    n_outputs : 15; training teaches both standards at once to a network of 30.
+    n_outputs : number of patterns; training uses twice as many, for both standards at once.
     """
 
     def __init__(self, n_outputs: int = len(PATTERNS)) -> None:
@@ -153,7 +153,7 @@ class PatternCNN(nn.Module):
         self.read_out = nn.Linear(CHANNELS[-1], n_outputs)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Map windows ``[batch, 20, 5]`` to log-odds ``[batch, 15]``."""
+        """Map windows ``[batch, 20, 5]`` to log-odds ``[batch, n_outputs]``."""
         candles = self.stem(x)  # [batch, 7, 82]
         y = candles
         for i, block in enumerate(self.blocks):
@@ -162,17 +162,17 @@ class PatternCNN(nn.Module):
         return out
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map windows ``[batch, 20, 5]`` to uncalibrated probabilities ``[batch, 15]``."""
+        """Map windows ``[batch, 20, 5]`` to uncalibrated probabilities ``[batch, n_outputs]``."""
         return torch.sigmoid(self.logits(x))
 
 
 def weights_of(net: PatternCNN) -> dict[str, Array]:
-    """Everything that a network has learned, as arrays by name."""
+    """All learned arrays of a network by name."""
     return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in net.state_dict().items()}
 
 
 def net_of(tensors: Arrays) -> PatternCNN:
-    """Network with these weights, ready to predict; the caller's random state is left alone."""
+    """Network with these weights, in evaluation mode; the caller's random state does not change."""
     with torch.device("meta"):  # allocates and initialises nothing
         net = PatternCNN(len(tensors["read_out.bias"]))
     net.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in tensors.items()}, assign=True)
@@ -199,7 +199,7 @@ def net_logits(net: PatternCNN, x: Float32Array, batch: int = BATCH) -> Float64A
     with torch.inference_mode():
         for start in range(0, len(x), batch):
             part = x[start : start + batch]
-            if len(part) < batch:  # the last one is filled up
+            if len(part) < batch:  # the last one is padded, so that all batches have one size
                 part = np.concatenate([part, np.zeros((batch - len(part), *x.shape[1:]), dtype=np.float32)])
             z = net.logits(torch.from_numpy(part).to(device))
             out[start : start + batch] = z[: len(x) - start].cpu().numpy()

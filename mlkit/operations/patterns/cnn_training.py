@@ -127,7 +127,7 @@ def _learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 def _losses(net: PatternCNN, x: Float32Array, y: BoolArray) -> tuple[Any, Any]:
-    """Log-odds and cross-entropy of every output, (n, 30) each."""
+    """Log-odds and cross-entropy of every output, (n, 2 n_patterns) each."""
     z = net_logits(folded(net), x, 1024)
     return z, np.logaddexp(0.0, np.where(y, -z, z))
 

@@ -15,7 +15,7 @@ Float64Array = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
-N_OUTPUTS = len(STANDARDS) * len(PATTERNS)  # both standards are taught at once and share the blocks
+N_OUTPUTS = len(STANDARDS) * len(PATTERNS)  # both standards are trained at once and share the blocks
 SERIES = 2_000  # bars of one simulated market
 TICK = 0.01  # of every simulated market
 RECENT = 4  # bars a mutation touches: the longest pattern, and the bar before it
@@ -29,24 +29,24 @@ def _bars(seed: tuple[int, ...], n_bars: int, planted: bool) -> Iterator[Float64
 
 
 def rule_labels(ohlcv: Float64Array) -> BoolArray:
-    """Patterns at every bar, (n_bars, 30): 15 classic, 15 continuous."""
+    """Patterns at every bar, (n_bars, 2 n_patterns): first by the classic rules, then by the continuous ones."""
     o, h, low, c = np.ascontiguousarray(ohlcv[:, :4].T)
     return np.concatenate([pattern_flags(o, h, low, c, standard) != 0 for standard in STANDARDS], axis=1)
 
 
 def window_labels(raw: Float64Array) -> BoolArray:
-    """Patterns at the last bar of each window (n, 20, 5); no rule looks back further than a window."""
+    """Patterns at the last bar of each window (n, 20, 5); no rule has a longer lookback than a window."""
     return rule_labels(raw.reshape(-1, raw.shape[2]))[LENGTH - 1 :: LENGTH]
 
 
 def natural_windows(seed: tuple[int, ...], n_bars: int) -> tuple[Float32Array, BoolArray]:
-    """All windows of simulated markets without planted shapes: the rates that a market would show."""
+    """All windows of simulated markets without planted shapes, and their labels: patterns occur at natural rates."""
     parts = [(windows(bars), rule_labels(bars)[LENGTH - 1 :]) for bars in _bars(seed, n_bars, False)]
     return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
 
 
 def mutate(raw: Float64Array, rng: np.random.Generator) -> Float64Array:
-    """Near misses: copies of windows whose last bars are changed a little, still valid bars.
+    """Near misses: copies of windows whose last bars are changed a little and stay valid.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def mutate(raw: Float64Array, rng: np.random.Generator) -> Float64Array:
     flat[row, to] = flat[row, source] + beside * scale[row, 0, 0]
     recent[:] = flat.reshape(recent.shape)
 
-    joined = rng.random(n) < 0.25  # a market that never closes: opens at the last close or a tick beside it
+    joined = rng.random(n) < 0.25  # a market without closes: opens at the previous close or a tick beside it
     ticks = scale[:, 0] * 10.0 ** rng.uniform(-5.0, -1.0, (n, 1)) * rng.integers(0, 2, (n, 1))
     opens = out[:, :-1, 3] + ticks * rng.integers(-1, 2, (n, LENGTH - 1))
     out[joined, 1:, 0] = opens[joined]
@@ -103,7 +103,7 @@ def half_tick(ohlcv: Float64Array, tick: float, rng: np.random.Generator) -> Flo
 
 
 def any_volume(raw: Float64Array, rng: np.random.Generator) -> Float64Array:
-    """The same windows with volumes of any roughness, some without: patterns do not depend on volume."""
+    """The same windows with volumes of any variance, some zero, since patterns do not depend on volume."""
     n = len(raw)
     rough = np.exp(rng.standard_normal((n, LENGTH)) * rng.uniform(0.0, 2.0, (n, 1)))
     raw[:, :, 4] = np.where(rng.random((n, 1)) < 0.5, raw[:, :, 4], rough)
@@ -114,19 +114,19 @@ def any_volume(raw: Float64Array, rng: np.random.Generator) -> Float64Array:
 def training_windows(
     seed: tuple[int, ...], n: int, natural: float = 0.35, rare: float = 0.25, *, jitter: bool = False
 ) -> tuple[Float32Array, BoolArray]:
-    """New windows with their labels: natural, rich in rare patterns, and mutated ones of both kinds.
+    """New windows with their labels: natural ones, ones with rare patterns, and mutations of the latter.
 
     Parameters
     ----------
     seed, n : of the simulated markets, number of windows.
     natural, rare : shares of windows drawn evenly and by the rarity of their patterns; the rest is mutated.
-    jitter : move the prices of the windows that are not mutated by up to half a tick but keep the labels of the
-        windows as they were, so that the network learns what the rules would say without the noise of the last
-        digit: its answer is steadier than the rules', and near a threshold it says how often they fire.
+    jitter : move the prices of the windows that are not mutated by up to half a tick and keep their labels. The
+        network then learns the rules without the noise of the last digit: it is steadier than the rules, and near a
+        threshold its probability is the share of such moves for which the rule holds.
 
     Returns
     -------
-    ((n, 20, 5) float32, (n, 30) bool) in random order.
+    ((n, 20, 5) float32, (n, 2 n_patterns) bool) in random order.
     """
     rng = np.random.default_rng(np.random.SeedSequence((*seed, 1)))
     raw: list[Float64Array] = []
