@@ -78,9 +78,9 @@ class Settings(BaseSettings):
     n_threads: int = Field(2, ge=1)
     cost_bps: float = Field(1.0, ge=0.0)  # one-way trading cost, basis points
     drift_level: float = Field(0.01, gt=0.0, lt=1.0)  # probability of a false alarm at one check for drift
-    retrain_age: float = Field(0.1, gt=0.0)  # due when the model is older than this share of the time it learned from
-    retrain_new_bars: float = Field(0.05, gt=0.0)  # due when so many bars are new, as a share of those it learned from
-    retrain_rows: int = Field(200, ge=60)  # least later bars that champion and challenger are compared on
+    retrain_age: float = Field(0.1, gt=0.0)  # due when the model is older than this share of its training span
+    retrain_new_bars: float = Field(0.05, gt=0.0)  # due when so many bars are new, as a share of its training bars
+    retrain_rows: int = Field(200, ge=60)  # fewest later bars on which champion and challenger are compared
     retrain_keep: int = Field(3, ge=2)  # published bundles of a market that stay
     tracking: bool | None = None  # runs go to MLflow; None: those of the commands and of the full profile
 

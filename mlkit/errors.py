@@ -1,8 +1,8 @@
-"""The few errors mlkit raises on purpose: each says what is wrong, where, and how to mend it."""
+"""The errors that mlkit raises: each message says what is wrong, where, and how to mend it."""
 
 
 class MlkitError(Exception):
-    """Base of every error raised for the user's attention; the CLI prints it as one line and exits 2."""
+    """Base of the errors below; the command line prints one as one line and exits with 2."""
 
 
 class ConfigError(MlkitError):
@@ -14,7 +14,7 @@ class BarsError(MlkitError):
 
 
 class LakeError(MlkitError):
-    """A bar lake that is damaged, held by another writer, or on a disk that refuses."""
+    """A lake of bars that is damaged, locked by another writer, or on a disk that refuses to write."""
 
 
 class FetchError(MlkitError):
@@ -27,7 +27,7 @@ class FetchError(MlkitError):
 
 
 class TooFewBarsError(BarsError):
-    """Valid bars, but fewer than an answer takes."""
+    """Valid bars, but fewer than are needed."""
 
 
 class BundleError(MlkitError):
@@ -39,7 +39,7 @@ class NotTrainedError(MlkitError):
 
 
 class RetrainingError(MlkitError):
-    """A training, retraining or rollback that another one of the same market keeps from beginning."""
+    """A training, retraining or rollback that cannot start while another one of the same market runs."""
 
 
 class ReportError(MlkitError):
@@ -51,7 +51,7 @@ class TrackingError(MlkitError):
 
 
 class ScaleError(MlkitError):
-    """Markets of a universe that failed, or a cluster that went away; what was done stays."""
+    """Markets of a universe that failed, or a cluster that was lost; finished markets stay."""
 
 
 class DependencyError(MlkitError):

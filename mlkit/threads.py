@@ -1,4 +1,4 @@
-"""Sums that have one order, however many threads the linear algebra library may use."""
+"""One BLAS thread during a fit, so that its results do not depend on the number of threads."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 def one_blas_thread(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a fit, so that it gives the same bits for any number of threads.
+    """Decorate a fit so that it gives the same bits for any number of threads.
 
-    BLAS splits a long sum among its threads, and sums in parts have other last digits. While the function runs the
-    whole process has one BLAS thread; OpenMP's, which the libraries of trees use, stay as they are.
+    BLAS splits a long sum among its threads, which changes the last digits. While the function runs, the whole
+    process has one BLAS thread; the threads of OpenMP, which the libraries of trees use, stay as they are.
     """
 
     @wraps(function)
@@ -21,7 +21,7 @@ def one_blas_thread(function: Callable[P, T]) -> Callable[P, T]:
         from threadpoolctl import threadpool_limits
 
         with suppress(ImportError):
-            import scipy.linalg  # noqa: F401  it brings a BLAS of its own, and one loaded later escapes the limit
+            import scipy.linalg  # noqa: F401  it has a BLAS of its own, which must be loaded before the limit is set
         with threadpool_limits(1, user_api="blas"):
             return function(*args, **kwargs)
 

@@ -14,7 +14,7 @@ def register(command: AddCommand) -> None:
     )
     market_arguments(sub)
     sub.add_argument("--tz", default="UTC", help="zone of times written without one, such as America/New_York")
-    sub.add_argument("--repair", action="store_true", help="mend what can be mended and print what was")
+    sub.add_argument("--repair", action="store_true", help="repair what can be repaired and print the counts")
     sub.add_argument(
         "--replace", action="store_true", help="where the lake has a bar with other values, take the file's"
     )

@@ -18,7 +18,8 @@ def register(command: AddCommand) -> None:
         "--archive", metavar="DIR|URL", help="read Binance's kline zip files instead of asking an exchange"
     )
     sub.add_argument("--as", dest="name", metavar="NAME", help="name of the one symbol in the lake")
-    sub.add_argument("--revised", choices=("replace", "keep"), default="replace", help="whose word on a changed bar")
+    changed = "a bar that the exchange changed gets its new values, or keeps the lake's"
+    sub.add_argument("--revised", choices=("replace", "keep"), default="replace", help=changed)
     sub.add_argument("--jobs", type=int, default=4, help="symbols at a time; 4 if left out")
 
 

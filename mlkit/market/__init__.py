@@ -1,4 +1,4 @@
-"""Level 1: bars in, checked once at the door."""
+"""Level 1: bars, checked once where they enter; their sources, calendars and outages."""
 
 import lazy_loader
 

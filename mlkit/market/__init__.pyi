@@ -1,7 +1,9 @@
-"""Level 1: bars in, checked once at the door."""
+"""Level 1: bars, checked once where they enter; their sources, calendars and outages."""
 
-# Look at valid bars for what no rule forbids and a model should not meet unseen.
+# Count gaps, outages, frozen prices, wicks, split-like jumps and bars without volume in valid bars.
 from .bar_quality import quality as quality
+
+# Names of the columns of bars, in their order.
 from .bars import COLUMNS as COLUMNS
 
 # Hex SHA-256 of the bars: timeframe, index (int64 ns) and the five columns, not the symbol.
@@ -28,14 +30,18 @@ from .calendar import Calendar as Calendar
 from .calendar import calendar_names as calendar_names
 from .calendar import get_calendar as get_calendar
 from .calendar_choice import choose_calendar as choose_calendar
+
+# Longest gap that is no outage: of a market that never closes, and of a session market.
 from .outages import OUTAGE_NEVER_CLOSED as OUTAGE_NEVER_CLOSED
 from .outages import OUTAGE_SESSIONS as OUTAGE_SESSIONS
 
-# Of all bars; a market with more of them on saturdays never closes
+# A market with a larger share of its bars on Saturdays never closes.
 from .outages import SATURDAY_SHARE as SATURDAY_SHARE
 
-# Of the day's times; the same where no saturday has passed yet
+# A market with bars at a larger share of the day's times never closes, where no Saturday has passed yet.
 from .outages import TIMES_SHARE as TIMES_SHARE
+
+# Type of max_gap: a length of time, "auto", "memory" or None.
 from .outages import MaxGap as MaxGap
 
 # Whether more than memory_gap is missing between two neighbours; open times and a bar's length in ns.
@@ -44,7 +50,7 @@ from .outages import forgotten as forgotten
 # Most time that may be missing between two bars before it is an outage: 1 hour or 7 days.
 from .outages import gap_tolerance as gap_tolerance
 
-# How many bars before each one its features may remember, int64 (n_bars,); validated bars are expected.
+# How many bars before each one its features may use, int64 (n_bars,); validated bars are expected.
 from .outages import memory_ages as memory_ages
 
 # Rows at which features start anew, int64, the first of them 0; validated bars are expected.
@@ -61,6 +67,8 @@ from .outages import unbroken_runs as unbroken_runs
 
 # Bars of a larger timeframe: first open, highest high, lowest low, last close, summed volume.
 from .resampling import resample as resample
+
+# The built-in daily series, SP500 and NASDAQ.
 from .sources import BUILT_IN as BUILT_IN
 
 # Every (symbol, timeframe) that load_bars can load: the built-in series, then the lake's, sorted.
@@ -78,19 +86,25 @@ from .sources import read_bars as read_bars
 # Make a market of the lake exactly these bars: what was there under its name is replaced.
 from .sources import save_bars as save_bars
 
-# One row for each market of the lake, by a look at its manifest alone.
+# One row for each market of the lake: number of bars, span, age, completeness, source.
 from .status import data_status as data_status
+
+# Returns a symbol that is accepted as a label and folder name; ConfigError otherwise.
 from .symbols import check_symbol as check_symbol
 
 # symbol as one folder name: every character but letters, digits, . _ - percent-encoded.
 from .symbols import symbol_folder as symbol_folder
+
+# Names of the timeframes and their lengths.
 from .times import TIMEFRAMES as TIMEFRAMES
 
 # Open time of the bar that holds each time, both in ns since the epoch.
 from .times import floor_times as floor_times
 
-# Open time of bar number in ns since the epoch, which an int is already.
+# Open time of a live bar in ns since the epoch; BarsError unless it is later than the last one.
 from .times import time_after as time_after
+
+# Length of one bar; ConfigError for an unknown timeframe.
 from .times import timeframe_delta as timeframe_delta
 
 # Length of one bar in nanoseconds.

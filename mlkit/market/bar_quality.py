@@ -1,4 +1,4 @@
-"""What valid bars may still hide: gaps, outages, frozen prices, wicks, split-like jumps, empty volume."""
+"""Findings in valid bars: gaps, outages, frozen prices, wicks, split-like jumps, bars without volume."""
 
 from dataclasses import dataclass
 from html import escape
@@ -15,22 +15,22 @@ _WICK = 15.0  # wick in median ranges of the 200 bars around
 _JUMP = 0.28  # log distance between a close and the next open, from which it is compared with a split
 _SPLITS = np.log([1.5, 2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 50, 100])
 _NEAR = 0.03  # how near a jump must be to a split's logarithm
-_COLUMNS = 120  # of the figure
+_STRIP_COLUMNS = 120  # of the figure
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of trouble in bars that are valid."""
+    """One kind of finding in valid bars."""
 
     kind: str
     count: int
     first: tuple[pd.Timestamp, ...]  # open times of up to five of them
-    answer: str  # what happens to them from here on
+    answer: str  # how mlkit treats them
 
 
 @dataclass(frozen=True, repr=False)
 class QualityReport:
-    """Bars that are valid, looked at: a table of findings, and where in time they are."""
+    """Findings in valid bars as a table, and where in time they are."""
 
     symbol: str
     timeframe: str
@@ -73,12 +73,14 @@ class QualityReport:
     def svg(self) -> str:
         """The strips as a small figure: time from left to right, darker where a larger share is concerned."""
         height, left, wide = 16, 130, 4
-        width = left + _COLUMNS * wide
+        width = left + _STRIP_COLUMNS * wide
         parts = []
         for number, (kind, shares) in enumerate(self.strips.items()):
             top = number * (height + 4)
             parts.append(f'<text x="0" y="{top + 12}" font-size="11" fill="#57606a">{escape(kind)}</text>')
-            parts.append(f'<rect x="{left}" y="{top}" width="{_COLUMNS * wide}" height="{height}" fill="#eef1f4"/>')
+            parts.append(
+                f'<rect x="{left}" y="{top}" width="{_STRIP_COLUMNS * wide}" height="{height}" fill="#eef1f4"/>'
+            )
             for column in np.flatnonzero(shares > 0):
                 shade = 0.25 + 0.75 * min(1.0, float(shares[column]) ** 0.5)
                 parts.append(
@@ -107,9 +109,9 @@ class QualityReport:
 
 
 def quality(bars: pd.DataFrame) -> QualityReport:
-    """Look at valid bars for what no rule forbids and a model should not meet unseen.
+    """Count what the Bars contract allows but a researcher should know before training.
 
-    It looks at all bars at once, so it is for a reader, never for a feature. Counted are: gaps (more than one
+    It uses all bars at once, later ones too, so its numbers are never features. Counted are: gaps (more than one
     timeframe between two bars), outages (`mlkit.segments` cuts there), bars without volume, frozen prices (30 or
     more bars in a row with one price although something traded), wicks beyond 15 median ranges of the 200 bars
     around, and jumps between a close and the next open that are near a split's ratio.
@@ -153,7 +155,7 @@ def quality(bars: pd.DataFrame) -> QualityReport:
 
 
 def _wicks(o: Float64Array, h: Float64Array, lo: Float64Array, c: Float64Array) -> BoolArray:
-    """Shadows far beyond what bars around them span, in logs."""
+    """Bars whose log shadow is above 15 median log ranges of the 200 bars around."""
     body_top, body_low = np.maximum(o, c), np.minimum(o, c)
     shadow = np.maximum(np.log(h / body_top), np.log(body_low / lo))
     spans = pd.Series(np.log(h / lo))
@@ -162,7 +164,7 @@ def _wicks(o: Float64Array, h: Float64Array, lo: Float64Array, c: Float64Array) 
 
 
 def _jumps(o: Float64Array, c: Float64Array) -> BoolArray:
-    """Opens away from the close before by nearly a split's ratio."""
+    """Opens whose log distance to the previous close is near that of a split."""
     jump = np.append(0.0, np.abs(np.log(o[1:] / c[:-1])))
     near = np.abs(jump[:, None] - _SPLITS).min(axis=1) < _NEAR if (jump > _JUMP).any() else np.zeros(len(o), bool)
     return np.asarray((jump > _JUMP) & near)
@@ -184,15 +186,15 @@ def _first(bars: pd.DataFrame, mark: BoolArray) -> tuple[pd.Timestamp, ...]:
 
 
 def _strip(times: Int64Array, values: Float64Array, *, largest: bool) -> Float64Array:
-    """Values in equal spans of time: their largest, or their mean."""
-    span = int(times[-1] - times[0]) // _COLUMNS + 1
+    """BarArrays in equal spans of time: their largest, or their mean."""
+    span = int(times[-1] - times[0]) // _STRIP_COLUMNS + 1
     column = (times - times[0]) // span
-    strip = np.zeros(_COLUMNS)
+    strip = np.zeros(_STRIP_COLUMNS)
     if largest:
         np.maximum.at(strip, column, values)
         return strip
-    counts = np.bincount(column, minlength=_COLUMNS)
-    return np.asarray(np.bincount(column, values, _COLUMNS) / np.maximum(counts, 1))
+    counts = np.bincount(column, minlength=_STRIP_COLUMNS)
+    return np.asarray(np.bincount(column, values, _STRIP_COLUMNS) / np.maximum(counts, 1))
 
 
 def _short(time: pd.Timestamp) -> str:

@@ -1,4 +1,4 @@
-"""The Bars contract: a pandas DataFrame checked once at each public door; inner code trusts it."""
+"""The Bars contract: a pandas DataFrame, checked once where it enters mlkit; inner code relies on it."""
 
 import hashlib
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ from mlkit.market.times import Int64Array, floor_times, such_rows, timeframe_del
 
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
-Values = tuple[Int64Array, Float64Array]  # open times in ns (n,), values (5, n)
+BarArrays = tuple[Int64Array, Float64Array]  # open times in ns (n,), values (5, n)
 Month = tuple[str, Int64Array, Float64Array]  # YYYY-MM, open times in ns (n,), values (5, n)
 
 TIME_NAMES = ("timestamp", "date", "time", "datetime", "open time", "open_time", "opentime")
 
-_BLOCK = 1 << 15
+_CHECK_BLOCK = 1 << 15
 
 
 def validate_bars(frame: pd.DataFrame, *, symbol: str | None = None, timeframe: str | None = None) -> pd.DataFrame:
@@ -30,8 +30,8 @@ def validate_bars(frame: pd.DataFrame, *, symbol: str | None = None, timeframe: 
     Bars have a UTC ``DatetimeIndex`` of bar **open** times (the row is known when the bar closes), strictly
     increasing and on the timeframe's grid: intraday bars count from midnight UTC, daily bars open at
     00:00 UTC, weekly bars on Monday. Gaps (nights, weekends, no trade) are allowed. Prices are finite and
-    positive with ``low <= open, close <= high``; volume is finite and at least 0. Nothing is mended here
-    beyond what loses nothing: numeric columns become float64, the index nanoseconds; see ``repair_bars``.
+    positive with ``low <= open, close <= high``; volume is finite and at least 0. Nothing is repaired:
+    numeric columns become float64 and the index nanoseconds, which loses nothing; see ``repair_bars``.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def validate_bars(frame: pd.DataFrame, *, symbol: str | None = None, timeframe: 
     -------
     DataFrame (n_bars, 5) float64, index ``timestamp`` datetime64[ns, UTC], attrs symbol and timeframe.
 
-    Raises BarsError naming the column, the first bad row, the value and the mend; ConfigError for a symbol
+    Raises BarsError naming the column, the first bad row, the value and how to mend it; ConfigError for a symbol
     or timeframe that mlkit does not know.
     """
     if not isinstance(frame, pd.DataFrame):
@@ -66,7 +66,7 @@ def make_bars(index: pd.DatetimeIndex, data: Float64Array, *, symbol: str, timef
     return bars
 
 
-def bars_of(values: Values, *, symbol: str, timeframe: str) -> pd.DataFrame:
+def bars_of(values: BarArrays, *, symbol: str, timeframe: str) -> pd.DataFrame:
     """`make_bars` of open times in ns since the epoch (n,) and values (5, n)."""
     return make_bars(pd.DatetimeIndex(values[0], tz="UTC"), values[1], symbol=symbol, timeframe=timeframe)
 
@@ -213,8 +213,8 @@ def _numbers(column: pd.Series, index: pd.DatetimeIndex, where: str) -> Float64A
 
 def check_values(data: Float64Array, index: pd.DatetimeIndex, where: str, first: int = 0) -> None:
     """Raise BarsError for values (5, n) that no bar has; ``first`` is the number of the first row."""
-    for start in range(0, data.shape[1], _BLOCK):  # in blocks that stay in the cache
-        o, h, lo, c, *others = data[:, start : start + _BLOCK]
+    for start in range(0, data.shape[1], _CHECK_BLOCK):  # in blocks that stay in the cache
+        o, h, lo, c, *others = data[:, start : start + _CHECK_BLOCK]
         fine = (lo > 0) & (lo <= o) & (lo <= c) & (o <= h) & (c <= h) & (h < np.inf)
         for column, values in zip(BAR_COLUMNS[4:], others, strict=True):
             fine &= (values >= column.least) & (values < np.inf)

@@ -1,4 +1,4 @@
-"""Where bars are unbroken: a market's own closes are no gap, an outage is, and nothing is measured across it."""
+"""Outages: gaps that are longer than a market's closes, over which no window or label reaches."""
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ OUTAGE_NEVER_CLOSED = pd.Timedelta(hours=1)
 OUTAGE_SESSIONS = pd.Timedelta(days=7)
 SATURDAY_SHARE = 0.05  # of all bars; a market with more of them on Saturdays never closes
 TIMES_SHARE = 0.8  # of the day's times; the same where no Saturday has passed yet
-# Beyond both of these nothing that a window remembers is of any use: no night, holiday or closed exchange is as long.
+# A gap longer than both of these is longer than any window of a feature and any close of a market.
 MEMORY_BARS = 600  # the longest warm-up of a feature of the catalogue
 MEMORY_DAYS = pd.Timedelta(days=14)
 _MEMORY_NS = int(MEMORY_DAYS.as_unit("ns").value)
@@ -22,13 +22,13 @@ MaxGap = pd.Timedelta | str | None
 def gap_tolerance(bars: pd.DataFrame) -> pd.Timedelta:
     """Most time that may be missing between two bars before it is an outage: 1 hour or 7 days.
 
-    A market that never closes (``never_closes``) has no reason to pause: more than an hour without a bar is an
-    exchange or a feed that was down, and a label over it would count bars but mean days. One hour lets pass the
-    quiet minutes of a thin pair, and a single missing hourly bar.
+    In a market that never closes (``never_closes``) more than an hour without a bar means that the exchange or the
+    feed was down; a label over it would span days instead of bars. One hour allows the quiet minutes of a thin pair,
+    and a single missing hourly bar.
 
-    A session market pauses every night, weekend and holiday, and holding through these is what its returns are:
-    up to 7 days, as New York from 11 to 16 September 2001 (6 days of daily bars). Pass ``max_gap`` for markets
-    that close for longer (Shanghai's Golden Week).
+    A session market closes every night, weekend and holiday, and its returns include these: up to 7 days, as New York
+    from 11 to 16 September 2001 (6 days of daily bars). Pass ``max_gap`` for markets that close for longer (Shanghai's
+    Golden Week).
 
     Raises BarsError for bars that break the contract.
     """
@@ -40,7 +40,7 @@ def never_closes(bars: pd.DataFrame) -> bool:
 
     That is: no two bars are further apart than one timeframe, so that no close separates any of them; or more
     than one bar in twenty opens on a Saturday (UTC); or, in a history without a Saturday between its ends, bars
-    open at more than four in five of the day's times. Weekly bars tell neither and count as sessions.
+    open at more than four in five of the day's times. Weekly bars show neither and count as bars of a session market.
     """
     index, step = pd.DatetimeIndex(bars.index), timeframe_delta(bars.attrs["timeframe"])
     if step >= pd.Timedelta(weeks=1):
@@ -89,9 +89,9 @@ def unbroken_runs(bars: pd.DataFrame, max_gap: MaxGap = "auto") -> Int64Array:
 def memory_gap(timeframe: str) -> pd.Timedelta:
     """Most time that may be missing between two bars for features to go on: 14 days, or 600 bars where that is longer.
 
-    What is longer than every window of the catalogue, and than any market closes, leaves nothing to share between the
-    bars before and after it: features, the GARCH filter and averages start anew there, as at the start of a history.
-    Two neighbouring open times alone tell it, so a live bar knows. ConfigError for an unknown timeframe.
+    A longer gap exceeds every window of the catalogue and every close of a market. Features, the GARCH filter and
+    averages start anew after it, as at the start of a history. It follows from two neighbouring open times alone, so a
+    live bar finds the same. ConfigError for an unknown timeframe.
     """
     return max(MEMORY_DAYS, MEMORY_BARS * timeframe_delta(timeframe))
 
@@ -107,7 +107,7 @@ def memory_starts(bars: pd.DataFrame) -> Int64Array:
 
 
 def memory_ages(bars: pd.DataFrame) -> Int64Array:
-    """How many bars before each one its features may remember, int64 (n_bars,); validated bars are expected.
+    """How many bars before each one its features may use, int64 (n_bars,); validated bars are expected.
 
     That is its number in the history, or counted from the last outage beyond ``memory_gap``.
     """

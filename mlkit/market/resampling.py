@@ -1,4 +1,4 @@
-"""Bars of a smaller timeframe become bars of a larger one, each only once it is complete."""
+"""Bars of a larger timeframe from those of a smaller one, each only when it is complete."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Where bars come from: the two built-in series, files, frames in memory, and the lake."""
+"""Bars by name, from files and frames, and into the lake."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,7 +84,7 @@ def read_bars(source: Any, *, symbol: str, timeframe: str, tz: str | None = "UTC
     Returns valid bars (n_bars, 5), see ``validate_bars``.
 
     Raises ConfigError for a file that is missing or of another kind, and BarsError with path, column, rows
-    and mend for anything in it that is not a valid bar, such as one that is not closed yet.
+    and how to mend it for a row that is not a valid bar, such as one that is not closed yet.
     """
     with Intake(symbol, timeframe, tz=tz, now=_now()) as intake:
         intake.add(source)
@@ -106,15 +106,15 @@ def import_bars(
 ) -> tuple[Commit, RepairReport]:
     """Add the bars of a file, of all files of a folder, or of a frame to the lake, in one commit.
 
-    Memory stays bounded however large a file is: beyond 64 MB of rows they wait in a temporary folder.
+    Memory is bounded for files of any size: rows beyond 64 MB are kept in a temporary folder.
 
     Parameters
     ----------
     source, symbol, timeframe, tz: see ``read_bars``; files of a folder may overlap where they agree.
-    repair: mend what can be mended, see ``repair_bars``; bars that are not closed yet are dropped then.
+    repair: repair rows by the rules of ``repair_bars``; bars that are not closed yet are dropped then.
     on_conflict: for bars that the lake has with other values, see ``BarStore.append``.
 
-    Returns (commit, report): what the lake gained, and what was sorted, dropped or mended on the way.
+    Returns (commit, report): what the lake gained, and how many rows were sorted, dropped or repaired.
 
     Raises as ``read_bars``, ConfigError for the name of a built-in series or a folder without files, and
     LakeError for a disk that refuses. Nothing is written then.
@@ -152,7 +152,7 @@ def save_bars(bars: pd.DataFrame, settings: Settings | None = None) -> Commit:
 
 
 def check_free(symbol: str, timeframe: str) -> None:
-    """ConfigError where the name is that of a built-in series, which the lake's bars would never be read for."""
+    """ConfigError where the name is that of a built-in series, which `load_bars` reads instead of the lake's."""
     if symbol in BUILT_IN and timeframe == "1d":
         raise ConfigError(f"{symbol} {timeframe} is built in; save the bars under another symbol")
 
@@ -163,7 +163,7 @@ def available(settings: Settings | None = None) -> list[tuple[str, str]]:
 
 
 def _now() -> pd.Timestamp:
-    """This machine's clock: a bar that closes after it is not closed yet."""
+    """This machine's time: a bar that closes after it is not closed yet."""
     return pd.Timestamp.now("UTC")
 
 

@@ -1,4 +1,4 @@
-"""What the lake holds, how fresh and how complete, from its manifests."""
+"""Which bars the lake holds, how recent and how complete they are, from its manifests."""
 
 import pandas as pd
 
@@ -7,29 +7,29 @@ from mlkit.errors import MlkitError
 from mlkit.market.lake.store import BarStore
 from mlkit.market.times import timeframe_delta
 
-_COLUMNS = ("bars", "first", "last", "age", "of_the_grid", "revised", "source", "dataset", "problem")
+_STATUS_COLUMNS = ("bars", "first", "last", "age", "of_the_grid", "revised", "source", "dataset", "problem")
 
 
 def data_status(
     settings: Settings | None = None, *, now: pd.Timestamp | None = None, check: bool = False
 ) -> pd.DataFrame:
-    """One row for each market of the lake, by a look at its manifest alone.
+    """One row for each market of the lake, from its manifest alone.
 
     Parameters
     ----------
     settings: names the lake; ``Settings()`` by default.
-    now: for the age; the clock by default.
+    now: for the age; this machine's time by default.
     check: read every file and compare it with its digest.
 
     Returns a DataFrame, index symbol and timeframe: ``bars``; ``first`` and ``last`` open time, UTC; ``age``, from
     the close of the last bar to now; ``of_the_grid``, bars there as a share of those that a market without closes
     would have; ``revised``, bars that a later write changed; ``source``; ``dataset``, hash of the bars; ``problem``,
-    text that is empty where all is well. A market that cannot be read has 0 bars and says why.
+    text that is empty where all is well. A market that cannot be read has 0 bars and the reason in ``problem``.
     """
     store = BarStore((settings or Settings()).lake)
     now = pd.Timestamp.now("UTC") if now is None else now
     rows = {market: _row(store, *market, now, check) for market in store.markets()}
-    frame = pd.DataFrame(list(rows.values()), columns=list(_COLUMNS))
+    frame = pd.DataFrame(list(rows.values()), columns=list(_STATUS_COLUMNS))
     symbols, timeframes = [market[0] for market in rows], [market[1] for market in rows]
     frame.index = pd.MultiIndex.from_arrays([symbols, timeframes], names=["symbol", "timeframe"])
     return frame.astype({"age": "timedelta64[ns]"})
@@ -50,4 +50,6 @@ def _row(store: BarStore, symbol: str, timeframe: str, now: pd.Timestamp, check:
     share = manifest.rows / ((last - first) // step + 1)
     known = (manifest.revised, manifest.source or "", manifest.dataset[:12])
     problem = "" if manifest.generation else "no manifest yet: the next write makes one"
-    return dict(zip(_COLUMNS, (manifest.rows, first, last, now - last - step, share, *known, problem), strict=True))
+    return dict(
+        zip(_STATUS_COLUMNS, (manifest.rows, first, last, now - last - step, share, *known, problem), strict=True)
+    )

@@ -1,4 +1,4 @@
-"""Timeframes, their grids, and the reading of timestamps without guessing."""
+"""Timeframes, their grids, and timestamps read by fixed rules."""
 
 from datetime import datetime
 
@@ -50,7 +50,7 @@ def floor_times(times: Int64Array, timeframe: str) -> Int64Array:
 
 
 def time_after(timestamp: pd.Timestamp | datetime | str | int, last: int | None, number: int) -> int:
-    """Open time of bar ``number`` in ns since the epoch, which an int is already.
+    """Open time of bar ``number`` in ns since the epoch; an int is taken as such.
 
     Raises BarsError unless it has a zone and is later than ``last``.
     """
@@ -68,7 +68,7 @@ def time_after(timestamp: pd.Timestamp | datetime | str | int, last: int | None,
 
 
 class RowError(BarsError):
-    """A value that cannot be read; ``row`` is its position and ``detail`` the sentence without it."""
+    """A value that cannot be read; ``row`` is its position, ``detail`` the message without the row."""
 
     def __init__(self, row: int, detail: str) -> None:
         super().__init__(f"row {row}: {detail}")
@@ -83,7 +83,7 @@ def first_fault(values: pd.Series, bad: npt.NDArray[np.bool_], what: str, mend: 
 
 
 def such_rows(bad: npt.NDArray[np.bool_]) -> str:
-    """How many rows are marked, and the first five, where it is more than one."""
+    """Text for messages: number of marked rows and the first five, empty for a single one."""
     rows = np.flatnonzero(bad)
     if len(rows) < 2:
         return ""
@@ -95,7 +95,7 @@ def parse_times(values: pd.Series, *, tz: str | None = "UTC") -> pd.DatetimeInde
     """Timestamps of a column as UTC nanoseconds, (n,).
 
     Accepts datetimes, ISO 8601 text, and epoch numbers (or digits as text) in s, ms, us or ns. The unit of
-    epochs follows from their magnitude and all rows must agree on it: a silent slip there is a factor 1000.
+    epochs follows from their magnitude, and all rows must have the same one: a mistake would be a factor of 1000.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def parse_times(values: pd.Series, *, tz: str | None = "UTC") -> pd.DatetimeInde
 
 
 def moment(name: str, value: str | pd.Timestamp | None) -> pd.Timestamp | None:
-    """A time that a user gave for ``name``, UTC; naive is UTC. Raises ConfigError for what is no time."""
+    """The time that a user passed as ``name``, in UTC; naive is UTC. ConfigError for what is no time."""
     if value is None:
         return None
     try:
@@ -181,7 +181,7 @@ def _utc(index: pd.DatetimeIndex, values: pd.Series, tz: str | None) -> pd.Datet
 
 
 def _localized(index: pd.DatetimeIndex, values: pd.Series, tz: str) -> pd.DatetimeIndex:
-    """Clock times of a zone; those that its clock changes leave out or repeat are refused, not guessed."""
+    """Local times of a zone. RowError for those that do not exist or happen twice where its clocks change."""
     try:
         ahead = index.tz_localize(tz, nonexistent="shift_forward", ambiguous="NaT")
     except (ValueError, KeyError) as error:  # a zone that does not exist

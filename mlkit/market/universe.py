@@ -9,7 +9,7 @@ from mlkit.market.symbols import check_symbol
 def read_universe(path: str | Path) -> tuple[str, ...]:
     """The symbols of a file in its order: one a line, ``#`` begins a comment, blank lines are left out.
 
-    Raises ConfigError, with file and line, for a name that `check_symbol` refuses, a symbol that stands there twice,
+    Raises ConfigError, with file and line, for a name that `check_symbol` refuses, a symbol that appears twice,
     a file that cannot be read as UTF-8 text, and one without symbols.
     """
     try:

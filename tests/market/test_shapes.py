@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlkit.market.simulate.shapes import SHAPES, Moves, plant_shapes
+from mlkit.market.simulate.shapes import PATTERN_SHAPES, Moves, plant_shapes
 
 
 def flat(n_bars: int = 20_000) -> Moves:
@@ -35,13 +35,13 @@ def test_short_series_hold_what_fits(n_bars: int) -> None:
 
 def test_mirrored_shapes_are_upside_down() -> None:
     for up, down in (("engulfing_bullish", "engulfing_bearish"), ("morning_star", "evening_star")):
-        for (gap, body, upper, lower), mirrored in zip(SHAPES[up], SHAPES[down], strict=True):
+        for (gap, body, upper, lower), mirrored in zip(PATTERN_SHAPES[up], PATTERN_SHAPES[down], strict=True):
             assert mirrored == ((-gap[1], -gap[0]), (-body[1], -body[0]), lower, upper)
 
 
 def test_tweezers_are_level_within_their_tolerance() -> None:
     name = "tweezer_top"
-    (_, _, _, _), (_, _, difference, _) = SHAPES[name]
+    (_, _, _, _), (_, _, difference, _) = PATTERN_SHAPES[name]
     moves = flat(2)
     moves.gap[:], moves.body[:] = (0.0, -0.5), (1.0, -1.0)
     moves.upper[:] = (3.0, 0.1)  # the second: by how much its high is above the first

@@ -1,4 +1,4 @@
-"""Bars from outside: exchanges, their archives, and files that grow."""
+"""Bars from exchanges and their archives into the lake."""
 
 import lazy_loader
 

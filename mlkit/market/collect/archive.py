@@ -73,7 +73,7 @@ class _ArchiveCollector(Collector):
         self.refused: list[str] = []
 
     def run(self) -> None:
-        """Read what the lake lacks; errors of ours end up in ``result``."""
+        """Read what the lake lacks; an error of mlkit or the system is stored in ``result``."""
         try:
             self._read()
         except (MlkitError, OSError) as error:

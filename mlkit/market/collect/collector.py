@@ -23,7 +23,7 @@ Time = str | pd.Timestamp
 Show = Callable[[FetchProgress], None]
 
 
-class Source(Protocol):
+class BarSource(Protocol):
     """Where bars are collected from."""
 
     name: str
@@ -78,7 +78,7 @@ def report_of(results: Sequence[Collected]) -> FetchReport:
 class Collector:
     """Collects one symbol; ``result`` says how many bars it added and which error ended it."""
 
-    def __init__(self, request: Request, source: Source, symbol: str, market: str) -> None:
+    def __init__(self, request: Request, source: BarSource, symbol: str, market: str) -> None:
         self.request, self.source, self.store = request, source, request.store
         self.symbol, self.market, self.timeframe = symbol, market, request.timeframe
         self.step = timeframe_ns(request.timeframe)

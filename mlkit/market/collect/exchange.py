@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mlkit.errors import BarsError, ConfigError, DependencyError, FetchError
-from mlkit.market.bars import Values, bars_of, validate_bars
+from mlkit.market.bars import BarArrays, bars_of, validate_bars
 from mlkit.market.collect.patience import Patience, TemporaryError, retry_after
 from mlkit.market.times import TIMEFRAMES, timeframe_delta, timeframe_ns
 
@@ -31,7 +31,7 @@ class Halted(Exception):
 
 
 def connect(name: str) -> Any:
-    """A ccxt client of the exchange, nothing asked yet.
+    """A ccxt client of the exchange; no request is made yet.
 
     Raises DependencyError without ccxt, ConfigError for an exchange that ccxt does not know or that has no candles.
     """
@@ -109,7 +109,7 @@ class Exchange:
         return round((self._clock() + self._ahead) * 1e9)
 
     def closed(self, timeframe: str) -> int:
-        """Exclusive bound of the open times, in ns, of bars that are finished now."""
+        """Exclusive bound of the open times, in ns, of the bars that have closed by now."""
         step = timeframe_ns(timeframe)
         return self.now() - round(SETTLE * 1e9) - step + 1
 
@@ -149,10 +149,10 @@ class Exchange:
         return int(self.client.feature_value(market, "fetchOHLCV", "limit", 500) or 500)
 
     def opened(self, market: str) -> int:
-        """Time in ns at which the market opened, 0 where the exchange does not tell."""
+        """Time in ns at which the market opened, 0 where the exchange does not report it."""
         return int(self.client.market(market).get("created") or 0) * _MS
 
-    def candles(self, market: str, timeframe: str, since: int, limit: int, stop: int) -> Values:
+    def candles(self, market: str, timeframe: str, since: int, limit: int, stop: int) -> BarArrays:
         """One page of bars: ``limit`` rows from ``since`` on asked for, of which those with open time < ``stop``.
 
         Sorted and without repeats, valid by the Bars contract. An answer that is not, or where two candles of one
@@ -162,7 +162,7 @@ class Exchange:
         Raises FetchError when patience ends.
         """
 
-        def page() -> Values:
+        def page() -> BarArrays:
             rows = self.client.fetch_ohlcv(market, timeframe, -(-since // _MS), limit)
             return self._checked(rows, timeframe, since, stop)
 
@@ -248,7 +248,7 @@ class Exchange:
         client.throttle, client.on_rest_response = throttle, on_rest_response
         client.fetch, client.parse_ohlcv = fetch, parse_ohlcv
 
-    def _checked(self, rows: list[Any], timeframe: str, since: int, stop: int) -> Values:
+    def _checked(self, rows: list[Any], timeframe: str, since: int, stop: int) -> BarArrays:
         table = np.array(rows, dtype=np.float64).reshape(-1, 6)
         times = table[:, 0].astype(np.int64) * _MS
         keep = (times >= since) & (times < stop)

@@ -1,4 +1,4 @@
-"""Bars from an exchange into the lake: what is missing is asked for, page by page, and committed as it comes."""
+"""Bars from an exchange into the lake: the missing ones are fetched page by page and committed every 10,000."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -9,7 +9,7 @@ import pandas as pd
 
 from mlkit.config import Settings
 from mlkit.errors import BarsError, ConfigError, MlkitError
-from mlkit.market.bars import Values, bars_of
+from mlkit.market.bars import BarArrays, bars_of
 from mlkit.market.collect.collector import Collector, Request, Revised, Show, Time, lake_names, report_of, shown
 from mlkit.market.collect.exchange import Exchange, Halted, connect
 from mlkit.market.collect.progress_lines import FetchReport, utc
@@ -60,7 +60,7 @@ def fetch_bars(
 
     Raises ConfigError for names and times that are wrong, DependencyError without ccxt, FetchError when a symbol
     failed (after the others are done; ``error.report`` holds all of them). KeyboardInterrupt commits the
-    pages at hand first.
+    fetched pages first.
     """
     markets = lake_names(symbols, name, timeframe)
     if revised not in ("replace", "keep"):
@@ -103,12 +103,12 @@ class ExchangeCollector(Collector):
 
     def __init__(self, request: Request, exchange: Exchange, symbol: str, market: str) -> None:
         super().__init__(request, exchange, symbol, market)
-        self.pages: list[Values] = []  # fetched, not committed
+        self.pages: list[BarArrays] = []  # fetched, not committed
         self.newest: int | None = None  # open time of the exchange's newest candle, once asked for
         exchange.notice = self.show
 
     def run(self) -> None:
-        """Collect; errors of ours end up in ``result``."""
+        """Collect; an error of mlkit or the system is stored in ``result``."""
         try:
             try:
                 self.collect()
@@ -177,7 +177,7 @@ class ExchangeCollector(Collector):
             self.show()
         self.done = walked + (end - begin) // self.step
 
-    def _page(self, market: str, cursor: int, limit: int) -> Values:
+    def _page(self, market: str, cursor: int, limit: int) -> BarArrays:
         """One page; asked for twice, and the fuller answer taken, where bars are lacking."""
         times, values = self.source.candles(market, self.timeframe, cursor, limit, self.closed)
         if not times.size or (times[-1] - cursor) // self.step + 1 > times.size:

@@ -48,7 +48,7 @@ class Collected:
         )
 
 
-_COLUMNS = ("symbol", "timeframe", "source", "added", "known", "revised", "absent", "retries", "first", "last")
+_REPORT_COLUMNS = ("symbol", "timeframe", "source", "added", "known", "revised", "absent", "retries", "first", "last")
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class FetchReport:
         return tuple(result for result in self.results if result.error)
 
     def __str__(self) -> str:
-        rows = [_COLUMNS, *self._cells()]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+        rows = [_REPORT_COLUMNS, *self._cells()]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(_REPORT_COLUMNS))]
         numbers = range(3, 8)
         lines = [
             "  ".join(
@@ -76,7 +76,7 @@ class FetchReport:
         return "\n".join([*lines, *(str(result) for result in self.failed)])
 
     def _repr_html_(self) -> str:
-        table = pd.DataFrame(self._cells(), columns=list(_COLUMNS))
+        table = pd.DataFrame(self._cells(), columns=list(_REPORT_COLUMNS))
         table["error"] = [result.error for result in self.results]
         return table.to_html(index=False, border=0)
 
@@ -84,7 +84,7 @@ class FetchReport:
         return [
             tuple(
                 f"{value:,}" if isinstance(value, int) else value if isinstance(value, str) else utc(value)
-                for value in (getattr(result, name) for name in _COLUMNS)
+                for value in (getattr(result, name) for name in _REPORT_COLUMNS)
             )
             for result in self.results
         ]

@@ -1,4 +1,4 @@
-"""One write to a market of the lake: merge, stage, commit, name, sweep."""
+"""One write to a market of the lake: merge, stage, commit, rename, remove what was replaced."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mlkit.errors import BarsError, LakeError
-from mlkit.market.bars import COLUMNS, Float64Array, Month, Values
+from mlkit.market.bars import COLUMNS, BarArrays, Float64Array, Month
 from mlkit.market.lake.index import MANIFEST_FILE, LakeManifest, Partition, values_digest
 from mlkit.market.lake.partitions import LakeMarket, Overtaken, encode_month, month_partition
 from mlkit.market.times import Int64Array
@@ -19,7 +19,7 @@ Conflict = Literal["refuse", "keep", "replace"]
 
 @dataclass(frozen=True)
 class Commit:
-    """What one write did to a market."""
+    """The result of one write to a market."""
 
     symbol: str
     timeframe: str
@@ -39,9 +39,9 @@ class Commit:
 
 
 class Merged(NamedTuple):
-    """Two sets of bars of one month as one, and how they compared."""
+    """The bars of one month after a merge, and how many were new, equal and different."""
 
-    values: Values
+    values: BarArrays
     added: int
     known: int
     revised: int
@@ -79,8 +79,8 @@ class Write:
             raise BarsError(f"{market.symbol} {market.timeframe}: no bars to write")
         return self._commit(before, tuple(after[month] for month in sorted(after)))
 
-    def _month(self, month: str, part: Partition | None, new: Values, exact: bool) -> Partition:
-        """What the month is after this write: the old file where nothing changes."""
+    def _month(self, month: str, part: Partition | None, new: BarArrays, exact: bool) -> Partition:
+        """The month after this write: the old file where nothing changes, else a staged one."""
         values = new
         if part is None:
             self._added += len(new[0])
@@ -145,7 +145,7 @@ def finish(market: LakeMarket, manifest: LakeManifest) -> None:
         folder.settle(path)
 
 
-def merge(there: Values, new: Values, on_conflict: Conflict, where: str) -> Merged:
+def merge(there: BarArrays, new: BarArrays, on_conflict: Conflict, where: str) -> Merged:
     """Bars that are there and bars that come, both sorted, as one. Raises BarsError where that is refused."""
     (old_times, old_data), (times, data) = there, new
     at = np.searchsorted(old_times, times)

@@ -6,58 +6,21 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mlkit.config import fsync_folder, write_all, write_atomic
 from mlkit.errors import DependencyError, LakeError
 
 
-class Folder(Protocol):
-    """The few operations that the store needs; names are relative, with ``/``."""
-
-    location: str
-
-    def read(self, name: str) -> bytes | None:
-        """The whole file, or None where there is none."""
-
-    def stage(self, name: str, data: bytes) -> None:
-        """Write a file that nothing refers to yet; durable only after `settle` of its folder."""
-
-    def commit(self, name: str, data: bytes) -> None:
-        """Replace a file in one step, durably."""
-
-    def rename(self, old: str, new: str) -> None:
-        """Give a staged file its name, replacing what was there in one step."""
-
-    def remove(self, name: str) -> None:
-        """Delete a file; nothing happens where there is none."""
-
-    def names(self, folder: str) -> list[str]:
-        """Names in a folder, sorted; empty where there is none."""
-
-    def settle(self, folder: str) -> None:
-        """Make the folder's names durable."""
-
-    def lock_path(self, name: str) -> Path:
-        """Local file whose lock stands for ``name``."""
-
-
-def open_folder(location: str | Path) -> Folder:
-    """The folder at a path, or at an fsspec URL such as ``s3://bucket/bars`` or ``memory://bars``."""
-    text = str(location)
-    if "://" not in text:
-        return LocalFolder(Path(location))
-    return LocalFolder(Path(text.removeprefix("file://"))) if text.startswith("file://") else RemoteFolder(text)
-
-
 class LocalFolder:
-    """A folder of this machine. What is committed survives a crash: file and folder are synced."""
+    """A folder of this machine; names are relative, with ``/``. Commits survive a crash: file and folder are synced."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.location = str(path)
 
     def read(self, name: str) -> bytes | None:
+        """The whole file, or None where there is none."""
         with _lake_errors("read", f"{self.location}/{name}"):
             try:
                 return (self.path / name).read_bytes()
@@ -65,6 +28,7 @@ class LocalFolder:
                 return None
 
     def stage(self, name: str, data: bytes) -> None:
+        """Write a file that nothing refers to yet; durable only after `settle` of its folder."""
         target = self.path / name
         with _lake_errors("write", str(target)):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -79,18 +43,22 @@ class LocalFolder:
                 os.close(handle)
 
     def commit(self, name: str, data: bytes) -> None:
+        """Replace a file in one step, durably."""
         with _lake_errors("write", f"{self.location}/{name}"):
             write_atomic(self.path / name, data)
 
     def rename(self, old: str, new: str) -> None:
+        """Give a staged file its name, replacing what was there in one step."""
         with _lake_errors("rename", f"{self.location}/{old}"):
             os.replace(self.path / old, self.path / new)
 
     def remove(self, name: str) -> None:
+        """Delete a file; nothing happens where there is none."""
         with _lake_errors("remove", f"{self.location}/{name}"):
             (self.path / name).unlink(missing_ok=True)
 
     def names(self, folder: str) -> list[str]:
+        """Names in a folder, sorted; empty where there is none."""
         with _lake_errors("list", f"{self.location}/{folder}"):
             try:
                 return sorted(os.listdir(self.path / folder))
@@ -98,7 +66,7 @@ class LocalFolder:
                 return []
 
     def settle(self, folder: str) -> None:
-        """The folder and, as it may be new, those above it up to the lake's own parent."""
+        """Make the names in a folder durable. Its parents may be new: they are synced up to the lake's own parent."""
         place = self.path / folder
         with _lake_errors("sync", str(place)):
             for each in (place, *place.parents):
@@ -107,6 +75,7 @@ class LocalFolder:
                     return
 
     def lock_path(self, name: str) -> Path:
+        """The local file whose lock stands for ``name``."""
         folder = self.path / ".locks"
         with _lake_errors("write", str(folder)):
             folder.mkdir(parents=True, exist_ok=True)
@@ -167,7 +136,7 @@ class RemoteFolder:
         return sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in found} - {""})
 
     def settle(self, folder: str) -> None:
-        """An object that was written is durable."""
+        """Nothing to do: an object that was written is durable."""
 
     def lock_path(self, name: str) -> Path:
         folder = Path(tempfile.gettempdir()) / f"mlkit-locks-{os.getuid()}"
@@ -177,6 +146,17 @@ class RemoteFolder:
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
+
+
+Folder = LocalFolder | RemoteFolder
+
+
+def open_folder(location: str | Path) -> Folder:
+    """The folder at a path, or at an fsspec URL such as ``s3://bucket/bars`` or ``memory://bars``."""
+    text = str(location)
+    if "://" not in text:
+        return LocalFolder(Path(location))
+    return LocalFolder(Path(text.removeprefix("file://"))) if text.startswith("file://") else RemoteFolder(text)
 
 
 @contextmanager

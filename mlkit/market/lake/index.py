@@ -1,4 +1,4 @@
-"""The manifest of a market: which files are its bars, to the byte. Replacing it is the commit of a write."""
+"""The manifest of a market lists its files with their digests; replacing it is the commit of a write."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from mlkit.market.times import Int64Array
 
 # The leading underscore hides it from engines that list a folder for data.
 MANIFEST_FILE = "_manifest.json"
-_SCHEMA = 1
+_MANIFEST_SCHEMA = 1
 _SECOND = 10**9
 _MONTH = re.compile(r"\d{4}-\d{2}", re.ASCII)
 
@@ -39,13 +39,13 @@ class Partition:
 
     @property
     def staged(self) -> str:
-        """Name of the file before its manifest is committed; hidden from everybody who lists data."""
+        """Name of the file before its manifest is committed; hidden from engines that list data."""
         return f".{self.month}.{self.sha256[:16]}.staged"
 
 
 @dataclass(frozen=True)
 class LakeManifest:
-    """A market of the lake as one commit left it."""
+    """A market of the lake as of one commit."""
 
     symbol: str
     timeframe: str
@@ -72,12 +72,12 @@ class LakeManifest:
 
     @property
     def dataset(self) -> str:
-        """Hex SHA-256 over timeframe, months and values: equal bars give it on every machine and by every history."""
+        """Hex SHA-256 over timeframe, months and values: equal bars have the same, however they were written."""
         lines = [self.timeframe, *(f"{part.month} {part.rows} {part.values}" for part in self.files)]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON with its own digest: any changed bit shows."""
+        """Canonical JSON with its own digest, so that any changed bit is detected."""
         return _canonical(self)
 
 
@@ -89,11 +89,11 @@ def values_digest(times: Int64Array, data: Float64Array) -> str:
 
 
 def parse_manifest(raw: bytes, where: str) -> LakeManifest:
-    """LakeManifest of its bytes. Raises LakeError, naming ``where``, for damage or another schema."""
+    """The manifest that `to_bytes` wrote. Raises LakeError, naming ``where``, for damage or another schema."""
     try:
         read = json.loads(raw)
-        if read["schema"] != _SCHEMA:
-            raise LakeError(f"{where}: schema {read['schema']!r}, this mlkit reads {_SCHEMA}; update mlkit")
+        if read["schema"] != _MANIFEST_SCHEMA:
+            raise LakeError(f"{where}: schema {read['schema']!r}, this mlkit reads {_MANIFEST_SCHEMA}; update mlkit")
         files = tuple(
             Partition(
                 part["month"],
@@ -128,7 +128,7 @@ def parse_manifest(raw: bytes, where: str) -> LakeManifest:
 
 def _canonical(manifest: LakeManifest) -> bytes:
     body: dict[str, Any] = {
-        "schema": _SCHEMA,
+        "schema": _MANIFEST_SCHEMA,
         "symbol": manifest.symbol,
         "timeframe": manifest.timeframe,
         "generation": manifest.generation,
@@ -157,7 +157,7 @@ def _canonical(manifest: LakeManifest) -> bytes:
 
 
 def _iso(ns: int) -> str:
-    """Bars open on whole minutes: seconds say all."""
+    """ISO 8601 to the second: bars open on whole minutes."""
     return datetime.fromtimestamp(ns // _SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

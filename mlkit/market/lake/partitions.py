@@ -9,18 +9,18 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from mlkit.errors import LakeError
-from mlkit.market.bars import COLUMNS, Values, bars_of, validate_bars
+from mlkit.market.bars import COLUMNS, BarArrays, bars_of, validate_bars
 from mlkit.market.lake.folders import Folder
 from mlkit.market.lake.index import MANIFEST_FILE, LakeManifest, Partition, parse_manifest, values_digest
 from mlkit.market.symbols import symbol_folder
 from mlkit.market.times import timeframe_delta
 
 _MONTH_FILE = re.compile(r"\d{4}-\d{2}\.parquet", re.ASCII)
-_SCHEMA = pa.schema([("timestamp", pa.timestamp("ns", tz="UTC")), *((name, pa.float64()) for name in COLUMNS)])
+_MONTH_SCHEMA = pa.schema([("timestamp", pa.timestamp("ns", tz="UTC")), *((name, pa.float64()) for name in COLUMNS)])
 
 
 class Overtaken(Exception):
-    """A month is not what the manifest says: a writer was faster, or the file is damaged."""
+    """The bytes of a month are not those of the manifest: another commit came first, or the file is damaged."""
 
 
 class LakeMarket:
@@ -49,7 +49,7 @@ class LakeMarket:
             )
         return manifest
 
-    def month(self, part: Partition) -> Values:
+    def month(self, part: Partition) -> BarArrays:
         """One committed month, compared with its digest.
 
         The file has its final name, or still the staged one while its writer is at work; it may be renamed between
@@ -68,7 +68,7 @@ class LakeMarket:
         )
 
     def has_bars(self) -> bool:
-        """Whether there is anything to read, by the names of the files alone."""
+        """Whether there are bars, from the names of the files."""
         return MANIFEST_FILE in self.folder.names(self.path) or bool(self._months())
 
     def _months(self) -> list[str]:
@@ -82,29 +82,29 @@ class LakeMarket:
         return month_partition(name.removesuffix(".parquet"), values, raw)
 
 
-def month_partition(month: str, values: Values, raw: bytes) -> Partition:
+def month_partition(month: str, values: BarArrays, raw: bytes) -> Partition:
     """The manifest's entry for a month: its values, and the bytes of its file."""
     times = values[0]
     digests = sha256(raw).hexdigest(), values_digest(*values)
     return Partition(month, len(times), int(times[0]), int(times[-1]), len(raw), *digests)
 
 
-def encode_month(values: Values) -> bytes:
+def encode_month(values: BarArrays) -> bytes:
     """Parquet with a checksum on each page; the same bytes for the same bars and pyarrow."""
     times, data = values
-    columns = [pa.array(times).cast(_SCHEMA.field(0).type), *(pa.array(row) for row in data)]
+    columns = [pa.array(times).cast(_MONTH_SCHEMA.field(0).type), *(pa.array(row) for row in data)]
     sink = io.BytesIO()
     pa.parquet.write_table(
-        pa.Table.from_arrays(columns, schema=_SCHEMA), sink, compression="lz4", write_page_checksum=True
+        pa.Table.from_arrays(columns, schema=_MONTH_SCHEMA), sink, compression="lz4", write_page_checksum=True
     )
     return sink.getvalue()
 
 
-def decode_month(raw: bytes, where: str) -> Values:
+def decode_month(raw: bytes, where: str) -> BarArrays:
     """Open times and values of a month that `encode_month` wrote, its page checksums verified. Raises LakeError."""
     try:
         file = pa.parquet.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True)
-        if not file.schema_arrow.equals(_SCHEMA):
+        if not file.schema_arrow.equals(_MONTH_SCHEMA):
             raise TypeError(f"columns {file.schema_arrow.names}")
         table = file.read(use_threads=False)
         times = table.column(0).cast(pa.int64()).to_numpy()

@@ -30,7 +30,7 @@ from mlkit.market.lake.partitions import LakeMarket, Overtaken
 from mlkit.market.symbols import folder_symbol, symbol_folder
 from mlkit.market.times import TIMEFRAMES
 
-_ATTEMPTS = 200  # readings of a market that is being written; each needs another commit to fail
+_ATTEMPTS = 200  # of a read, which starts again when a commit replaces a month meanwhile
 
 
 class BarStore:
@@ -61,7 +61,7 @@ class BarStore:
             try:
                 symbol = folder_symbol(folder.removeprefix("symbol="))
             except ConfigError:
-                continue  # not written by mlkit, and no name could ask for it
+                continue  # not written by mlkit
             for name in self._folder.names(folder):
                 timeframe = name.removeprefix("timeframe=")
                 if name != timeframe and timeframe in TIMEFRAMES and self._market(symbol, timeframe).has_bars():
@@ -69,7 +69,7 @@ class BarStore:
         return sorted(found)
 
     def has_bars(self, symbol: str, timeframe: str) -> bool:
-        """Whether there is anything to read, by a look at the names."""
+        """Whether there are bars, from the names of the files."""
         return self._market(symbol, timeframe).has_bars()
 
     def manifest(self, symbol: str, timeframe: str) -> LakeManifest | None:
@@ -113,7 +113,7 @@ class BarStore:
 
     @contextmanager
     def lock(self, symbol: str) -> Iterator[None]:
-        """Be the only writer of a symbol; re-entrant within a thread. LakeError after the timeout."""
+        """Lock a symbol against other writers; re-entrant within a thread. LakeError after the timeout."""
         from filelock import FileLock, Timeout
 
         path = self._folder.lock_path(symbol_folder(symbol))

@@ -1,4 +1,4 @@
-"""Columns with free names and types become times and numbers: by rule, never by a guess."""
+"""Columns with free names and types become times and numbers by fixed rules; nothing is guessed."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from mlkit.errors import BarsError
-from mlkit.market.bars import COLUMNS, TIME_NAMES, BoolArray, Float64Array, Values, listing
+from mlkit.market.bars import COLUMNS, TIME_NAMES, BarArrays, BoolArray, Float64Array, listing
 from mlkit.market.times import RowError, first_fault, parse_times
 
 _INDEX_NAME = "__index_level_0__"  # pandas' name for a nameless index in Parquet
@@ -37,7 +37,7 @@ class Piece:
     def __len__(self) -> int:
         return len(self.columns["timestamp"])
 
-    def values(self, tz: str | None) -> Values:
+    def values(self, tz: str | None) -> BarArrays:
         """Times and numbers, read strictly. BarsError naming source, column, row and mend for one that is neither."""
         with self.located("timestamp"):
             times = parse_times(joined_times(self.columns), tz=tz).asi8

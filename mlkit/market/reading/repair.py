@@ -1,4 +1,4 @@
-"""Repair of single rows, every repair counted: `repair_bars` says what is repaired and what is refused."""
+"""Repair of single rows, every repair counted; see `repair_bars` for the rules."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import pandas as pd
 
 from mlkit.errors import BarsError
 from mlkit.market.bar_columns import BAR_COLUMNS, COLUMNS
-from mlkit.market.bars import BoolArray, Float64Array, Values
+from mlkit.market.bars import BarArrays, BoolArray, Float64Array
 from mlkit.market.reading.headers import Piece, as_pandas, joined_times, parse_numbers
 from mlkit.market.times import Int64Array, RowError, floor_times, parse_times, timeframe_ns
 
@@ -56,7 +56,7 @@ class RowRepair:
     def __init__(self, timeframe: str, counts: dict[str, int], tz: str | None, now: int | None) -> None:
         self._timeframe, self._counts, self._tz, self._now = timeframe, counts, tz, now
 
-    def rows(self, piece: Piece) -> Values:
+    def rows(self, piece: Piece) -> BarArrays:
         """The rows of a piece that each alone would be a valid bar, in their order, which may still repeat times."""
         dated, times = self._times(piece)
         data = self._numbers(piece)[:, dated]

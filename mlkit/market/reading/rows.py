@@ -1,4 +1,4 @@
-"""Rows of files become bars: each row checked or mended as it comes, then sorted, once each, month by month."""
+"""Rows of files and frames become bars: checked or repaired, then sorted, without repeats, month by month."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -14,9 +14,9 @@ import pyarrow as pa
 from mlkit.errors import BarsError
 from mlkit.market.bars import (
     COLUMNS,
+    BarArrays,
     Float64Array,
     Month,
-    Values,
     bars_of,
     by_month,
     check_grid,
@@ -29,22 +29,22 @@ from mlkit.market.reading.tables import file_pieces
 from mlkit.market.symbols import check_symbol
 from mlkit.market.times import TIMEFRAMES, Int64Array, such_rows, timeframe_delta, timeframe_ns
 
-_SPILL = 1 << 26  # bytes of rows that are kept in memory; beyond, they wait on disk by month
-_ENOUGH = 20  # bars from which the distances between them say what their timeframe is
+_SPILL = 1 << 26  # bytes of rows that are kept in memory; more are written to temporary files, one a month
+_ENOUGH = 20  # distances between bars from which their timeframe is checked
 
 
 class Intake:
-    """Takes the rows of one market, strictly or with repair, and gives its bars.
+    """Collects the rows of one market, strictly or with repair, and makes bars of them.
 
-    Rows may come in any order; rows that repeat another exactly are dropped. Both are counted. All else that is
-    wrong is refused, or mended where ``repair`` says so: see `mlkit.repair_bars`. Use it in a ``with`` statement:
-    rows that do not fit into memory wait in a temporary folder, which is removed at its end.
+    Rows may come in any order; rows that repeat another exactly are dropped. Both are counted. Other faults
+    are refused, or repaired with ``repair=True``: see `mlkit.repair_bars`. Use it in a ``with`` statement: rows beyond
+    64 MB are kept in a temporary folder, which is removed at its end.
 
     Parameters
     ----------
     symbol, timeframe: labels of the bars.
     tz: zone of times written without one; None refuses such times.
-    now: bars that close after it are not closed yet; None leaves the clock out.
+    now: bars that close after it are not closed yet; None: not checked.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Intake:
                 )
         check_values(data, index, piece.where, piece.first_row)
 
-    def _settled(self, times: Int64Array, data: Float64Array) -> Values:
+    def _settled(self, times: Int64Array, data: Float64Array) -> BarArrays:
         """Sorted, each time once."""
         steps = np.diff(times)
         if (steps <= 0).any():
@@ -139,8 +139,8 @@ class Intake:
         self._check_steps(times, steps)
         return times, np.ascontiguousarray(data)
 
-    def _once(self, times: Int64Array, data: Float64Array) -> Values:
-        """Of rows with one time the last; where they disagree, only with repair."""
+    def _once(self, times: Int64Array, data: Float64Array) -> BarArrays:
+        """One row a time, the last one; BarsError where they disagree, unless repaired."""
         again = np.append(times[1:] == times[:-1], False)
         if not again.any():
             return times, data
@@ -164,7 +164,7 @@ class Intake:
         return times[~again], data[:, ~again]
 
     def _check_steps(self, times: Int64Array, steps: Int64Array) -> None:
-        """Bars that are all, or for long, further apart than they are said to be are of another timeframe."""
+        """BarsError for bars of another timeframe: all of them, or 20 in a row, are further apart."""
         step = timeframe_ns(self.timeframe)
         if len(steps) < _ENOUGH or steps.min() == steps.max() == step:
             return
@@ -221,10 +221,10 @@ def repair_bars(frame: Any, *, symbol: str, timeframe: str) -> tuple[pd.DataFram
 
 
 class _Spool:
-    """Rows waiting for their month: in memory while they are few, else in a temporary folder."""
+    """Rows that are not sorted yet: in memory up to 64 MB, then in temporary files, one a month."""
 
     def __init__(self) -> None:
-        self._chunks: list[Values] = []
+        self._chunks: list[BarArrays] = []
         self._bytes = 0
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -234,13 +234,11 @@ class _Spool:
         if self._bytes > _SPILL:
             self._spill()
 
-    def whole(self) -> Values:
+    def whole(self) -> BarArrays:
         """Every row, in the order in which they came (by month, where they were spilled)."""
-        if self._folder is not None:
-            self._chunks = list(self.pieces())
-        return _joined(self._chunks)
+        return _joined(list(self.pieces()))
 
-    def pieces(self) -> Iterator[Values]:
+    def pieces(self) -> Iterator[BarArrays]:
         """The rows month by month, or all at once where they fit."""
         if self._folder is None:
             yield _joined(self._chunks)
@@ -251,7 +249,7 @@ class _Spool:
             yield np.ascontiguousarray(rows[0]).view(np.int64), np.ascontiguousarray(rows[1:])
 
     def close(self) -> None:
-        """Remove what waits on disk."""
+        """Remove the temporary files."""
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
@@ -264,10 +262,10 @@ class _Spool:
                 with (Path(self._folder.name) / month).open("ab") as file:
                     np.ascontiguousarray(np.vstack([opens.view(np.float64), values]).T).tofile(file)
         self._chunks, self._bytes = [], 0
-        pa.default_memory_pool().release_unused()  # or what the pieces were parsed in stays with the process
+        pa.default_memory_pool().release_unused()  # else Arrow keeps the memory of the parsed pieces
 
 
-def _joined(chunks: list[Values]) -> Values:
+def _joined(chunks: list[BarArrays]) -> BarArrays:
     if len(chunks) == 1:
         return chunks[0]
     times = np.concatenate([chunk[0] for chunk in chunks] or [np.empty(0, np.int64)])

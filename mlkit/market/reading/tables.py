@@ -23,8 +23,8 @@ _ROWS = 1 << 19  # rows of one piece of a Parquet file
 _KLINE = ("timestamp", *COLUMNS)  # what a file without a header holds first: Binance, Kraken
 _METATRADER = ("date", "time", *COLUMNS)
 _CLOCK = r"\d{1,2}:\d{2}(:\d{2})?"
-_ZONED = r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}([.]\d+)?)?Z"
-_NAIVE = r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.]\d+)?)?)?"
+_ISO_UTC = r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}([.]\d+)?)?Z"
+_ISO_NAIVE = r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.]\d+)?)?)?"
 
 
 def file_pieces(path: Path, counts: dict[str, int] | None = None) -> Iterator[Piece]:
@@ -54,16 +54,16 @@ def file_pieces(path: Path, counts: dict[str, int] | None = None) -> Iterator[Pi
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a text file is written, from its first two lines."""
+    """Separator, columns and type of the times of a text file, from its first two lines."""
 
     comma: str
     names: tuple[str, ...]
     chosen: Mapping[str, str]  # role -> column name
     headless: bool
-    time: pa.DataType  # as which Arrow may read the times at once
+    time: pa.DataType  # type as which Arrow reads the times
 
     def options(self, types: Mapping[str, pa.DataType], skip: Callable[[Any], str] | None) -> dict[str, Any]:
-        """Of pyarrow.csv; ``skip`` is told of lines with another number of fields, which are errors without it."""
+        """Options of pyarrow.csv; ``skip`` is called for a line with another number of fields, else an error."""
         return {
             "read_options": pa.csv.ReadOptions(
                 block_size=_BATCH, column_names=list(self.names) if self.headless else None
@@ -108,12 +108,12 @@ def _layout(path: Path) -> _Layout:
 
 
 def _time_type(text: str) -> pa.DataType:
-    """What Arrow itself reads as we would; anything else comes as text."""
+    """The type as which Arrow reads the times by the same rules as `parse_times`; else text."""
     if re.fullmatch(r"\d{9,}", text):
         return pa.int64()
-    if re.fullmatch(_ZONED, text):
+    if re.fullmatch(_ISO_UTC, text):
         return pa.timestamp("ns", tz="UTC")
-    return pa.timestamp("ns") if re.fullmatch(_NAIVE, text) else pa.string()
+    return pa.timestamp("ns") if re.fullmatch(_ISO_NAIVE, text) else pa.string()
 
 
 def _text_pieces(path: Path, counts: dict[str, int] | None) -> Iterator[Piece]:

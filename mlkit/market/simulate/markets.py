@@ -6,6 +6,7 @@ Volatility follows GARCH(1,1) (Bollerslev 1986) and shocks are Student-t, as in 
 
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -21,54 +22,54 @@ START = pd.Timestamp("2024-01-01", tz="UTC")  # a Monday, so weekly bars are on 
 STEPS = 16  # moves inside one bar
 TAILS = 6.0  # degrees of freedom of the Student-t shocks
 _YEAR = pd.Timedelta(days=365)
-_BLOCK = 1 << 16  # bars whose paths are held at once
-_HALF_LIFE = 2_000.0  # bars; keeps the factory's price within sight of where it began
+_PATH_BLOCK = 1 << 16  # bars whose paths are held at once
+_HALF_LIFE = 2_000.0  # bars; pulls the factory's price back to its first
 
 
-def null_market(
-    n_bars: int,
-    *,
-    seed: int,
-    timeframe: str = "1m",
-    symbol: str = "NULL",
-    annual_volatility: float = 0.6,
-    garch: bool = True,
-    price: float = 1_000.0,
-    tick: float = 0.01,
-) -> pd.DataFrame:
+class MarketOptions(TypedDict, total=False):
+    """Labels, moves and prices of a simulated market."""
+
+    timeframe: str  # bars are 24/7 from 2024-01-01, each opening at the close before it
+    symbol: str
+    annual_volatility: float  # standard deviation of the log return over 365 days
+    garch: bool  # volatility clusters and shocks are Student-t; else volatility is constant, shocks Gaussian
+    tails: float  # degrees of freedom of the Student-t shocks, above 2; their variance stays
+    price: float  # first open
+    tick: float  # price step; 0 does not round
+
+
+_DEFAULTS: MarketOptions = {
+    "timeframe": "1m",
+    "symbol": "EDGE",
+    "annual_volatility": 0.6,
+    "garch": True,
+    "tails": TAILS,
+    "price": 1_000.0,
+    "tick": 0.01,
+}
+
+
+def null_market(n_bars: int, *, seed: int, **options: Unpack[MarketOptions]) -> pd.DataFrame:
     """A market without any edge: the log price is a martingale, so no direction can be predicted.
 
-    Volatility is predictable (it clusters), direction is not: every honest test must say "no edge" here.
+    Volatility is predictable (it clusters), direction is not: every honest test must find no edge here.
     Rounding to ticks adds a bounce with autocorrelation of about ``-(tick / bar move)**2 / 12``, below 0.001
     with the defaults.
 
     Parameters
     ----------
     n_bars, seed: length; equal seeds give equal bars.
-    timeframe, symbol: labels; bars are 24/7 from 2024-01-01, each opening at the close before it.
-    annual_volatility: standard deviation of the log return over 365 days.
-    garch: cluster volatility and use Student-t shocks; otherwise constant volatility, Gaussian.
-    price, tick: first open and price step; ``tick=0`` does not round.
+    options: see `MarketOptions`; by default 1m bars of NULL with an annual volatility of 0.6, clustered, from a price
+        of 1,000 in steps of 0.01.
 
     Returns valid bars (n_bars, 5). Raises ConfigError for a parameter out of range.
     """
-    _check_market(annual_volatility, price, tick)
-    return _market(n_bars, seed, 0.0, 0.0, timeframe, symbol, annual_volatility, garch, price, tick)
+    named: MarketOptions = {"symbol": "NULL", **options}
+    return planted_edge(n_bars, seed=seed, strength=0.0, **named)
 
 
 def planted_edge(
-    n_bars: int,
-    *,
-    seed: int,
-    strength: float = 0.1,
-    persistence: float = 0.8,
-    timeframe: str = "1m",
-    symbol: str = "EDGE",
-    annual_volatility: float = 0.6,
-    garch: bool = True,
-    price: float = 1_000.0,
-    tick: float = 0.01,
-    tails: float = TAILS,
+    n_bars: int, *, seed: int, strength: float = 0.1, persistence: float = 0.8, **options: Unpack[MarketOptions]
 ) -> pd.DataFrame:
     """The null market plus a momentum (``strength > 0``) or reversal (``< 0``) that past bars show.
 
@@ -85,16 +86,27 @@ def planted_edge(
     ----------
     strength: correlation of the best one-bar forecast with the outcome, -0.9 to 0.9.
     persistence: how slowly the driver fades, 0 to below 1; ``persistence == strength`` is a plain AR(1).
-    tails: degrees of freedom of the Student-t shocks, above 2; their variance stays.
-    The others are those of ``null_market``.
+    n_bars, seed, options: those of ``null_market``; the symbol is EDGE by default.
 
     Returns valid bars (n_bars, 5). Raises ConfigError for a parameter out of range.
     """
     _check_range("strength", strength, -0.9, 0.9)
     _check_range("persistence", persistence, 0.0, 0.999)
-    _check_range("tails", tails, 2.1, 1e6)
-    _check_market(annual_volatility, price, tick)
-    return _market(n_bars, seed, strength, persistence, timeframe, symbol, annual_volatility, garch, price, tick, tails)
+    market = _checked(options)
+    times = _open_times(n_bars, market["timeframe"])
+    rng = np.random.default_rng(seed)
+    paths = _unit_paths(rng, n_bars, STEPS)
+    mixing = _heavy_tails(rng, n_bars, market["tails"]) if market["garch"] else np.ones(n_bars)
+    shocks = paths[:, -1] * mixing
+    bar_share = float(np.sqrt(timeframe_delta(market["timeframe"]) / _YEAR))
+    volatility = market["annual_volatility"] * bar_share * np.ones(n_bars)
+    if market["garch"]:
+        volatility *= _garch(shocks, alpha=0.06, beta=0.92)
+    kicks = strength * np.sqrt(1 - persistence**2) * shocks
+    driver = np.fromiter(accumulate(kicks.tolist(), lambda d, kick: persistence * d + kick), float, n_bars)
+    drift = np.concatenate(([0.0], driver[:-1]))
+    moves = _moves(paths, volatility * mixing * np.sqrt(1 - strength**2), volatility * drift)
+    return _assemble(moves, _volume(rng, moves), times, market)
 
 
 def edge_r2(strength: float, *, persistence: float = 0.8, horizon: int = 1) -> float:
@@ -117,7 +129,7 @@ class Regime:
 
     volatility: float  # standard deviation of one bar's log return, 0.0002 to 0.02
     alpha: float  # GARCH reaction
-    beta: float  # GARCH memory
+    beta: float  # GARCH persistence
     steps: int  # moves inside a bar: few give long bodies and short shadows
     wicks: float  # stretch of the shadows
     ticks: float  # tick size in units of one bar's move, 0.005 to 1
@@ -169,9 +181,9 @@ def pattern_factory(
     Volatility and its clustering, shadows, tick size, gaps, trends and runs differ from seed to seed
     (``Regime``), so many short series cover more markets than one long one. A share of the bars is replaced
     by planted candidates for the 15 patterns (``mlkit.market.simulate.shapes``), drawn around the patterns'
-    thresholds: true examples and near misses alike. Nothing here labels them; the rules do. Where the
-    regime is continuous, planted shapes keep ``open == previous close`` as well. Prices are kept within
-    sight of the first by a slow pull (half-life 2,000 bars), far below one bar's move.
+    thresholds: true examples and near misses alike. They carry no labels; the pattern rules give these. Where the
+    regime is continuous, planted shapes keep ``open == previous close`` as well. A slow pull (half-life 2,000 bars),
+    far below one bar's move, keeps prices near the first.
 
     Parameters
     ----------
@@ -186,7 +198,7 @@ def pattern_factory(
     rng = np.random.default_rng(seed)
     regime = draw_regime(rng, gaps)
     session = _session_bars(timeframe) if regime.gaps == "session" else 0
-    times = _calendar(n_bars, timeframe, session)
+    times = _open_times(n_bars, timeframe, session)
     paths = _unit_paths(rng, n_bars, regime.steps)
     mixing = _heavy_tails(rng, n_bars)
     volatility = regime.volatility * _garch(paths[:, -1] * mixing, alpha=regime.alpha, beta=regime.beta)
@@ -199,38 +211,8 @@ def pattern_factory(
     level = pd.Series(np.cumsum(moves.gap + moves.body)).ewm(halflife=_HALF_LIFE, adjust=False).mean()
     moves.body[1:] -= np.diff(level.to_numpy())
     price = 0.01 / (regime.ticks * regime.volatility)
-    volume = _volume(rng, moves)
-    return _assemble(moves, volume, times, price=price, tick=0.01, symbol=symbol, timeframe=timeframe)
-
-
-def _market(
-    n_bars: int,
-    seed: int,
-    strength: float,
-    persistence: float,
-    timeframe: str,
-    symbol: str,
-    annual_volatility: float,
-    garch: bool,
-    price: float,
-    tick: float,
-    tails: float = TAILS,
-) -> pd.DataFrame:
-    """The model of ``planted_edge``; without strength, the null market."""
-    times = _calendar(n_bars, timeframe)
-    rng = np.random.default_rng(seed)
-    paths = _unit_paths(rng, n_bars, STEPS)
-    mixing = _heavy_tails(rng, n_bars, tails) if garch else np.ones(n_bars)
-    shocks = paths[:, -1] * mixing
-    volatility = annual_volatility * float(np.sqrt(timeframe_delta(timeframe) / _YEAR)) * np.ones(n_bars)
-    if garch:
-        volatility *= _garch(shocks, alpha=0.06, beta=0.92)
-    kicks = strength * np.sqrt(1 - persistence**2) * shocks
-    driver = np.fromiter(accumulate(kicks.tolist(), lambda d, kick: persistence * d + kick), float, n_bars)
-    drift = np.concatenate(([0.0], driver[:-1]))
-    moves = _moves(paths, volatility * mixing * np.sqrt(1 - strength**2), volatility * drift)
-    volume = _volume(rng, moves)
-    return _assemble(moves, volume, times, price=price, tick=tick, symbol=symbol, timeframe=timeframe)
+    market: MarketOptions = {"timeframe": timeframe, "symbol": symbol, "price": price, "tick": 0.01}
+    return _assemble(moves, _volume(rng, moves), times, market)
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
@@ -238,10 +220,14 @@ def _check_range(name: str, value: float, low: float, high: float) -> None:
         raise ConfigError(f"{name}={value!r} is out of range; use {low:g} to {high:g}")
 
 
-def _check_market(annual_volatility: float, price: float, tick: float) -> None:
-    _check_range("annual_volatility", annual_volatility, 1e-6, 10.0)
-    _check_range("price", price, 1e-6, 1e9)
-    _check_range("tick", tick, 0.0, price / 10)
+def _checked(options: MarketOptions) -> MarketOptions:
+    """The options with their defaults. ConfigError for one out of range."""
+    market: MarketOptions = {**_DEFAULTS, **options}
+    _check_range("annual_volatility", market["annual_volatility"], 1e-6, 10.0)
+    _check_range("tails", market["tails"], 2.1, 1e6)
+    _check_range("price", market["price"], 1e-6, 1e9)
+    _check_range("tick", market["tick"], 0.0, market["price"] / 10)
+    return market
 
 
 def _session_bars(timeframe: str) -> int:
@@ -249,7 +235,7 @@ def _session_bars(timeframe: str) -> int:
     return max(1, int(pd.Timedelta(hours=6.5) / timeframe_delta(timeframe)))
 
 
-def _calendar(n_bars: int, timeframe: str, session: int = 0) -> pd.DatetimeIndex:
+def _open_times(n_bars: int, timeframe: str, session: int = 0) -> pd.DatetimeIndex:
     """Open times: without end, or ``session`` bars from midnight UTC on each weekday."""
     step = timeframe_ns(timeframe)
     if n_bars < 1:
@@ -292,8 +278,8 @@ def _moves(paths: npt.NDArray[np.float32], amplitude: Float64Array, drift: Float
     moves = Moves(*np.zeros((4, n_bars)))
     ramp = np.arange(1, steps + 1, dtype=np.float32) / np.float32(steps)
     amplitude, drift = amplitude.astype(np.float32), drift.astype(np.float32)  # 1e-7 of a move is nothing
-    for start in range(0, n_bars, _BLOCK):
-        part = slice(start, start + _BLOCK)
+    for start in range(0, n_bars, _PATH_BLOCK):
+        part = slice(start, start + _PATH_BLOCK)
         walk = amplitude[part, None] * paths[part] + drift[part, None] * ramp
         end = walk[:, -1:]
         if wicks != 1.0:
@@ -323,29 +309,21 @@ def _volume(rng: np.random.Generator, moves: Moves) -> Float64Array:
     return np.asarray(np.round(100.0 * (0.2 + size / size.mean()) * noise, 3))
 
 
-def _assemble(
-    moves: Moves,
-    volume: Float64Array,
-    times: pd.DatetimeIndex,
-    *,
-    price: float,
-    tick: float,
-    symbol: str,
-    timeframe: str,
-) -> pd.DataFrame:
-    """Bars from log moves: prices from ``price`` on, rounded to ticks (rounding keeps their order)."""
+def _assemble(moves: Moves, volume: Float64Array, times: pd.DatetimeIndex, market: MarketOptions) -> pd.DataFrame:
+    """Bars of log moves: prices from the first open on, rounded to ticks (rounding keeps their order)."""
+    tick = market["tick"]
     closes = np.cumsum(moves.gap + moves.body)
     opens = np.concatenate(([0.0], closes[:-1])) + moves.gap
     highs = np.maximum(opens, closes) + moves.upper
     lows = np.minimum(opens, closes) - moves.lower
     data = np.empty((5, len(times)))
     np.exp((opens, highs, lows, closes), out=data[:4])
-    data[:4] *= price
+    data[:4] *= market["price"]
     if tick:
         per_unit = 1 / tick
         whole = abs(per_unit - round(per_unit)) < 1e-9 * per_unit  # a division then gives the nearest decimal
         counts = np.maximum(np.rint(data[:4] * per_unit), 1.0)
         data[:4] = counts / round(per_unit) if whole else counts * tick
     data[4] = volume
-    bars = make_bars(times, data, symbol=check_symbol(symbol), timeframe=timeframe)
+    bars = make_bars(times, data, symbol=check_symbol(market["symbol"]), timeframe=market["timeframe"])
     return validate_bars(bars)

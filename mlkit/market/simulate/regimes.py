@@ -1,4 +1,4 @@
-"""Simulated markets that change their character at a known bar, to ask a drift monitor whether it sees it."""
+"""Simulated markets whose distribution or edge changes at a known bar, to test drift monitors."""
 
 from typing import Any, Literal, get_args
 

@@ -31,7 +31,7 @@ Candle = tuple[tuple[float, float], tuple[float, float], tuple[float, float], tu
 _ANY = (0.0, 0.4)  # a shadow that does not matter
 _BARE = (0.0, 0.13)  # a shadow around "very short"
 
-SHAPES: dict[str, tuple[Candle, ...]] = {
+PATTERN_SHAPES: dict[str, tuple[Candle, ...]] = {
     "doji": (((-0.1, 0.1), (-0.35, 0.35), (0.0, 0.9), (0.0, 0.9)),),
     "hammer": (
         ((-0.1, 0.1), (-1.6, -0.3), _ANY, (0.0, 0.3)),
@@ -86,16 +86,16 @@ def _mirror(shape: tuple[Candle, ...]) -> tuple[Candle, ...]:
     return tuple((flip(gap), flip(body), lower, upper) for gap, body, upper, lower in shape)
 
 
-SHAPES |= {
-    "engulfing_bearish": _mirror(SHAPES["engulfing_bullish"]),
-    "evening_star": _mirror(SHAPES["morning_star"]),
-    "harami_bearish": _mirror(SHAPES["harami"]),
-    "dark_cloud_cover": _mirror(SHAPES["piercing_line"]),
-    "tweezer_bottom": _mirror(SHAPES["tweezer_top"]),
-    "marubozu_black": _mirror(SHAPES["marubozu"]),
+PATTERN_SHAPES |= {
+    "engulfing_bearish": _mirror(PATTERN_SHAPES["engulfing_bullish"]),
+    "evening_star": _mirror(PATTERN_SHAPES["morning_star"]),
+    "harami_bearish": _mirror(PATTERN_SHAPES["harami"]),
+    "dark_cloud_cover": _mirror(PATTERN_SHAPES["piercing_line"]),
+    "tweezer_bottom": _mirror(PATTERN_SHAPES["tweezer_top"]),
+    "marubozu_black": _mirror(PATTERN_SHAPES["marubozu"]),
 }
 # Shapes that nature seldom makes are planted more often.
-WEIGHTS = dict.fromkeys(SHAPES, 1.0) | {
+PATTERN_WEIGHTS = dict.fromkeys(PATTERN_SHAPES, 1.0) | {
     "shooting_star": 3.0,
     "morning_star": 3.0,
     "evening_star": 3.0,
@@ -110,9 +110,9 @@ def plant_shapes(moves: Moves, rng: np.random.Generator, rate: float, *, with_ga
 
     ``with_gaps=False`` plants every shape with ``open == previous close``.
     """
-    names = list(SHAPES)
-    lengths = np.array([len(SHAPES[name]) for name in names])
-    weights = np.array([WEIGHTS[name] for name in names])
+    names = list(PATTERN_SHAPES)
+    lengths = np.array([len(PATTERN_SHAPES[name]) for name in names])
+    weights = np.array([PATTERN_WEIGHTS[name] for name in names])
     weights /= weights.sum()
     n_bars = len(moves.body)
     mean = float(lengths @ weights)
@@ -125,7 +125,7 @@ def plant_shapes(moves: Moves, rng: np.random.Generator, rate: float, *, with_ga
     body_unit, range_unit = _recent_mean(np.abs(moves.body)), _recent_mean(moves.range())
     for kind, name in enumerate(names):
         at = starts[kinds == kind]
-        for step, candle in enumerate(SHAPES[name]):
+        for step, candle in enumerate(PATTERN_SHAPES[name]):
             _draw(moves, rng, at + step, candle, body_unit[at], range_unit[at], with_gaps)
         if name.startswith("tweezer"):
             _level(moves, at, top=name == "tweezer_top")

@@ -12,8 +12,8 @@ import pytest
 from mlkit.config import Settings
 from mlkit.errors import ConfigError
 from mlkit.market.collect.exchange import Exchange
-from mlkit.market.collect.follow import follow
 from mlkit.market.collect.patience import Patience
+from mlkit.market.collect.polling import follow
 from mlkit.market.lake.store import BarStore
 from mlkit.market.simulate.markets import null_market
 

@@ -1,4 +1,4 @@
-"""Bars as they close: the lake kept up to date by polling, for a live panel or a watching command."""
+"""Bars as they close: an exchange is polled and the lake kept up to date, for a live panel."""
 
 from collections.abc import Callable, Iterator
 
@@ -28,7 +28,7 @@ def follow(
     """Yield newly closed bars, each once and in order, after committing them to the lake.
 
     First comes what closed since the lake's last bar, in one frame; then each bar some two seconds after its close by
-    the exchange's clock. A lost network ends nothing: ``notice`` is called, and the bars missed come in one frame when
+    the exchange's clock. When the network is lost, ``notice`` is called, and the bars missed come in one frame when
     it is back. A bar that the exchange revises later is replaced in the lake and not yielded again.
 
     Parameters
