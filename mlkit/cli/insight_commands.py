@@ -1,4 +1,4 @@
-"""Commands that answer: insights, status, serve."""
+"""Commands that show insights and status, and serve them."""
 
 import argparse
 import atexit
@@ -16,8 +16,8 @@ from typing import Any
 from mlkit.cli.arguments import AddCommand, Arguments, market_arguments, settings_from
 from mlkit.errors import ConfigError, MlkitError
 
-EVERY = 30.0  # seconds between two looks of --watch
-CLEAR = "\x1b[H\x1b[2J\x1b[3J"
+WATCH_SECONDS = 30.0  # between two insights of --watch
+CLEAR_SCREEN = "\x1b[H\x1b[2J\x1b[3J"
 
 
 def register(command: AddCommand) -> None:
@@ -75,22 +75,23 @@ def _insights(arguments: Arguments) -> None:
     answered = False
     while True:
         try:
-            said = markets.answer((arguments.symbol, arguments.timeframe)).insight
+            insight = markets.answer((arguments.symbol, arguments.timeframe)).insight
         except (MlkitError, OSError) as error:
-            if not answered:  # what never worked is an error, what fails for once is told and tried again
+            # The first attempt fails as an error; a later failure is printed and tried again.
+            if not answered:
                 raise
             print(f"mlkit: {' '.join(str(error).split())}", file=sys.stderr)
         else:
             answered = True
             if sys.stdout.isatty() and not arguments.json:
-                print(CLEAR, end="")
-            _show(said, arguments.json, indent=None)
-        _pause(EVERY)
+                print(CLEAR_SCREEN, end="")
+            _show(insight, arguments.json, indent=None)
+        _pause(WATCH_SECONDS)
 
 
 @contextmanager
 def _short_lived() -> Iterator[None]:
-    """No search for garbage while one answer is made, nor at the exit: a third of a cold start, which finds none."""
+    """No garbage collection during one command and at the exit: it takes a third of a cold start and frees nothing."""
     collecting = gc.isenabled()
     gc.disable()
     atexit.unregister(gc.freeze)
@@ -153,7 +154,7 @@ def _status(arguments: Arguments) -> None:
 
 
 def _state(settings: Any) -> dict[str, Any]:
-    """What is here, without loading a model or importing an optional package."""
+    """Bars, bundles and packages, without loading a model or importing an optional package."""
     from importlib.util import find_spec
     from urllib.parse import unquote
 

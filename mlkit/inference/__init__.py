@@ -1,4 +1,4 @@
-"""Level 5: where bars meet models."""
+"""Level 5: insights from bars and models: patterns, price forecasts and signals of a closed bar."""
 
 import lazy_loader
 

@@ -1,31 +1,31 @@
-"""Level 5: where bars meet models."""
+"""Level 5: insights from bars and models: patterns, price forecasts and signals of a closed bar."""
 
-# The folder whose current bundle answers for a market; None where nothing was trained.
+# Folder whose current bundle is used for a market, its own or a pool's; None where nothing was trained.
 from .bundle_roots import answering_root as answering_root
 
-# The published bundle that answers for a market, its own or a pool's.
+# The published bundle that is used for a market, its own or a pool's; None where nothing was trained.
 from .bundle_roots import current_bundle as current_bundle
 
-# What tells one CURRENT of a folder from another, by one look at the file; None without one.
+# Identity of the CURRENT file of a folder, which changes with each publishing; None without one.
 from .bundle_roots import current_stamp as current_stamp
 
-# Where the report of a market lies: drift.json, or one for each symbol where a root serves several.
+# Path of a market's drift report: drift.json, or one for each symbol where a root serves several.
 from .drift_note import drift_file as drift_file
 
-# Words about bars that are stale at now, where the newest closed at known; both naive UTC.
+# A note about bars that are stale at a given time; None if they are not.
 from .freshness import bars_late as bars_late
 
-# What the bars alone tell: the age of the model at this bar, and what is missing before it.
+# Age of the model at a bar, and the bars missing before it.
 from .freshness import model_freshness as model_freshness
 
-# Everything mlkit says about one closed bar: patterns, prices, signals.
+# Patterns, price forecasts and signals of one closed bar, as data, text, HTML and widget.
 from .insight import Insight as Insight
 
 # Turns bars into insights with the models of one bundle.
 from .predictor import Predictor as Predictor
 
-# The insight of the latest bar that load_bars knows, by the current bundle of its market.
+# The insight of the newest bar of a market, by its current bundle.
 from .predictor import insights as insights
 
-# Answers by market; safe to ask from several threads, but for one market in one thread at a time.
+# Newest insight by market, each market followed live.
 from .served_markets import Markets as Markets

@@ -1,14 +1,14 @@
-"""Which folder of models answers for a market.
+"""The folder of models that is used for a market.
 
     <models>/<symbol>-<timeframe>/       a market's own bundles
     <models>/pools/<name>-<timeframe>/   bundles trained on several markets
 
-A market's own bundle comes first. Without one, the pools of its timeframe whose current bundle names it: the one whose
-training ended last, of several the first by name. A market that no pool names has no price model, even where the pool
-could forecast it: nobody has measured what that is worth there. `Predictor` may be given any bundle.
+A market's own bundle comes first. Without one, a pool of its timeframe whose current bundle names the market: the one
+whose training ended last, of several the first by name. A market that no pool names has no price model, because no
+metrics were measured on it; `Predictor` accepts any bundle.
 
-A pool whose manifest is damaged is passed over with one warning, since it may be about other markets. Where no other
-bundle answers, it may be about this one: that is an error.
+A pool whose manifest is damaged is skipped with one warning, since it may hold other markets. Where no other bundle is
+found it may be the market's own, so that it is an error.
 """
 
 import logging
@@ -28,10 +28,9 @@ _log = logging.getLogger("mlkit")
 
 
 def answering_root(symbol: str, timeframe: str, settings: Settings) -> Path | None:
-    """The folder whose current bundle answers for a market; None where nothing was trained.
+    """The folder whose current bundle is used for a market; None where nothing was trained.
 
-    Reads the manifests of the pools where the market has no bundle of its own. A damaged one is left out with a
-    warning, once for each fault; BundleError for it where no other pool names the market.
+    Raises BundleError for a damaged pool where neither the market nor another pool has a bundle for it.
     """
     own = market_root(symbol, timeframe, settings)
     if current_stamp(own) is not None:
@@ -53,7 +52,7 @@ def answering_root(symbol: str, timeframe: str, settings: Settings) -> Path | No
 
 
 def current_stamp(root: Path) -> Stamp | None:
-    """What tells one ``CURRENT`` of a folder from another, by one look at the file; None without one."""
+    """Identity of the ``CURRENT`` file of a folder, which changes with each publishing; None without one."""
     try:
         status = (root / CURRENT).stat()
     except FileNotFoundError:
@@ -63,7 +62,7 @@ def current_stamp(root: Path) -> Stamp | None:
 
 @lru_cache(maxsize=256)
 def _pooled(root: Path, stamp: Stamp) -> tuple[frozenset[str], str]:
-    """Symbols of a pool's current bundle, and where its training ended; read once for each publishing."""
+    """Symbols of a pool's current bundle and the end of its training; read once for each publishing."""
     manifest = read_manifest(root / read_current(root)[0])
     return frozenset(manifest.pool), manifest.training_span.end
 
@@ -74,7 +73,7 @@ def _warn_once(root: Path, fault: str) -> None:
 
 
 def current_bundle(symbol: str, timeframe: str, settings: Settings) -> "ModelBundle | None":
-    """The published bundle that answers for a market, its own or a pool's.
+    """The published bundle that is used for a market, its own or a pool's.
 
     None where nothing was trained; BundleError when damaged.
     """

@@ -1,7 +1,7 @@
-"""The last word about drift, as an insight, the status and the panel repeat it.
+"""The last result of `mlkit drift` for a market, as insight, status and panel repeat it.
 
-`mlkit.operations.drift.checks.save_drift` writes ``drift.json`` beside the bundles of a market. A file that is damaged,
-hostile or too long is as good as none: one warning in the log, and "not monitored". So is one about another bundle.
+`mlkit.operations.drift` writes ``drift.json`` beside the bundles of a market. A file that is damaged, hostile or too
+long counts as not monitored, with one warning in the log; so does one about another bundle, without a warning.
 """
 
 import json
@@ -9,21 +9,20 @@ import logging
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from mlkit.errors import BundleError
 from mlkit.inference.insight_data import Drift
 from mlkit.market import symbol_folder
 from mlkit.models.bundle import read_plain
 
-LONGEST = 1 << 18  # bytes of a report
+MAX_REPORT_BYTES = 1 << 18
 _log = logging.getLogger("mlkit")
 
 
 class _Report(BaseModel):
-    """What is read of the file; the rest is for people."""
+    """The fields of the file that are read; others are for people."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -31,49 +30,39 @@ class _Report(BaseModel):
     symbol: str
     timeframe: str
     checked: str
-    verdict: Literal["drift", "no drift", "not enough bars"]
+    verdict: str
     reasons: list[str]
 
 
 def drift_file(root: Path, symbol: str, timeframe: str) -> Path:
-    """Where the report of a market lies: ``drift.json``, or one for each symbol where a root serves several."""
+    """Path of a market's report: ``drift.json``, or one for each symbol where a root serves several."""
     folder = symbol_folder(symbol)
     return root / ("drift.json" if root.name == f"{folder}-{timeframe}" else f"drift-{folder}-{timeframe}.json")
 
 
 def read_drift(root: Path, symbol: str, timeframe: str, bundle: str) -> Drift | None:
-    """What was last found about a bundle on a market; None where nothing is known."""
+    """The last result for a bundle on a market; None without a valid report."""
     path = drift_file(root, symbol, timeframe)
     try:
         status = path.lstat()
     except OSError:
         return None
-    report = _read(path, (status.st_ino, status.st_mtime_ns, status.st_size))
-    if report is None or (report.symbol, report.timeframe, report.bundle) != (symbol, timeframe, bundle):
-        return None
-    try:
-        checked = datetime.fromisoformat(report.checked).replace(tzinfo=None)
-        return Drift(verdict=report.verdict, checked=checked, reasons=[_plain(text) for text in report.reasons[:20]])
-    except ValueError:
-        _log.warning("%s: not a drift report; run mlkit drift again", path)
-        return None
-
-
-def _plain(text: str) -> str:
-    """One printable line."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:500])
+    found = _read(path, (status.st_ino, status.st_mtime_ns, status.st_size))
+    return found[1] if found is not None and found[0] == (symbol, timeframe, bundle) else None
 
 
 @lru_cache(maxsize=256)
-def _read(path: Path, stamp: tuple[int, int, int]) -> _Report | None:
-    """The report, or None with a warning; once for each state of the file."""
+def _read(path: Path, stamp: tuple[int, int, int]) -> tuple[tuple[str, str, str], Drift] | None:
+    """Market, bundle and result of a report, or None with a warning; once for each state of the file."""
     try:
-        if stamp[2] > LONGEST:
+        if stamp[2] > MAX_REPORT_BYTES:
             raise BundleError(f"{stamp[2]} bytes are too many")
-        return _Report.model_validate(json.loads(read_plain(path, None)))
-    except (BundleError, ValidationError, ValueError, RecursionError) as error:
-        detail = (
-            "not a drift report" if isinstance(error, ValidationError | ValueError | RecursionError) else str(error)
-        )
-        _log.warning("%s: %s; run mlkit drift again", path, detail[:200])
+        report = _Report.model_validate(json.loads(read_plain(path, None)))
+        reasons = ["".join(c if c.isprintable() else "?" for c in text[:500]) for text in report.reasons[:20]]
+        checked = datetime.fromisoformat(report.checked).replace(tzinfo=None)
+        drift = Drift.model_validate({"verdict": report.verdict, "checked": checked, "reasons": reasons})
+    except (BundleError, ValueError, RecursionError) as error:
+        detail = str(error)[:200] if isinstance(error, BundleError) else "not a drift report"
+        _log.warning("%s: %s; run mlkit drift again", path, detail)
         return None
+    return (report.symbol, report.timeframe, report.bundle), drift

@@ -1,4 +1,4 @@
-"""How old the bars and the model behind an insight are, and when that is too old."""
+"""Age of the bars and of the model behind an insight, and the limits beyond which they are stale."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -9,17 +9,16 @@ from mlkit.inference.insight_data import Freshness
 from mlkit.market import timeframe_delta
 
 LATE_BARS = 3  # whole bars that may be missing before the newest one is stale
-CLOSED = timedelta(days=4)  # a weekend and a holiday: what a market with sessions may pause
-MODEL_SHARE = 0.1  # a model serves a tenth of the time that it learned from
+LONGEST_CLOSE = timedelta(days=4)  # of a market with sessions: a weekend and a holiday
+MODEL_SHARE = 0.1  # a model is stale after this share of its training span
 
 
 def model_freshness(
     opened: int, before: int | None, timeframe: str, span: tuple[pd.Timestamp, pd.Timestamp] | None
 ) -> Freshness:
-    """What the bars alone tell: the age of the model at this bar, and what is missing before it.
+    """Age of the model at this bar, and the bars missing before it; depends on the bars alone, not on the current time.
 
-    No clock is read, so the same bars always give the same answer. A model is stale where the bar closes later
-    after the end of its training than a tenth of the time it was trained on.
+    A model is stale at a bar that closes more than a tenth of the training span after its end.
 
     Parameters
     ----------
@@ -47,11 +46,10 @@ def model_freshness(
 
 
 def at_time(insight: Insight, now: datetime, *, never_closes: bool) -> Insight:
-    """The same insight with the age of its bar at ``now``.
+    """The insight with the age of its bar at ``now``, which `Predictor.insight` leaves empty.
 
-    A bar is stale when more than three whole bars should have closed since; in a market with sessions four days
-    are allowed on top, for weekends and holidays. `Predictor.insight` leaves these fields empty: history has no
-    age.
+    A bar is stale when more than three whole bars should have closed since; a market with sessions is allowed four
+    more days for weekends and holidays.
 
     Parameters
     ----------
@@ -67,9 +65,9 @@ def at_time(insight: Insight, now: datetime, *, never_closes: bool) -> Insight:
 
 
 def bars_late(known: datetime, now: datetime, timeframe: str, never_closes: bool) -> str | None:
-    """Words about bars that are stale at ``now``, where the newest closed at ``known``; both naive UTC."""
+    """A note about stale bars at ``now``, where the newest closed at ``known`` (both naive UTC); None if not stale."""
     age = (now - known).total_seconds()
-    limit = LATE_BARS * timeframe_delta(timeframe).to_pytimedelta() + (timedelta() if never_closes else CLOSED)
+    limit = LATE_BARS * timeframe_delta(timeframe).to_pytimedelta() + (timedelta() if never_closes else LONGEST_CLOSE)
     if age <= limit.total_seconds():
         return None
     return f"the bars are stale: the newest closed {_words(age)} ago; fetch new ones"

@@ -179,7 +179,7 @@ class Predictor:
         Raises NotTrainedError without a price model; else as `insight`.
         """
         bars = self._checked(bars)
-        model, reason = self._models.price()
+        model, reason = self._models.price
         if model is None:
             why = self._models.why_no_prices(_market(bars))
             raise (NotTrainedError if reason == NOT_TRAINED else DependencyError)(why)
@@ -203,12 +203,12 @@ class Predictor:
     @property
     def _keep(self) -> int:
         """Bars and forecasts that the newest insight and the candles beside it depend on."""
-        model = self._models.price()[0]
+        model = self._models.price[0]
         return LIVE_BARS if model is None else max(LIVE_BARS, model.lookback + 1)
 
     def _newest(self, bars: pd.DataFrame) -> "tuple[RecentBars, Forecast | None]":
         """The newest bars of a history and their forecasts, intervals not adapted; None without a price model."""
-        model, past = self._models.price()[0], None
+        model, past = self._models.price[0], None
         if model is not None:
             features, scale, terms = self._inputs(bars)
             rows = slice(-model.lookback - 1, None)
@@ -217,7 +217,7 @@ class Predictor:
 
     def _live_forecasts(self, live: LiveState) -> "Forecast | None":
         """The same as the second of `_newest`, after the bars that were pushed."""
-        model = self._models.price()[0]
+        model = self._models.price[0]
         if model is None or live.stream is None:
             return None
         if live.pending:
@@ -245,7 +245,7 @@ class Predictor:
 
     def _forecast(self, bars: RecentBars, past: "Forecast | None") -> "tuple[Forecast | None, str | None]":
         """The forecast of the newest bar, its intervals adapted, or None and why."""
-        model = self._models.price()[0]
+        model = self._models.price[0]
         if model is None or past is None:
             return None, None
         waiting = bars.lookback.missing(self._feature_set().warm_up + 1)
@@ -261,7 +261,7 @@ class Predictor:
         """Features in the bundle's order, GARCH scale of each horizon, volatility terms (None if not trained with)."""
         from mlkit.features import volatility_scale, volatility_terms
 
-        bundle, model = self._models.bundle, self._models.price()[0]
+        bundle, model = self._models.bundle, self._models.price[0]
         assert bundle is not None
         scale = volatility_scale(frame, bundle.manifest.horizons, garch)
         terms = volatility_terms(frame, bundle.manifest.timeframe) if model is not None and model.spreads else None
@@ -300,7 +300,7 @@ class Predictor:
 
     def _stream(self, bars: pd.DataFrame) -> "FeatureSetStream | None":
         """The features of a history, ready for its next bar; None without a price model."""
-        if self._models.price()[0] is None:
+        if self._models.price[0] is None:
             return None
         symbol, timeframe = bars.attrs["symbol"], bars.attrs["timeframe"]
         stream = self._feature_set().stream(timeframe=timeframe, symbol=symbol, garch=self._garch(symbol))

@@ -1,4 +1,4 @@
-"""What a server can answer, without loading a model of any market."""
+"""Status of a server and of its markets, from manifests, without loading a price model."""
 
 from importlib.util import find_spec
 
@@ -19,7 +19,7 @@ REPORTED_PACKAGES = ("safetensors", "torch", *MODULES, "arch")
 
 
 class MarketStatus(BaseModel):
-    """One market: its newest bundle and what was measured when that was trained."""
+    """One market: its current bundle and the metrics measured when that was trained."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -37,7 +37,7 @@ class MarketStatus(BaseModel):
 
 
 class StatusAnswer(ModelStatus):
-    """What this server can answer."""
+    """Models, packages and markets of this server."""
 
     message: str | None = None
     version: str
@@ -46,10 +46,7 @@ class StatusAnswer(ModelStatus):
 
 
 def server_status(settings: Settings) -> StatusAnswer:
-    """Every market that has bars, with the bundle that answers for it.
-
-    ``price_predictor_loaded`` says that at least one market has a bundle.
-    """
+    """Every market that has bars, with its bundle; ``price_predictor_loaded`` if at least one market has one."""
     markets = [market_status(symbol, timeframe, settings) for symbol, timeframe in available(settings)]
     cnn, why = LoadedModels(None).cnn("classic")
     trained = any(market.bundle for market in markets)

@@ -1,4 +1,4 @@
-"""From evidence to BUY, SELL or HOLD: pure functions over one bar's patterns and price forecasts."""
+"""BUY, SELL and HOLD signals from one bar's patterns and price forecasts; pure functions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +14,12 @@ _SIDES: dict[int, SignalType] = {1: "BUY", -1: "SELL"}
 
 @dataclass(frozen=True)
 class SignalRules:
-    """When evidence becomes a trade.
+    """Thresholds for a BUY or SELL.
 
     Parameters
     ----------
-    min_confidence : probability a pattern or a direction must reach, in [0, 1].
-    cost_bps : one-way trading cost in basis points; a forecast must move the price by more than a round
-        trip, ``|log_return| > 2 * cost``.
+    min_confidence : least probability of a pattern or a direction, in [0, 1].
+    cost_bps : one-way trading cost in basis points; a forecast must exceed a round trip, ``|log_return| > 2 * cost``.
     """
 
     min_confidence: float = 0.5
@@ -40,10 +39,10 @@ def pattern_title(name: str) -> str:
 def pattern_signals(patterns: PatternReading, rules: SignalRules) -> list[Signal]:
     """One signal for each detected pattern, strongest first.
 
-    A shape is no forecast: BUY or SELL needs a direction, a probability of the shape of at least
-    ``min_confidence``, and an edge measured on the training bars: what followed the pattern beat the market's own
-    drift and a round trip, with its lower bound above zero, and its hit rate reaches ``min_confidence``. Else it
-    is a HOLD with its reason. ``confidence`` is the measured hit rate, None where nothing was measured.
+    BUY or SELL needs a direction, a probability of the shape of at least ``min_confidence``, a verdict "edge" on the
+    training bars (returns after the pattern beyond the market's mean and a round trip, lower bound above zero) and a
+    hit rate of at least ``min_confidence``. Else the signal is a HOLD with the reason. ``confidence`` is the measured
+    hit rate, None where nothing was measured.
     """
     found = sorted(patterns.detected.items(), key=lambda item: -item[1])
     return [_pattern_signal(name, p, patterns, rules) for name, p in found]
@@ -69,7 +68,7 @@ def _pattern_signal(name: str, probability: float, patterns: PatternReading, rul
 def _pattern_obstacle(
     probability: float, direction: int, evidence: PatternEvidence | None, rules: SignalRules
 ) -> str | None:
-    """Why a detected pattern is no trade; ``None`` when it is one."""
+    """The condition that a detected pattern fails; None for a BUY or SELL."""
     if direction == 0:
         return "it has no direction of its own"
     if evidence is None:
@@ -86,9 +85,9 @@ def _pattern_obstacle(
 def price_signals(predictions: Mapping[str, PricePrediction], current_price: float, rules: SignalRules) -> list[Signal]:
     """One signal for each horizon that has a forecast, in the order given.
 
-    BUY or SELL needs all of: no "no edge" verdict, an expected move beyond the round-trip cost, a
-    calibrated probability of the direction of at least ``min_confidence`` and above one half, and most
-    members of the ensemble on that side. The first that fails is the reason of the HOLD.
+    BUY or SELL needs all of: a verdict other than "no edge", an expected move beyond the round-trip cost, a calibrated
+    probability of the direction of at least ``min_confidence`` and above one half, and half of the ensemble's members
+    on that side. The first condition that fails is the reason of the HOLD.
     """
     return [
         _price_signal(horizon, prediction, current_price, rules)
@@ -100,14 +99,16 @@ def price_signals(predictions: Mapping[str, PricePrediction], current_price: flo
 def _price_signal(horizon: str, prediction: PricePrediction, current: float, rules: SignalRules) -> Signal:
     move = prediction.log_return or 0.0
     bars = "bar" if horizon == "1" else "bars"
-    agreeing, members = _agreement(prediction, current)
-    obstacle = _obstacle(prediction, move, agreeing, members, rules)
+    side, members = 1 if move > 0 else -1, prediction.members.values()
+    # Members that put the price on the ensemble's side of the current one.
+    agreeing = sum((value - current) * side > 0 for value in members)
+    obstacle = _obstacle(prediction, move, agreeing, len(members), rules)
     change = f"{move:+.2%}" if move else "no change"
     moved = f"{change} expected in {horizon} {bars}"
     sure = "" if prediction.confidence is None else f", direction {prediction.confidence:.0%} sure"
-    united = f", {agreeing} of {members} models agree" if members else ""
+    united = f", {agreeing} of {len(members)} models agree" if members else ""
     return Signal(
-        type="HOLD" if obstacle else _SIDES[1 if move > 0 else -1],
+        type="HOLD" if obstacle else _SIDES[side],
         source=f"Price forecast: {horizon} {bars}",
         reason=f"{moved}{sure}{united}" if obstacle is None else f"{moved}: {obstacle}",
         confidence=prediction.confidence,
@@ -115,7 +116,7 @@ def _price_signal(horizon: str, prediction: PricePrediction, current: float, rul
 
 
 def _obstacle(prediction: PricePrediction, move: float, agreeing: int, members: int, rules: SignalRules) -> str | None:
-    """Why a forecast is no trade; ``None`` when it is one."""
+    """The condition that a forecast fails; None for a BUY or SELL."""
     sure = prediction.confidence
     if prediction.verdict == "no edge":
         return NO_EDGE
@@ -132,25 +133,17 @@ def _obstacle(prediction: PricePrediction, move: float, agreeing: int, members: 
     return None
 
 
-def _agreement(prediction: PricePrediction, current: float) -> tuple[int, int]:
-    """How many members put the price on the ensemble's side of the current one, of how many."""
-    sign = 1.0 if (prediction.log_return or 0.0) > 0 else -1.0
-    prices = prediction.members.values()
-    return sum((value - current) * sign > 0 for value in prices), len(prices)
-
-
 def combine_signals(signals: Sequence[Signal], *, missing: str | None = None) -> list[Signal]:
     """Order signals so that the leading one comes first.
 
-    One side only: its strongest signal leads; where both a pattern and a forecast point there, a signal that says
-    so leads, with the confidence of the stronger, for their evidence is not independent. Both sides: a HOLD leads
-    that names the contradiction and has no confidence. No side: the strongest HOLD leads, or one is made with
-    ``missing`` as its reason.
+    All BUY or all SELL: the strongest leads; where both a pattern and a forecast agree, a signal that says so leads,
+    with the confidence of the stronger, because the two are not independent. BUY and SELL: a HOLD leads that names the
+    contradiction and has no confidence. Neither: the strongest HOLD leads, or a HOLD with ``missing`` as its reason.
 
     Parameters
     ----------
     signals : of patterns and price forecasts, any order.
-    missing : why there is no evidence at all, where there is none.
+    missing : reason of the HOLD where there are no signals.
     """
     ranked = sorted(signals, key=lambda s: (s.type == "HOLD", -(s.confidence or 0.0)))
     if not ranked:

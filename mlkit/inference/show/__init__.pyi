@@ -1,7 +1,7 @@
 """An insight as card, chart, terminal text and live panel."""
 
-# The live panel of a market, as a widget: shows the newest insight and asks again while somebody looks.
+# The live panel of a market, as a widget that renews its insight while it is in view.
 from .live_panel import panel as panel
 
-# Lines for a terminal of 100 columns.
+# The insight as aligned lines for a terminal of 100 columns.
 from .terminal import insight_table as insight_table

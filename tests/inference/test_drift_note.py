@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 
 import mlkit
-from mlkit.inference.drift_note import LONGEST, read_drift
+from mlkit.inference.drift_note import MAX_REPORT_BYTES, read_drift
 from mlkit.inference.show.terminal import insight_table
 from mlkit.models.bundle.bundle import ModelBundle
 
-SAID = {
+REPORT = {
     "bundle": "0123456789abcdef",
     "symbol": "TEST",
     "timeframe": "1d",
@@ -32,15 +32,15 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def read(root: Path, bundle: str = SAID["bundle"]) -> Any:  # type: ignore[assignment]
+def read(root: Path, bundle: str = REPORT["bundle"]) -> Any:  # type: ignore[assignment]
     return read_drift(root, "TEST", "1d", bundle)
 
 
 def test_a_report_is_read_once_and_again_when_it_changes(root: Path) -> None:
     assert read(root) is None
-    (root / "drift.json").write_text(json.dumps(SAID))
+    (root / "drift.json").write_text(json.dumps(REPORT))
     assert read(root).verdict == "drift"
-    (root / "drift.json").write_text(json.dumps({**SAID, "verdict": "no drift", "more": [1, 2]}))
+    (root / "drift.json").write_text(json.dumps({**REPORT, "verdict": "no drift", "more": [1, 2]}))
     assert read(root).verdict == "no drift"
     assert read(root, "another") is None
 
@@ -53,13 +53,13 @@ def test_a_report_is_read_once_and_again_when_it_changes(root: Path) -> None:
         "[]",
         "null",
         "[" * 100_000,
-        json.dumps({**SAID, "verdict": "<script>"}),
-        json.dumps({**SAID, "reasons": "no list"}),
-        json.dumps({**SAID, "reasons": [1]}),
-        json.dumps({**SAID, "checked": "yesterday"}),
-        json.dumps({**SAID, "checked": 5}),
-        json.dumps({key: value for key, value in SAID.items() if key != "verdict"}),
-        json.dumps({**SAID, "padding": "x" * LONGEST}),
+        json.dumps({**REPORT, "verdict": "<script>"}),
+        json.dumps({**REPORT, "reasons": "no list"}),
+        json.dumps({**REPORT, "reasons": [1]}),
+        json.dumps({**REPORT, "checked": "yesterday"}),
+        json.dumps({**REPORT, "checked": 5}),
+        json.dumps({key: value for key, value in REPORT.items() if key != "verdict"}),
+        json.dumps({**REPORT, "padding": "x" * MAX_REPORT_BYTES}),
         "\udcff".encode("utf-8", "surrogateescape"),
     ],
 )
@@ -73,7 +73,7 @@ def test_what_is_no_report_is_not_monitored_with_a_warning(
 
 
 def test_links_pipes_and_folders_are_not_followed(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (root / "elsewhere.json").write_text(json.dumps(SAID))
+    (root / "elsewhere.json").write_text(json.dumps(REPORT))
     makes: list[Callable[[Path], None]] = [lambda path: path.symlink_to(root / "elsewhere.json"), os.mkfifo, Path.mkdir]
     for make in makes:
         make(root / "drift.json")
@@ -83,7 +83,7 @@ def test_links_pipes_and_folders_are_not_followed(root: Path, caplog: pytest.Log
 
 
 def test_long_and_unprintable_reasons_are_cut(root: Path) -> None:
-    (root / "drift.json").write_text(json.dumps({**SAID, "reasons": ["\x1b[31m" + "x" * 5000] * 50}))
+    (root / "drift.json").write_text(json.dumps({**REPORT, "reasons": ["\x1b[31m" + "x" * 5000] * 50}))
     found = read(root)
     assert len(found.reasons) == 20 and all(len(text) == 500 and text.isprintable() for text in found.reasons)
 
@@ -97,10 +97,10 @@ def test_insight_and_terminal_say_what_was_found(
     predictor = mlkit.Predictor(bundle)
     before = predictor.insight(bars)
     assert before.model_status.drift is None and "drift: not monitored" in insight_table(before)
-    (root / "drift.json").write_text(json.dumps({**SAID, "bundle": bundle.id}))
+    (root / "drift.json").write_text(json.dumps({**REPORT, "bundle": bundle.id}))
     said = predictor.insight(bars)
     assert said.model_dump()["model_status"]["drift"] == {
-        "verdict": "drift", "checked": "2019-01-01T00:00:00", "reasons": SAID["reasons"],
+        "verdict": "drift", "checked": "2019-01-01T00:00:00", "reasons": REPORT["reasons"],
     }  # fmt: skip
     shown = insight_table(said)
     assert "drift: drift, checked at the close of 2019-01-01 00:00 UTC" in shown and "3 of 197 moved" in shown
