@@ -23,8 +23,16 @@ from sklearn.dummy import DummyRegressor
 import mlkit
 from mlkit.evaluation.metrics import coverage, interval_score
 from mlkit.models.ensemble.calibration import conformal_quantiles
-from mlkit.models.ensemble.conformal import MEMORY, adaptation_rate, block_numbers, follow_ends, learning_rate
-from mlkit.models.ensemble.experts import PACES, PLAIN
+from mlkit.models.ensemble.conformal import (
+    COMBINED,
+    LOOKBACK,
+    adaptation_rate,
+    adaptive_bounds,
+    block_numbers,
+    learning_rate,
+    make_experts,
+)
+from mlkit.models.ensemble.experts import RATE_FACTORS
 
 CALIBRATION = 2000
 LEVEL = 0.9
@@ -43,21 +51,18 @@ def scores(rows: int, horizon: int) -> np.ndarray:
 
 def ours(y: np.ndarray, horizon: int) -> Ends:
     (low80, high80), (low90, high90) = (conformal_quantiles(y[:CALIBRATION], level) for level in (0.8, 0.9))
-    start = np.tile([low90, low80, high80, high90], (PLAIN, 1))
-    ends = follow_ends(
-        y,
-        np.ones((len(y), PLAIN)),
-        np.zeros(len(y)),
-        start,
-        np.zeros((PLAIN, 4)),
-        horizon,
-        block=block_numbers(np.arange(len(y)), 1),
-        memory=MEMORY,
-        rate=adaptation_rate(horizon) * np.array(PACES[:PLAIN]),
-        lean=np.zeros(PLAIN),
+    experts = make_experts(
+        bounds=np.tile([low90, low80, high80, high90], (COMBINED, 1)),
+        losses=np.zeros((COMBINED, 4)),
+        rate=adaptation_rate(horizon) * np.array(RATE_FACTORS[:COMBINED]),
+        slopes=np.zeros(COMBINED),
         learning=learning_rate(horizon),
-        first=CALIBRATION + horizon,
+        horizon=horizon,
+        lookback=LOOKBACK,
     )
+    blocks = block_numbers(np.arange(len(y)), 1)
+    scales = np.ones((len(y), COMBINED))
+    ends = adaptive_bounds(y, scales, np.zeros(len(y)), experts, blocks, CALIBRATION + horizon)
     return ends[:, 0], ends[:, 3]
 
 

@@ -1,13 +1,15 @@
 """Calibration: external oracles for each piece, and noise that must come out as noise."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter, ValidationError
 from scipy import stats
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
-from mlkit.errors import BundleError, ConfigError
+from mlkit.errors import ConfigError
 from mlkit.evaluation.metrics import direction, expected_calibration_error, r2_no_change
 from mlkit.models.ensemble import calibration as c
 
@@ -139,7 +141,7 @@ def test_a_lucky_stretch_is_not_evidence() -> None:
     y[600:] += 0.6 * z[600:]
     y[:300] -= 0.05 * z[:300]
     shrink, trust, t = c.shrinkage(z, y, 1)
-    assert t > c.EVIDENCE  # significant over all rows
+    assert t > c.MIN_T  # significant over all rows
     assert shrink == trust == 0.0
     steady = c.shrinkage(z, 0.25 * z + rng.normal(size=900), 1)
     assert steady[0] > 0.1
@@ -173,28 +175,28 @@ def test_std_is_that_of_the_residual() -> None:
 
 def test_json_round_trip() -> None:
     fitted = c.fit_calibration(*signal(10), 5)
-    assert c.HorizonCalibration.from_dict(json.loads(json.dumps(fitted.to_dict()))) == fitted
+    assert TypeAdapter(c.HorizonCalibration).validate_json(json.dumps(asdict(fitted))) == fitted
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"std": float("nan")}, "std must be a finite number"),
-        ({"std": "1"}, "std must be a finite number"),
-        ({"horizon": True}, "horizon must be a finite number"),
-        ({"horizon": 1.5}, "horizon must be a finite number"),
-        ({"shrink": 1.5}, "contradict"),
-        ({"slope": -0.1}, "contradict"),
+        ({"std": float("nan")}, "std.*\n.*finite number"),
+        ({"std": "1"}, "std.*\n.*valid number"),
+        ({"horizon": True}, "horizon.*\n.*valid integer"),
+        ({"horizon": 1.5}, "horizon.*\n.*valid integer"),
+        ({"shrink": 1.5}, "less than or equal to 1"),
+        ({"slope": -0.1}, "greater than or equal to 0"),
         ({"low80": 3.0}, "contradict"),
-        ({"memory": 10**9}, "contradict"),
-        ({"rate": -0.1}, "contradict"),
-        ({"more": 1}, "expected the keys"),
+        ({"lookback": 10**9}, "less than or equal to 100000"),
+        ({"rate": -0.1}, "greater than or equal to 0"),
+        ({"more": 1}, "Unexpected keyword"),
     ],
 )
 def test_foreign_values_are_refused(change: dict[str, object], message: str) -> None:
-    values = c.fit_calibration(*signal(11), 5).to_dict() | change
-    with pytest.raises(BundleError, match=message):
-        c.HorizonCalibration.from_dict(values)
+    values = asdict(c.fit_calibration(*signal(11), 5)) | change
+    with pytest.raises(ValidationError, match=message):
+        TypeAdapter(c.HorizonCalibration).validate_json(json.dumps(values))
 
 
 def test_too_few_rows() -> None:

@@ -306,7 +306,7 @@ def test_adapted_rows_read_only_what_was_known(planted: Market, fitted: PricePre
 
 def test_the_last_row_alone_is_the_row_of_the_batch(planted: Market, fitted: PricePredictor) -> None:
     assert fitted.lookback == 4504
-    fitted = replace(fitted, calibrations=tuple(replace(c, memory=2000) for c in fitted.calibrations))
+    fitted = replace(fitted, calibrations=tuple(replace(c, lookback=2000) for c in fitted.calibrations))
     block = block_numbers(np.arange(len(planted.X)), 1)
     whole = fitted.adapted(fitted.predict(planted.X, planted.scale), planted.Y, block)
     window = slice(3500 - fitted.lookback, 3501)

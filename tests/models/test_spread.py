@@ -1,13 +1,14 @@
 """The combined scale: an oracle for the regression, a known truth to find, and a prior to fall back on."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter, ValidationError
 from scipy.optimize import minimize
 
-from mlkit.errors import BundleError
-from mlkit.models.ensemble.spread import MEMORY, RIDGE, HorizonSpread, fit_spread, spread_scale
+from mlkit.models.ensemble.spread import PERSISTENCE, RIDGE, HorizonSpread, fit_spread, spread_scale
 
 
 def market(n: int, seed: int = 0, horizon: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -26,7 +27,7 @@ def test_the_regression_against_scipy() -> None:
     columns = np.column_stack([np.log(scale) - terms[:, 0], terms])
     design = np.column_stack([np.ones(400), columns - columns.mean(axis=0)])
     size = np.abs(y) / np.exp(0.5 * np.log(scale) + 0.5 * terms[:, 0])
-    ridge = RIDGE * (1 + MEMORY) / 400
+    ridge = RIDGE * (1 + PERSISTENCE) / 400
 
     def loss(b: np.ndarray) -> float:
         eta = design @ b
@@ -52,7 +53,7 @@ def test_a_better_term_and_a_season_are_found() -> None:
 
 def test_few_outcomes_keep_the_prior() -> None:
     scale, terms, y = market(300, horizon=60)
-    few, crowded = fit_spread(scale, terms, y, 60), fit_spread(scale, terms, y, 1, crowd=1e9)
+    few, crowded = fit_spread(scale, terms, y, 60), fit_spread(scale, terms, y, 1, rows_per_time=1e9)
     assert np.abs(few.coefficients[1:]).max() < 0.35 < 0.8
     assert np.abs(crowded.coefficients[1:]).max() < 1e-6
     ours = spread_scale((crowded,), scale[:, None], terms)[:, 0]
@@ -84,17 +85,18 @@ def test_what_was_never_seen_stays_in_reach() -> None:
 
 def test_json_round_trip_and_foreign_values() -> None:
     fitted = fit_spread(*market(300), 1)
-    assert HorizonSpread.from_dict(json.loads(json.dumps(fitted.to_dict()))) == fitted
+    assert TypeAdapter(HorizonSpread).validate_json(json.dumps(asdict(fitted))) == fitted
     for change, message in (
-        ({"coefficients": "1"}, "list of numbers"),
+        ({"coefficients": "1"}, "valid array"),
         ({"coefficients": [1.0, 2.0, float("nan")]}, "finite number"),
-        ({"horizon": True}, "finite number"),
+        ({"coefficients": [1.0]}, "at least 3 items"),
+        ({"horizon": True}, "valid integer"),
         ({"low": 3.0, "high": 2.0}, "contradict"),
-        ({"high": 1e9}, "contradict"),
-        ({"more": 1}, "expected the keys"),
+        ({"high": 1e9}, "less than or equal to 50"),
+        ({"more": 1}, "Unexpected keyword"),
     ):
-        with pytest.raises(BundleError, match=message):
-            HorizonSpread.from_dict(fitted.to_dict() | change)
+        with pytest.raises(ValidationError, match=message):
+            TypeAdapter(HorizonSpread).validate_json(json.dumps(asdict(fitted) | change))
 
 
 def test_outcomes_that_never_move() -> None:

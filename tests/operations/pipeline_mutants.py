@@ -317,14 +317,13 @@ def experts_weighed_by_test_losses(patch: pytest.MonkeyPatch, world: World) -> N
 
 
 def weights_that_know_the_outcome(patch: pytest.MonkeyPatch, world: World) -> None:
-    honest = experts.follow_ends
+    honest = experts.adaptive_bounds
 
-    def leaky(outcome: np.ndarray, *args: Any, **options: Any) -> Any:
-        horizon = args[4]
-        still = {name: 0.0 * options[name] for name in ("rate", "lean")}  # the weights alone look ahead
-        return honest(np.roll(outcome, -horizon), *args, **(options | still))
+    def leaky(outcome: np.ndarray, scales: np.ndarray, log_scale: np.ndarray, panel: Any, *args: Any) -> Any:
+        still = panel._replace(rate=0.0 * panel.rate, slope_rate=0.0 * panel.slope_rate)  # the weights alone look ahead
+        return honest(np.roll(outcome, -panel.horizon), scales, log_scale, still, *args)
 
-    patch.setattr(experts, "follow_ends", leaky)
+    patch.setattr(experts, "adaptive_bounds", leaky)
 
 
 MUTANTS: dict[str, Mutant] = {

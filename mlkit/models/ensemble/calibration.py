@@ -1,81 +1,69 @@
-"""What the raw scores of an ensemble are worth: shrinkage, direction probability, intervals.
+"""What the raw score of an ensemble is worth: shrinkage, direction probability, interval quantiles.
 
 All is in **normalised units**, a log return over h bars divided by its expected scale: ``z`` is the raw ensemble score
-and ``y`` the outcome. What concerns the score is fitted on calibration rows that no model has seen; the base rate of
-a rise and the quantiles of the outcome, in which no tree has a part, on all training rows. Overlapping labels share
+and ``y`` the outcome. What depends on the score is fitted on calibration rows that no model has seen; the base rate of
+a rise and the quantiles of the outcome do not depend on the trees and use all training rows. Overlapping labels share
 bars: n rows hold about ``1.5 n / h`` independent outcomes, and every test here uses a long-run variance with a
-bandwidth of 1.5 h. Rows of several markets at one bar time share its news: what is tested is then their sum, one
-value a bar time (Driscoll and Kraay 1998, *Review of Economics and Statistics* 80).
+bandwidth of 1.5 h. Rows of several markets at one bar time are correlated: the test is then on their sum, one value a
+bar time (Driscoll and Kraay 1998, *Review of Economics and Statistics* 80).
 """
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Annotated, Self
 
 import numpy as np
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
 
-from mlkit.errors import BundleError, ConfigError
+from mlkit.errors import ConfigError
 from mlkit.evaluation import direction, t_under_null
-from mlkit.models.ensemble.conformal import MEMORY, adaptation_rate, lean_rate
+from mlkit.models.ensemble.conformal import LOOKBACK, adaptation_rate, slope_rate
 from mlkit.models.ensemble.settings import FloatVector, IntVector
+from mlkit.models.ensemble.spread import STRICT
 
-CRITICAL = 1.96
-EVIDENCE = 3.0  # standard errors under which a score counts as nothing: a study looks at hundreds of them
-BLOCKS = 3  # and it must point the same way in each of these parts of the calibration rows
-BASE_CRITICAL = 1.0  # of the base rate's garrote: markets do drift, so it needs less proof than a forecast
+T_95 = 1.96  # a two-sided test at 5 %
+MIN_T = 3.0  # t below which a score is not used: a study looks at hundreds of them
+STABLE_PARTS = 3  # the slope must be positive in each of so many parts of the calibration rows
+BASE_RATE_T = 1.0  # of the base rate's garrote: markets do drift, so it needs less proof than a forecast
 MIN_ROWS = 40
 
+NonNegative = Annotated[float, Field(ge=0.0)]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=STRICT)
 class HorizonCalibration:
     """Calibration of one horizon; every number is in normalised units."""
 
-    horizon: int
+    horizon: Annotated[int, Field(ge=1)]
     rows: int  # it was fitted on
     t_stat: float  # of the slope of outcome on score
-    shrink: float  # factor on the score, in [0, 1]; 0 is the forecast of no change
+    shrink: Annotated[float, Field(ge=0.0, le=1.0)]  # factor on the score; 0 is the forecast of no change
     intercept: float  # of the direction's log odds
-    slope: float  # of the direction's log odds on the raw score, >= 0
-    std: float  # of the outcome around the shrunk score
+    slope: NonNegative  # of the direction's log odds on the raw score
+    std: NonNegative  # of the outcome around the shrunk score
     low80: float  # quantiles of that residual, finite-sample corrected
     high80: float
     low90: float
     high90: float
     log_scale: float  # mean logarithm of the scale in training
-    log_scale_std: float  # and its standard deviation
-    memory: int  # scores that an adaptive interval may depend on
-    rate: float  # step of its ends at one score
-    lean: float  # step of their slope on the logarithm of the scale
+    log_scale_std: NonNegative  # and its standard deviation
+    lookback: Annotated[int, Field(ge=0, le=100_000)]  # outcomes that an adaptive interval may depend on
+    rate: NonNegative  # step of its bounds at one score
+    slope_rate: NonNegative  # step of their slope on the logarithm of the scale
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if list(self.bounds) != sorted(self.bounds):
+            raise ValueError(f"calibration of horizon {self.horizon}: values contradict each other")
+        return self
 
     @property
-    def ends(self) -> tuple[float, float, float, float]:
+    def bounds(self) -> tuple[float, float, float, float]:
         """Quantiles of the residual in the order of the conformal levels."""
         return self.low90, self.low80, self.high80, self.high90
 
     def p_up(self, z: FloatVector) -> FloatVector:
         """Calibrated probability of a rise (half of no change included) for raw scores ``z``."""
         return _sigmoid(self.intercept + self.slope * z)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Any) -> Self:
-        """The calibration that :meth:`to_dict` described; BundleError on anything else."""
-        kinds = {f.name: f.type for f in fields(cls)}
-        if not isinstance(values, dict) or values.keys() != kinds.keys():
-            raise BundleError(f"calibration: expected the keys {', '.join(kinds)}; train the bundle again")
-        for name, value in values.items():
-            number = isinstance(value, int) if kinds[name] is int else isinstance(value, int | float)
-            if not number or isinstance(value, bool) or not np.isfinite(value):
-                raise BundleError(f"calibration: {name} must be a finite number, got {value!r}")
-        made = cls(**values)
-        ordered = made.low90 <= made.low80 <= made.high80 <= made.high90
-        steps = 0 <= made.memory <= 100_000 and made.rate >= 0 and made.lean >= 0 and made.log_scale_std >= 0
-        centred = made.horizon >= 1 and 0 <= made.shrink <= 1 and made.slope >= 0 and made.std >= 0
-        if not (centred and ordered and steps):
-            raise BundleError(f"calibration of horizon {made.horizon}: values contradict each other")
-        return made
 
 
 def fit_calibration(
@@ -130,9 +118,9 @@ def fit_calibration(
         high90=high90,
         log_scale=0.0 if log_scale is None else float(np.mean(log_scale)),
         log_scale_std=0.0 if log_scale is None else float(np.std(log_scale)),
-        memory=MEMORY,
+        lookback=LOOKBACK,
         rate=adaptation_rate(horizon, len(history) if history_times is None else len(np.unique(history_times))),
-        lean=lean_rate(horizon),
+        slope_rate=slope_rate(horizon),
     )
 
 
@@ -151,10 +139,10 @@ def shrinkage(
     """Factor that shrinks a score towards no change, as far as its slope is not significant.
 
     ``min(slope, 1) * trust``: ``slope = Σ z y / Σ z²`` is the factor with the least squared error, and
-    ``trust = 1 - 1.96 / t`` leaves the lower end of its 95 % interval, with the t of ``mean(z y)`` under the null of no
-    predictability: what was picked because it looked good looks better than it is. t = 10 keeps 80 %. Both are 0
+    ``trust = 1 - 1.96 / t`` leaves the lower bound of its 95 % interval, with the t of ``mean(z y)`` under the null of
+    no predictability, because a score that was selected for its fit is overestimated. t = 10 keeps 80 %. Both are 0
     unless t is at least 3, which noise reaches once in 700 times, and the slope is positive in each of three
-    chronological parts: a score that agreed with the outcome in one lucky stretch is not used.
+    chronological parts.
 
     Returns
     -------
@@ -167,10 +155,11 @@ def shrinkage(
     power = float(z @ z)
     slope = float(z @ y) / power if power > 0 else 0.0
     t_stat = t_under_null(_by_time(z * y, times), int(1.5 * horizon) + 1)
-    steady = all(float(a @ b) > 0 for a, b in zip(np.array_split(z, BLOCKS), np.array_split(y, BLOCKS), strict=True))
-    if not steady or t_stat < EVIDENCE:
+    parts = zip(np.array_split(z, STABLE_PARTS), np.array_split(y, STABLE_PARTS), strict=True)
+    steady = all(float(a @ b) > 0 for a, b in parts)
+    if not steady or t_stat < MIN_T:
         return 0.0, 0.0, t_stat
-    trust = 1.0 - CRITICAL / t_stat
+    trust = 1.0 - T_95 / t_stat
     return min(slope, 1.0) * trust, trust, t_stat
 
 
@@ -185,10 +174,10 @@ def fit_direction(
 ) -> tuple[float, float]:
     """Intercept and slope of the log odds of a rise, each discounted by its own significance.
 
-    Platt's logistic fit; the slope times ``trust`` of the forecast and never below 0, so a higher score
+    Platt's logistic fit; the slope times ``trust`` of the forecast and never below 0, so that a higher score
     never means a lower probability; then the intercept, times the garrote of the mean residual without it.
-    With slope 0 the probability is the base rate of a rise in ``history``, pulled towards 1/2 by
-    ``max(0, 1 - (1 / t)²)``, Stein's rule: a rate that is as likely chance as not is not told.
+    With slope 0 the probability is the base rate of a rise in ``history``, shrunk towards 1/2 by
+    ``max(0, 1 - (1 / t)²)``, Stein's rule: a rate that is not distinguishable from 1/2 becomes 1/2.
 
     Parameters
     ----------
@@ -205,17 +194,17 @@ def fit_direction(
     slope = max(slope, 0.0) * trust
     if slope == 0.0:
         history = rise if history is None else history
-        kept, _ = _trust(_by_time(history - 0.5, history_times), horizon, BASE_CRITICAL)
+        kept = _garrote(_by_time(history - 0.5, history_times), horizon, BASE_RATE_T)
         rate = float(np.clip(0.5 + kept * (np.mean(history) - 0.5), 1e-3, 1.0 - 1e-3))
         return float(np.log(rate / (1.0 - rate))), 0.0
-    kept, _ = _trust(_by_time(rise - _sigmoid(slope * z), times), horizon, CRITICAL)
+    kept = _garrote(_by_time(rise - _sigmoid(slope * z), times), horizon, T_95)
     return (intercept * kept if kept else 0.0), slope
 
 
 def fit_logistic(z: FloatVector, rise: FloatVector) -> tuple[float, float]:
     """Intercept and slope of Platt's logistic regression of a (tie-aware) direction on a score.
 
-    Targets are pulled in to ``(N+ + 1) / (N+ + 2)`` and ``1 / (N- + 2)``, so separable rows have an answer.
+    Targets are ``(N+ + 1) / (N+ + 2)`` and ``1 / (N- + 2)``, so that separable rows have a finite solution.
 
     References
     ----------
@@ -241,10 +230,10 @@ def fit_logistic(z: FloatVector, rise: FloatVector) -> tuple[float, float]:
 
 
 def conformal_quantiles(residual: FloatVector, level: float) -> tuple[float, float]:
-    """Ends of a central interval of the residual that covers a new one with probability >= ``level``.
+    """Bounds of a central interval of the residual that covers a new one with probability >= ``level``.
 
     Each tail is its own order statistic at ``(1 + level) / 2 * (1 + 1 / n)``: split-conformal, exact for exchangeable
-    rows. Rows of overlapping outcomes are not; ``mlkit.models.ensemble.conformal`` takes it from here, bar by bar.
+    rows. Rows of overlapping outcomes are not exchangeable; ``mlkit.models.ensemble.conformal`` adapts bar by bar.
 
     References
     ----------
@@ -256,10 +245,10 @@ def conformal_quantiles(residual: FloatVector, level: float) -> tuple[float, flo
     return float(ordered[n - rank]), float(ordered[rank - 1])
 
 
-def _trust(values: FloatVector, horizon: int, critical: float) -> tuple[float, float]:
-    """Garrote ``max(0, 1 - (critical / t)²)`` on a mean that is 0 under the null, and its t."""
+def _garrote(values: FloatVector, horizon: int, critical: float) -> float:
+    """Factor ``max(0, 1 - (critical / t)²)`` on a mean that is 0 under the null."""
     t_stat = t_under_null(values, int(1.5 * horizon) + 1)
-    return (max(0.0, 1.0 - (critical / t_stat) ** 2) if t_stat else 0.0), t_stat
+    return max(0.0, 1.0 - (critical / t_stat) ** 2) if t_stat else 0.0
 
 
 def _by_time(values: FloatVector, times: IntVector | None) -> FloatVector:

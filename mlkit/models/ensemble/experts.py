@@ -1,78 +1,69 @@
-"""The experts whose ends an interval mixes: the combined scale twice, and plain ones that are hard to beat somewhere.
+"""The experts whose bounds an interval mixes: the combined scale twice, and simple scales that are hard to beat.
 
-Of the two with the combined scale one follows the outcomes slowly, one quickly. The plain ones are a constant, the
-RiskMetrics average and GARCH(1,1), each times a factor and with quantiles of its own, all from the rows of training.
-``mlkit.models.ensemble.conformal`` weighs them by what they have cost.
+Of the two with the combined scale one adapts slowly, one quickly. The simple scales are a constant, the RiskMetrics
+average and GARCH(1,1), each times a factor and with quantiles of its own, all from the rows of training.
+``mlkit.models.ensemble.conformal`` weights them by their cumulative pinball loss.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
 
-from mlkit.errors import BundleError
 from mlkit.models.ensemble.calibration import HorizonCalibration, conformal_quantiles, fit_calibration
-from mlkit.models.ensemble.conformal import LEVELS, MOST, NORMAL_LOSS, PLAIN, REACH, follow_ends, learning_rate
+from mlkit.models.ensemble.conformal import (
+    BOUND_LEVELS,
+    COMBINED,
+    LOG_SCALE_LIMIT,
+    MAX_GAP,
+    NORMAL_LOSS,
+    adaptive_bounds,
+    learning_rate,
+    make_experts,
+)
 from mlkit.models.ensemble.settings import FloatMatrix, FloatVector, Forecast, IntVector
 from mlkit.models.ensemble.split import TrainingSplit
+from mlkit.models.ensemble.spread import STRICT
 
-PACES = (1.0, 4.0, 1.0, 1.0, 1.0)  # of their steps: combined, combined and quick, constant, RiskMetrics, GARCH
-SHARES = (6.0, 0.6, 0.6, 1.0, 1.0)  # weights before any loss
-EVIDENCE = 16_000  # rows of training that the losses at the start may stand for
-_KEYS = {"horizon", "factors", "ends", "losses", "paces", "learning"}
+# Multiples of the adaptation rate, and weights before any loss, of: combined, combined and quick, constant,
+# RiskMetrics, GARCH.
+RATE_FACTORS = (1.0, 4.0, 1.0, 1.0, 1.0)
+PRIOR_WEIGHTS = (6.0, 0.6, 0.6, 1.0, 1.0)
+LOSS_ROWS = 16_000  # most rows of training that the losses at the start may stand for
+
+Four = Annotated[tuple[float, ...], Field(min_length=4, max_length=4)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class HorizonExperts:
-    """The experts of one horizon: those of the combined scale, then the plain ones."""
+    """The experts of one horizon: those of the combined scale, then those of the simple ones."""
 
-    horizon: int
-    factors: tuple[float, ...]  # of the plain measures, E - 2
-    ends: tuple[tuple[float, ...], ...]  # of every plain expert, in units of its scale, (E - 2, 4)
-    losses: tuple[tuple[float, ...], ...]  # with which all experts start, (E, 4)
-    paces: tuple[float, ...]  # factor on the step of every expert, (E,)
-    learning: float  # weight of a loss
+    horizon: Annotated[int, Field(ge=1)]
+    factors: Annotated[tuple[Annotated[float, Field(gt=0.0)], ...], Field(max_length=98)]  # of the simple scales, E - 2
+    bounds: tuple[Four, ...]  # of every simple expert, in units of its scale, (E - 2, 4)
+    losses: tuple[Four, ...]  # with which all experts start, (E, 4)
+    rate_factors: tuple[Annotated[float, Field(ge=0.0)], ...]  # on the step of every expert, (E,)
+    learning: Annotated[float, Field(ge=0.0)]  # weight of a loss
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Any) -> Self:
-        """The experts that :meth:`to_dict` described; BundleError on anything else."""
-        if not isinstance(values, dict) or values.keys() != _KEYS:
-            raise BundleError(f"experts: expected the keys {', '.join(sorted(_KEYS))}; train the bundle again")
-        horizon, learning = values["horizon"], values["learning"]
-        if not isinstance(horizon, int) or isinstance(horizon, bool) or horizon < 1:
-            raise BundleError("experts: horizon must be a number of bars; train the bundle again")
-        factors = _numbers(values["factors"], "factors")
-        tables = []
-        for name, rows in (("ends", len(factors)), ("losses", len(factors) + PLAIN)):
-            table = values[name]
-            if not isinstance(table, list | tuple) or len(table) != rows:
-                raise BundleError(f"experts: {name} must have {rows} rows; train the bundle again")
-            tables.append(tuple(_numbers(row, name, len(LEVELS)) for row in table))
-        paces = _numbers(values["paces"], "paces", len(factors) + PLAIN)
-        (rate,) = _numbers([learning], "learning")
-        ordered = all(list(row) == sorted(row) for row in tables[0])
-        if min(factors, default=1.0) <= 0 or rate < 0 or min(paces) < 0 or not ordered:
-            raise BundleError(f"experts of horizon {horizon}: values contradict each other")
-        return cls(horizon, factors, tables[0], tables[1], paces, rate)
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        simple, experts = len(self.factors), len(self.factors) + COMBINED
+        lengths = (len(self.bounds), len(self.losses), len(self.rate_factors))
+        ordered = all(list(row) == sorted(row) for row in self.bounds)
+        if lengths != (simple, experts, experts) or not ordered:
+            raise ValueError(f"experts of horizon {self.horizon}: values contradict each other")
+        return self
 
 
-def _numbers(values: Any, name: str, length: int | None = None) -> tuple[float, ...]:
-    many = isinstance(values, list | tuple) and len(values) <= 100 and length in (None, len(values))
-    if not many or not all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in values):
-        raise BundleError(f"experts: {name} must be finite numbers; train the bundle again")
-    return tuple(float(x) for x in values)
+def simple_scales(scale: FloatMatrix, terms: FloatMatrix | None, horizons: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """Scales of the simple experts before their factors, (n, H, E - 2).
 
-
-def plain_scales(scale: FloatMatrix, terms: FloatMatrix | None, horizons: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """What the plain experts measure, (n, H, E - 2): 1 and, where there are terms, RiskMetrics and GARCH.
+    A constant 1 and, where there are terms, RiskMetrics and GARCH.
 
     Parameters
     ----------
@@ -84,13 +75,13 @@ def plain_scales(scale: FloatMatrix, terms: FloatMatrix | None, horizons: tuple[
     if terms is None:
         return np.ones((*scale.shape, 1))
     out = np.ones((*scale.shape, 3))
-    _plain_scales(np.ascontiguousarray(scale), terms[:, 0].copy(), np.sqrt(np.array(horizons, dtype=np.float64)), out)
+    _simple_scales(np.ascontiguousarray(scale), terms[:, 0].copy(), np.sqrt(np.array(horizons, dtype=np.float64)), out)
     return out
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _plain_scales(scale: Any, log_ewma: Any, roots: Any, out: Any) -> None:
-    """Compiled, so a row alone has the bits it has in company."""
+def _simple_scales(scale: Any, log_ewma: Any, roots: Any, out: Any) -> None:
+    """Compiled: a row has the same bits alone and in any batch."""
     for i in range(scale.shape[0]):
         for j in range(scale.shape[1]):
             out[i, j, 1] = math.exp(log_ewma[i]) * roots[j]
@@ -100,10 +91,10 @@ def _plain_scales(scale: Any, log_ewma: Any, roots: Any, out: Any) -> None:
 def fit_experts(
     residual: FloatVector,
     scale: FloatVector,
-    plain: FloatMatrix,
-    ends: tuple[float, ...],
+    simple: FloatMatrix,
+    bounds: tuple[float, ...],
     horizon: int,
-    crowd: float = 1.0,
+    rows_per_time: float = 1.0,
 ) -> HorizonExperts:
     """Factors, quantiles and starting losses of the experts, from rows of training.
 
@@ -111,31 +102,37 @@ def fit_experts(
     ----------
     residual
         Outcome less the forecast, (n,), log returns.
-    scale, plain
-        The combined scale, (n,), and what the plain experts measure, (n, E - 2).
-    ends
+    scale, simple
+        The combined scale, (n,), and the simple ones before their factors, (n, E - 2).
+    bounds
         Quantiles of the combined expert, in units of ``scale``, in the order of the conformal levels.
-    crowd
+    rows_per_time
         Rows that share a bar time, more than 1 where symbols are pooled.
     """
-    factors, tables, scales = [], [ends] * PLAIN, [scale] * PLAIN
-    for measure in plain.T:
+    factors, tables, scales = [], [bounds] * COMBINED, [scale] * COMBINED
+    for measure in simple.T:
         factor = float(np.mean(np.abs(residual / measure))) * math.sqrt(math.pi / 2.0) or 1.0
         scales.append(factor * measure)
         (low80, high80), (low90, high90) = (conformal_quantiles(residual / scales[-1], level) for level in (0.8, 0.9))
         factors.append(factor)
         tables.append((low90, low80, high80, high90))
     learning = learning_rate(horizon)
-    unit = np.sqrt(scale * scales[PLAIN])
-    rows = min(len(residual) / crowd, EVIDENCE)
+    unit = np.sqrt(scale * scales[COMBINED])
+    rows = min(len(residual) / rows_per_time, LOSS_ROWS)
     losses = []
-    for share, table, measure in zip(SHARES, tables, scales, strict=False):
-        apart = residual[:, None] / measure[:, None] - np.array(table)
-        loss = (np.array(LEVELS) - (apart <= 0.0)) * apart * (measure / unit)[:, None] / NORMAL_LOSS
-        losses.append(loss.mean(axis=0) * rows - math.log(share) / learning)
-    behind = np.minimum(np.array(losses) - np.min(losses, axis=0), MOST / learning)
-    starts = tuple(tuple(row) for row in behind.tolist())
-    return HorizonExperts(horizon, tuple(factors), tuple(tables[PLAIN:]), starts, PACES[: len(losses)], learning)
+    for weight, table, measure in zip(PRIOR_WEIGHTS, tables, scales, strict=False):
+        gap = residual[:, None] / measure[:, None] - np.array(table)
+        loss = (BOUND_LEVELS - (gap <= 0.0)) * gap * (measure / unit)[:, None] / NORMAL_LOSS
+        losses.append(loss.mean(axis=0) * rows - math.log(weight) / learning)
+    behind = np.minimum(np.array(losses) - np.min(losses, axis=0), MAX_GAP / learning)
+    return HorizonExperts(
+        horizon=horizon,
+        factors=tuple(factors),
+        bounds=tuple(tables[COMBINED:]),
+        losses=tuple(tuple(row) for row in behind.tolist()),
+        rate_factors=RATE_FACTORS[: len(losses)],
+        learning=learning,
+    )
 
 
 def calibrate(
@@ -153,23 +150,23 @@ def calibrate(
     split
         Which rows those are.
     column
-        Of the number of a horizon: outcome in units of the combined scale, (n,), that scale, (n,), and what the plain
-        experts measure, (n, E - 2), in all ``split.every`` rows. One horizon is held in memory at a time.
+        For the number of a horizon: outcome in units of the combined scale, (n,), that scale, (n,), and the simple
+        scales, (n, E - 2), of all ``split.every`` rows. One horizon is held in memory at a time.
     """
     held = np.searchsorted(split.every, split.calibration)
     times = {"times": split.times(split.calibration), "history_times": split.times(split.every)}
-    calibrations, panels = [], []
+    calibrations, experts = [], []
     for j, h in enumerate(horizons):
-        z, scale, plain = column(j)
+        z, scale, simple = column(j)
         c = fit_calibration(raw[:, j], z[held], h, history=z, log_scale=np.log(scale), **times)
         if c.shrink:
-            z, scale, plain = z[held] - c.shrink * raw[:, j], scale[held], plain[held]
-        panels.append(fit_experts(z * scale, scale, plain, c.ends, h, split.rows_per_time))
+            z, scale, simple = z[held] - c.shrink * raw[:, j], scale[held], simple[held]
+        experts.append(fit_experts(z * scale, scale, simple, c.bounds, h, split.rows_per_time))
         calibrations.append(c)
-    return tuple(calibrations), tuple(panels)
+    return tuple(calibrations), tuple(experts)
 
 
-def adapted_ends(
+def adapted_bounds(
     forecast: Forecast,
     outcome: FloatMatrix,
     calibrations: tuple[HorizonCalibration, ...],
@@ -177,25 +174,28 @@ def adapted_ends(
     block: IntVector,
     first: int,
 ) -> FloatMatrix:
-    """Ends of the adapted intervals at rows ``first`` and later, log returns, (n - first, H, 4)."""
-    apart, logs = outcome - forecast.log_return, np.log(forecast.scale)
-    out = np.empty((len(forecast) - first, len(calibrations), len(LEVELS)))
-    for j, (c, panel) in enumerate(zip(calibrations, experts, strict=True)):
-        lean = (logs[:, j] - c.log_scale) / c.log_scale_std if c.log_scale_std > 0 else np.zeros(len(logs))
-        paces = np.array(panel.paces)
-        ends = follow_ends(
-            np.ascontiguousarray(apart[:, j]),
-            np.column_stack([*[forecast.scale[:, j]] * PLAIN, forecast.plain[:, j] * np.array(panel.factors)]),
-            np.clip(lean, -REACH, REACH),
-            np.array([*[c.ends] * PLAIN, *panel.ends]),
-            np.array(panel.losses),
-            c.horizon,
-            block=block,
-            memory=c.memory,
-            rate=c.rate * paces,
-            lean=c.lean * np.where(np.arange(len(paces)) < PLAIN, paces, 0.0),
-            learning=panel.learning,
-            first=first,
+    """Bounds of the adapted intervals at rows ``first`` and later, log returns, (n - first, H, 4)."""
+    residual, logs = outcome - forecast.log_return, np.log(forecast.scale)
+    out = np.empty((len(forecast) - first, len(calibrations), len(BOUND_LEVELS)))
+    for j, (c, fitted) in enumerate(zip(calibrations, experts, strict=True)):
+        log_scale = (logs[:, j] - c.log_scale) / c.log_scale_std if c.log_scale_std > 0 else np.zeros(len(logs))
+        factors = np.array(fitted.rate_factors)
+        panel = make_experts(
+            bounds=np.array([*[c.bounds] * COMBINED, *fitted.bounds]),
+            losses=np.array(fitted.losses),
+            rate=c.rate * factors,
+            slopes=c.slope_rate * np.where(np.arange(len(factors)) < COMBINED, factors, 0.0),
+            learning=fitted.learning,
+            horizon=c.horizon,
+            lookback=c.lookback,
         )
-        out[:, j] = forecast.log_return[first:, j, None] + ends
+        bounds = adaptive_bounds(
+            np.ascontiguousarray(residual[:, j]),
+            np.column_stack([*[forecast.scale[:, j]] * COMBINED, forecast.simple[:, j] * np.array(fitted.factors)]),
+            np.clip(log_scale, -LOG_SCALE_LIMIT, LOG_SCALE_LIMIT),
+            panel,
+            block,
+            first,
+        )
+        out[:, j] = forecast.log_return[first:, j, None] + bounds
     return out

@@ -1,17 +1,17 @@
-"""The price ensemble: XGBoost, LightGBM and a random forest, shrunk and calibrated on held-out rows.
+"""The price ensemble: several tree learners, shrunk and calibrated on held-out rows.
 
-The target of horizon h is the log return divided by its expected scale, so quiet and wild markets weigh the same; the
-scale itself is combined from several estimates (``spread``). Training rows fall into three chronological
-parts, purged between: trees and scale are fitted on the first, the boosted ones stop early on the second, and
-what the trees are worth comes from the third, which no model has seen. Intervals start from the quantiles of
-all three and then follow the outcomes that become known (``mlkit.models.ensemble.conformal``).
+The target of horizon h is the log return divided by its expected scale, so that calm and wild markets weigh the same;
+the scale itself is combined from several estimates (``spread``). Training rows fall into three chronological parts,
+purged between: trees and scale are fitted on the first, boosting stops early on the second, and the score is calibrated
+on the third, which no model has seen. Intervals start from the quantiles of all three and adapt to the outcomes that
+become known (``mlkit.models.ensemble.conformal``).
 """
 
 import json
 import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from importlib import import_module
 from itertools import count
@@ -20,12 +20,13 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ValidationError, model_validator
 
 from mlkit.config import write_atomic
 from mlkit.errors import BundleError, ConfigError, DependencyError
 from mlkit.models.ensemble.calibration import HorizonCalibration
-from mlkit.models.ensemble.conformal import BLOCK
-from mlkit.models.ensemble.experts import HorizonExperts, adapted_ends, calibrate, plain_scales
+from mlkit.models.ensemble.conformal import BARS_PER_BLOCK
+from mlkit.models.ensemble.experts import HorizonExperts, adapted_bounds, calibrate, simple_scales
 from mlkit.models.ensemble.learners import LEARNERS
 from mlkit.models.ensemble.learners.learner import DiskBatches, FittedLearner
 from mlkit.models.ensemble.settings import (
@@ -48,11 +49,11 @@ from mlkit.models.ensemble.split import (
     take,
     usable_rows,
 )
-from mlkit.models.ensemble.spread import HorizonSpread, spread_scale
+from mlkit.models.ensemble.spread import STRICT, HorizonSpread, spread_scale
 from mlkit.threads import one_blas_thread
 
 CALIBRATION_FILE = "calibration.json"
-ENDS = ("lo90", "lo80", "hi80", "hi90")  # in the order of the conformal levels
+BOUNDS = ("lo90", "lo80", "hi80", "hi90")  # in the order of the conformal levels
 _log = logging.getLogger(__name__)
 
 
@@ -145,8 +146,8 @@ class PricePredictor:
         def column(j: int) -> tuple[FloatVector, FloatVector, FloatMatrix]:
             every, terms = split.every, arrays.terms
             first = None if terms is None else terms[every, :1]
-            plain = plain_scales(arrays.scale[every, j : j + 1], first, horizons[j : j + 1])
-            return np.array(rows.z[:, j]), np.array(rows.scale[:, j]), plain[:, 0]
+            simple = simple_scales(arrays.scale[every, j : j + 1], first, horizons[j : j + 1])
+            return np.array(rows.z[:, j]), np.array(rows.scale[:, j]), simple[:, 0]
 
         calibrations, experts = calibrate(raw, split, column, horizons)
         done("calibration")
@@ -162,7 +163,7 @@ class PricePredictor:
     @property
     def lookback(self) -> int:
         """Earlier bars that an adaptive forecast may depend on: the outcomes read, and the longest horizon."""
-        return BLOCK - 1 + max(c.memory + c.horizon for c in self.calibrations)
+        return BARS_PER_BLOCK - 1 + max(c.lookback + c.horizon for c in self.calibrations)
 
     def predict(
         self,
@@ -183,7 +184,7 @@ class PricePredictor:
             (n, K), as in training; ConfigError when one of the two had them and the other has not.
         """
         check_features(X, scale, self.n_features, len(self.horizons))
-        plain = plain_scales(scale, terms, self.horizons)
+        simple = simple_scales(scale, terms, self.horizons)
         scale = self.refined(scale, terms)
         usable = usable_rows(X, scale)
         n, shape = int(usable.sum()), (len(X), len(self.horizons))
@@ -193,29 +194,29 @@ class PricePredictor:
         raw = _combine(scores, self.weights)
         shrunk = self._column("shrink") * unit
         p_up = np.column_stack([c.p_up(raw[:, j]) for j, c in enumerate(self.calibrations)])
-        ends = [raw * shrunk + quantile * unit for quantile in self._ends.T]
+        bounds = [raw * shrunk + quantile * unit for quantile in self._bounds.T]
         values = [
             raw * shrunk,
             raw * unit,
             p_up,
             unit,
             self._column("std") * unit,
-            *ends,
+            *bounds,
             *(z * shrunk for z in scores.values()),
         ]
         placed = np.full((len(values), *shape), np.nan)
         placed[:, usable] = values
-        names = ("log_return", "raw", "p_up", "scale", "std", *ENDS)
-        plain[~usable] = np.nan
+        names = ("log_return", "raw", "p_up", "scale", "std", *BOUNDS)
+        simple[~usable] = np.nan
         return Forecast(
             horizons=self.horizons,
-            plain=plain,
+            simple=simple,
             members=dict(zip(scores, placed[len(names) :], strict=True)),
             **dict(zip(names, placed, strict=False)),
         )
 
     def adapted(self, forecast: Forecast, outcome: FloatMatrix, block: IntVector, rows: int | None = None) -> Forecast:
-        """The last ``rows`` rows of a forecast, their intervals and ``std`` following the outcomes known at each.
+        """The last ``rows`` rows of a forecast, intervals and ``std`` adapted to the outcomes known at each.
 
         Parameters
         ----------
@@ -235,10 +236,10 @@ class PricePredictor:
             raise ConfigError(
                 f"adapted: outcomes {outcome.shape} and blocks {block.shape} for forecasts {shape}, rows {rows}"
             )
-        ends = adapted_ends(forecast, outcome, self.calibrations, self.experts, block, first)
+        bounds = adapted_bounds(forecast, outcome, self.calibrations, self.experts, block, first)
         out = {name: values[first:] for name, values in forecast.columns().items()}
-        out |= {name: ends[:, :, k] for k, name in enumerate(ENDS)}
-        width = (self._ends[:, 2] - self._ends[:, 1]) * out["scale"]
+        out |= {name: bounds[:, :, k] for k, name in enumerate(BOUNDS)}
+        width = (self._bounds[:, 2] - self._bounds[:, 1]) * out["scale"]
         out["std"] = out["std"] * np.where(
             width > 0, (out["hi80"] - out["lo80"]) / np.where(width > 0, width, 1.0), 1.0
         )
@@ -254,7 +255,7 @@ class PricePredictor:
         return scale if terms is None else spread_scale(self.spreads, scale, terms)
 
     def unshrunk(self) -> Self:
-        """The same trees without shrinkage towards no change: what they would have said unchecked."""
+        """The same trees without shrinkage towards no change."""
         return replace(self, calibrations=tuple(replace(c, shrink=1.0) for c in self.calibrations))
 
     def attributions(self, X: Float32Matrix, horizon: int) -> FloatMatrix:
@@ -291,9 +292,9 @@ class PricePredictor:
             "horizons": list(self.horizons),
             "n_features": self.n_features,
             "weights": self.weights,
-            "calibrations": [c.to_dict() for c in self.calibrations],
-            "experts": [panel.to_dict() for panel in self.experts],
-            "spreads": [spread.to_dict() for spread in self.spreads],
+            "calibrations": [asdict(c) for c in self.calibrations],
+            "experts": [asdict(fitted) for fitted in self.experts],
+            "spreads": [asdict(spread) for spread in self.spreads],
             "training": self.training,
         }
         files[CALIBRATION_FILE] = json.dumps(described, indent=1, allow_nan=False).encode()
@@ -309,31 +310,27 @@ class PricePredictor:
             A file is missing, damaged or does not fit the others.
         """
         try:
-            described = json.loads(files[CALIBRATION_FILE])
-            calibrations = tuple(HorizonCalibration.from_dict(c) for c in described["calibrations"])
-            experts = tuple(HorizonExperts.from_dict(panel) for panel in described["experts"])
-            spreads = tuple(HorizonSpread.from_dict(spread) for spread in described["spreads"])
-            horizons, n_features = tuple(described["horizons"]), int(described["n_features"])
-            weights = {name: float(w) for name, w in described["weights"].items()}
-            training = dict(described["training"])
-        except (KeyError, ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-            detail = repr(error)[:160]
-            raise BundleError(f"{CALIBRATION_FILE}: not a calibration ({detail}); train again") from error
-        sound = weights.keys() <= LEARNERS.keys() and abs(sum(weights.values()) - 1.0) < 1e-9
-        sound &= not spreads or (
-            horizons == tuple(s.horizon for s in spreads) and len({len(s.coefficients) for s in spreads}) == 1
-        )
-        sound &= {3 if spreads else 1} == {len(panel.factors) for panel in experts}
-        sound &= horizons == tuple(panel.horizon for panel in experts)
-        if horizons != tuple(c.horizon for c in calibrations) or not sound:
-            raise BundleError(f"{CALIBRATION_FILE}: horizons or weights contradict each other; train again")
+            found = _Document.model_validate_json(files[CALIBRATION_FILE])
+        except (KeyError, ValidationError) as error:
+            detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(error)
+            raise BundleError(f"{CALIBRATION_FILE}: not a calibration ({detail[:160]}); train again") from error
+        horizons, n_features = found.horizons, found.n_features
         learners = {}
-        for name in weights:
+        for name in found.weights:
             try:
                 learners[name] = FittedLearner.from_bytes(LEARNERS[name], files, horizons, n_features)
             except KeyError as error:
                 raise BundleError(f"model file {error.args[0]} is missing; train again") from error
-        return cls(horizons, n_features, weights, learners, calibrations, experts, training, spreads)
+        return cls(
+            horizons,
+            n_features,
+            found.weights,
+            learners,
+            found.calibrations,
+            found.experts,
+            found.training,
+            found.spreads,
+        )
 
     def to_files(self, folder: Path) -> list[str]:
         """Write :meth:`to_bytes` into a folder; returns the names."""
@@ -348,13 +345,40 @@ class PricePredictor:
         return cls.from_bytes({path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()})
 
     @cached_property
-    def _ends(self) -> FloatMatrix:
+    def _bounds(self) -> FloatMatrix:
         """Quantiles of the bundle, (H, 4)."""
-        return np.array([c.ends for c in self.calibrations])
+        return np.array([c.bounds for c in self.calibrations])
 
     def _column(self, name: str) -> FloatVector:
         """A calibration value of every horizon, (H,)."""
         return np.array([getattr(c, name) for c in self.calibrations])
+
+
+class _Document(BaseModel):
+    """The content of ``calibration.json``."""
+
+    model_config = STRICT
+
+    horizons: tuple[int, ...]
+    n_features: int
+    weights: dict[str, float]
+    calibrations: tuple[HorizonCalibration, ...]
+    experts: tuple[HorizonExperts, ...]
+    spreads: tuple[HorizonSpread, ...]
+    training: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        found = [tuple(c.horizon for c in self.calibrations), tuple(fitted.horizon for fitted in self.experts)]
+        if self.spreads:
+            found.append(tuple(spread.horizon for spread in self.spreads))
+        sound = all(self.horizons == horizons for horizons in found)
+        sound &= {len(fitted.factors) for fitted in self.experts} == {3 if self.spreads else 1}
+        sound &= len({len(spread.coefficients) for spread in self.spreads}) <= 1
+        sound &= self.weights.keys() <= LEARNERS.keys() and abs(sum(self.weights.values()) - 1.0) < 1e-9
+        if not sound:
+            raise ValueError("horizons or weights contradict each other")
+        return self
 
 
 def _done_horizon(done: Callable[[str], None], name: str, horizon: int) -> None:

@@ -17,7 +17,7 @@ IntVector = npt.NDArray[np.int64]  # (n,)
 
 
 class Progress(Protocol):
-    """Told after every stage of a training; ``done`` counts up to ``total``."""
+    """Called after every stage of a training; ``done`` counts up to ``total``."""
 
     def __call__(self, stage: str, done: int, total: int) -> None: ...
 
@@ -26,17 +26,17 @@ class Progress(Protocol):
 class Forecast:
     """Predictive distribution of the log return, per row and horizon; known at the close of the row's bar.
 
-    Arrays are float64 (n, H) in the order of ``horizons``, but for ``plain``. A row without a forecast is NaN in all of
-    them.
+    Arrays are float64 (n, H) in the order of ``horizons``, but for ``simple``. A row without a forecast is NaN in all
+    of them.
     """
 
     horizons: tuple[int, ...]  # bars ahead
     log_return: FloatMatrix  # expected log(close[t + h] / close[t]), shrunk towards no change
-    raw: FloatMatrix  # the same before shrinkage: what the trees say
-    members: dict[str, FloatMatrix]  # share of each library, shrunk alike: their weighted sum is log_return
+    raw: FloatMatrix  # the same before shrinkage
+    members: dict[str, FloatMatrix]  # forecast of each learner, shrunk alike: their weighted sum is log_return
     p_up: FloatMatrix  # calibrated probability of a rise, half of no change included
     scale: FloatMatrix  # expected deviation of the outcome: the unit of everything here
-    plain: FloatMatrix  # (n, H, measures) what `mlkit.models.ensemble.experts` measures beside it
+    simple: FloatMatrix  # (n, H, E - 2) the simple scales of `mlkit.models.ensemble.experts`, without their factors
     std: FloatMatrix  # standard deviation of the outcome around log_return
     lo80: FloatMatrix  # conformal intervals of the outcome
     hi80: FloatMatrix

@@ -1,66 +1,53 @@
-"""How far the price may go: one scale a horizon, combined from many causal estimates of volatility.
+"""Expected deviation of the log return: one scale a horizon, combined from many causal estimates of volatility.
 
-The scale of horizon h is log-linear in the terms of ``mlkit.features.volatility``. Half GARCH term structure and half
-RiskMetrics average is where it starts, and where it stays when the rows prove nothing: a ridge holds every
-coefficient at 0, the tighter the fewer independent outcomes there are. So a short daily history keeps a forecast
-that is hard to beat, and a long one learns the hour of the day and which memory matters.
+The scale of horizon h is log-linear in the terms of ``mlkit.features.volatility``. It starts from half the GARCH term
+structure and half the RiskMetrics average; a ridge holds every coefficient at 0, the more strongly the fewer
+independent outcomes there are. A short daily history therefore keeps the starting forecast, which is hard to beat,
+and a long one learns the hour of the day and which lookback matters.
 """
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numba import njit
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
 
-from mlkit.errors import BundleError
 from mlkit.models.ensemble.settings import FloatMatrix, FloatVector
 
-RIDGE = 6.0  # prior precision of a coefficient: one of 0.3 is no surprise
-MEMORY = 60  # bars over which volatility itself stays: rows nearer than that are hardly a second witness
+RIDGE = 6.0  # prior precision of a coefficient: 0.3 is a usual size
+PERSISTENCE = 60  # bars over which volatility persists: nearer rows are hardly independent
 MARGIN = 0.3  # how far the combination may leave the range seen in training, in logs
-_FAR = 0.001  # share of training rows beyond that range, on each side
-_TO_STD = math.log(math.sqrt(math.pi / 2.0))  # a normal deviation over its mean absolute value
+_TAIL = 0.001  # share of training rows beyond that range, on each side
+_TO_STD = math.log(math.sqrt(math.pi / 2.0))  # standard deviation of a normal over its mean absolute value
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class HorizonSpread:
     """Coefficients of one horizon's scale: intercept, GARCH over EWMA, then one a term."""
 
-    horizon: int
-    coefficients: tuple[float, ...]
-    low: float  # range of the combination
-    high: float
+    horizon: Annotated[int, Field(ge=1)]
+    coefficients: Annotated[tuple[float, ...], Field(min_length=3, max_length=1000)]
+    low: Annotated[float, Field(ge=-50.0)]  # range of the combination, in logs
+    high: Annotated[float, Field(le=50.0)]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self) | {"coefficients": list(self.coefficients)}
-
-    @classmethod
-    def from_dict(cls, values: Any) -> Self:
-        """The spread that :meth:`to_dict` described; BundleError on anything else."""
-        if not isinstance(values, dict) or values.keys() != {"horizon", "coefficients", "low", "high"}:
-            raise BundleError("spread: expected the keys horizon, coefficients, low, high; train the bundle again")
-        coefficients, horizon = values["coefficients"], values["horizon"]
-        if not isinstance(coefficients, list) or not 3 <= len(coefficients) <= 1000:
-            raise BundleError("spread: coefficients must be a list of numbers; train the bundle again")
-        numbers = [*coefficients, values["low"], values["high"]]
-        kinds = all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in numbers)
-        if not kinds or not isinstance(horizon, int) or isinstance(horizon, bool) or horizon < 1:
-            raise BundleError("spread: every value must be a finite number; train the bundle again")
-        low, high = float(values["low"]), float(values["high"])
-        if low > high or high > 50.0 or low < -50.0:
-            raise BundleError(f"spread of horizon {horizon}: low and high contradict each other")
-        return cls(horizon, tuple(float(x) for x in coefficients), low, high)
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError("low and high contradict each other")
+        return self
 
 
 def fit_spread(
-    scale: FloatVector, terms: FloatMatrix, y: FloatVector, horizon: int, crowd: float = 1.0
+    scale: FloatVector, terms: FloatMatrix, y: FloatVector, horizon: int, rows_per_time: float = 1.0
 ) -> HorizonSpread:
     """Fit the scale of one horizon: a gamma regression of ``|y|`` with a logarithmic link and a ridge.
 
     Minimises ``mean(|y| exp(-η) + η) + ridge / 2 |b|²``, ``η`` the logarithm of the expected ``|y|``: the likelihood of
-    Laplace outcomes, which outliers move less than the squared one. ``ridge = RIDGE (h + MEMORY) / n``.
+    Laplace outcomes, which outliers move less than squared errors. ``ridge = RIDGE (h + PERSISTENCE) / n``.
+    ``sklearn.linear_model.GammaRegressor`` has the same minimum, with other last bits.
 
     Parameters
     ----------
@@ -72,7 +59,7 @@ def fit_spread(
         Log returns over the horizon, (n,), finite: rows of training only.
     horizon
         Bars a label spans.
-    crowd
+    rows_per_time
         Rows that share a bar time, more than 1 where symbols are pooled.
 
     References
@@ -87,21 +74,18 @@ def fit_spread(
     size = np.abs(y) / np.exp(base) + 1e-12  # a price that never moved has a scale too
     start = np.zeros(design.shape[1])
     start[0] = math.log(float(size.mean()))
-    ridge = np.full(len(start), RIDGE * (horizon + MEMORY) * crowd / len(y))
+    ridge = np.full(len(start), RIDGE * (horizon + PERSISTENCE) * rows_per_time / len(y))
     ridge[0] = 0.0
     b = _gamma_regression(design, size, start, ridge)
-    fitted = design @ b
-    low, high = np.quantile(fitted, [_FAR, 1.0 - _FAR])
+    low, high = (float(q) + _TO_STD for q in np.quantile(design @ b, [_TAIL, 1.0 - _TAIL]))
     intercept = float(b[0] - mean @ b[1:]) + _TO_STD
-    return HorizonSpread(
-        horizon, (intercept, *b[1:].tolist()), float(low) + _TO_STD - MARGIN, float(high) + _TO_STD + MARGIN
-    )
+    return HorizonSpread(horizon, (intercept, *b[1:].tolist()), low - MARGIN, high + MARGIN)
 
 
 def spread_scale(spreads: tuple[HorizonSpread, ...], scale: FloatMatrix, terms: FloatMatrix) -> FloatMatrix:
     """The combined scale of every row and horizon, float64 (n, H); NaN where scale or terms are.
 
-    One compiled loop, so a row alone has the bits it has in company.
+    One compiled loop: a row has the same bits alone and in any batch.
     """
     out = np.empty(scale.shape)
     table = np.array([(s.low, s.high, 0.5 * math.log(s.horizon), *s.coefficients) for s in spreads])
@@ -126,7 +110,7 @@ def _scales(scale: Any, terms: Any, table: Any, out: Any) -> None:
 
 
 def _gamma_regression(design: FloatMatrix, size: FloatVector, start: FloatVector, ridge: FloatVector) -> FloatVector:
-    """Newton's steps on a convex loss, halved while they do not help."""
+    """Newton's method on a convex loss; a step that does not lower the loss is halved."""
 
     def loss(b: FloatVector) -> float:
         eta = design @ b

@@ -188,7 +188,7 @@ def calibration() -> Iterator[Case]:
         "10**9 features": (edit(n_features=10**9), "features, the bundle 1000000000"),
         "other horizons": (edit(horizons=[1, 4]), "contradict"),
         "weights of 2": (edit(weights={"xgboost": 1.0, "lightgbm": 1.0}), "contradict"),
-        "weights NaN": (edit(weights={"xgboost": float("nan")}), "contradict"),
+        "weights NaN": (edit(weights={"xgboost": float("nan")}), "finite number"),
         "an unknown library": (edit(weights={"os.system": 1.0}), "contradict"),
         "no calibrations": (edit(calibrations=[]), "contradict"),
         "calibrations as text": (edit(calibrations=["a", "b"]), "calibration"),
