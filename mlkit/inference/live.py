@@ -49,7 +49,8 @@ class LiveState:
         self._newest = forecasts
         self._kept: dict[str, NewestRows[np.float64]] = {}
         if forecasts is not None:
-            self._kept = {name: NewestRows(getattr(forecasts, name), keep) for name in ("log_return", "scale", "simple")}
+            names_kept = ("log_return", "scale", "simple")
+            self._kept = {name: NewestRows(getattr(forecasts, name), keep) for name in names_kept}
 
     def push(self, bar: ClosedBar) -> None:
         """Add an accepted bar to every state."""
