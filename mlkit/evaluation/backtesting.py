@@ -151,19 +151,13 @@ def backtest(
 
     Parameters
     ----------
-    open_price
-        Open of each bar, (n,), finite and positive.
-    signal
-        Target position in [-1, 1] known at the **close** of each bar, (n,), such as ``np.sign(log_return)``
+    open_price : open of each bar, (n,), finite and positive.
+    signal : target position in [-1, 1] known at the **close** of each bar, (n,), such as ``np.sign(log_return)``
         of the forecast; NaN is flat.
-    horizon
-        Bars a position is held.
-    cost_bps
-        Fee per side, basis points of the traded value.
-    slippage_bps
-        Difference between fill and open, per side, basis points; 0 if ``cost_bps`` includes it.
-    overlapping
-        True: each bar opens a tranche of ``1 / horizon``. False: only bars 0, horizon, 2 horizon, ... open
+    horizon : bars a position is held.
+    cost_bps : fee per side, basis points of the traded value.
+    slippage_bps : difference between fill and open, per side, basis points; 0 if ``cost_bps`` includes it.
+    overlapping : True: each bar opens a tranche of ``1 / horizon``. False: only bars 0, horizon, 2 horizon, ... open
         one, of full size.
 
     Raises

@@ -22,8 +22,7 @@ def r2_no_change(y: ArrayLike, pred: ArrayLike) -> float:
 
     Parameters
     ----------
-    y, pred
-        Realised and forecast log return, (n,).
+    y, pred : realised and forecast log return, (n,).
 
     References
     ----------
@@ -76,10 +75,8 @@ def brier(outcome: ArrayLike, p: ArrayLike) -> float:
 
     Parameters
     ----------
-    outcome
-        1 or 0, or 0.5 for a tie: ``direction(y)``.
-    p
-        Forecast probability that the outcome is 1.
+    outcome : 1 or 0, or 0.5 for a tie: ``direction(y)``.
+    p : forecast probability that the outcome is 1.
 
     References
     ----------
@@ -149,12 +146,9 @@ def coverage_noise(rows: float, horizon: int, level: float) -> float:
 
     Parameters
     ----------
-    rows
-        Consecutive rows scored.
-    horizon
-        Bars an outcome spans.
-    level
-        Nominal coverage of the central interval.
+    rows : consecutive rows scored.
+    horizon : bars an outcome spans.
+    level : nominal coverage of the central interval.
     """
     from scipy.special import ndtr, ndtri
 

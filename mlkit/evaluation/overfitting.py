@@ -41,10 +41,8 @@ def backtest_overfitting(returns: ArrayLike, *, blocks: int = 12) -> Overfitting
 
     Parameters
     ----------
-    returns
-        Net returns, (n, N), N >= 2; NaN counts as no position, 0.
-    blocks
-        Even number of blocks, at least 2, at most 16 (12,870 splits).
+    returns : net returns, (n, N), N >= 2; NaN counts as no position, 0.
+    blocks : even number of blocks, at least 2, at most 16 (12,870 splits).
 
     References
     ----------
@@ -110,10 +108,8 @@ def reality_check(
 
     Parameters
     ----------
-    returns
-        Net returns, (n, N); NaN counts as no position, 0. Strategies that never trade are left out.
-    block
-        Mean block length in bars, at least the bars a position is held.
+    returns : net returns, (n, N); NaN counts as no position, 0. Strategies that never trade are left out.
+    block : mean block length in bars, at least the bars a position is held.
     benchmark
         Net returns of the benchmark, (n,), such as buy-and-hold; staying flat by default. A strategy equal to the
         benchmark is left out.

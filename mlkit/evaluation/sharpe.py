@@ -38,8 +38,7 @@ def probabilistic_sharpe(returns: ArrayLike, benchmark: float = 0.0) -> float:
 
     Parameters
     ----------
-    returns
-        Net returns of the bars, (n,), NaN left out.
+    returns : net returns of the bars, (n,), NaN left out.
 
     Returns
     -------
@@ -91,12 +90,9 @@ def deflated_sharpe(returns: ArrayLike, trials: int, *, variance: float | None =
 
     Parameters
     ----------
-    returns
-        Net returns of the bars of the chosen strategy, (n,), NaN left out.
-    trials
-        Number of strategies tried: ``Ledger.trials``, times the strategies of one configuration.
-    variance
-        Of the Sharpe ratios across trials. Default: the sampling variance of a Sharpe ratio without skill,
+    returns : net returns of the bars of the chosen strategy, (n,), NaN left out.
+    trials : number of strategies tried: ``Ledger.trials``, times the strategies of one configuration.
+    variance : of the Sharpe ratios across trials. Default: the sampling variance of a Sharpe ratio without skill,
         ``1 / (n - 1)``.
 
     Returns

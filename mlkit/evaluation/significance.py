@@ -53,12 +53,9 @@ def metric_intervals(
 
     Parameters
     ----------
-    metrics
-        Takes the columns and returns name to value.
-    columns
-        (n,) each, consecutive bars in time order; NaN where the metrics accept it.
-    horizon
-        Bars a label spans; the mean block is ``max(10, 2 horizon)`` rows.
+    metrics : takes the columns and returns name to value.
+    columns : (n,) each, consecutive bars in time order; NaN where the metrics accept it.
+    horizon : bars a label spans; the mean block is ``max(10, 2 horizon)`` rows.
 
     Returns
     -------
@@ -131,15 +128,11 @@ def verdict(
 
     Parameters
     ----------
-    y, pred
-        Realised and forecast log return over ``horizon`` bars, (n,), consecutive bars in time order. Rows
+    y, pred : realised and forecast log return over ``horizon`` bars, (n,), consecutive bars in time order. Rows
         with NaN hold no position and are not scored.
-    cost_bps
-        Cost of one side, basis points.
-    trials
-        Number of claims tested together: horizons times configurations tried.
-    earned
-        Log return that acting on the forecast earns, (n,), such as open to open from the next bar on.
+    cost_bps : cost of one side, basis points.
+    trials : number of claims tested together: horizons times configurations tried.
+    earned : log return that acting on the forecast earns, (n,), such as open to open from the next bar on.
         Default ``y``, which assumes a fill at the close at which the forecast is made.
     """
     y, pred = np.asarray(y, dtype=np.float64), np.asarray(pred, dtype=np.float64)
@@ -167,8 +160,7 @@ def pool_verdict(
     ----------
     markets
         Of each: ``times`` int64 (n,), ``y``, ``pred`` and ``earned`` as in :func:`verdict`, ``scale`` positive, (n,).
-    horizon, cost_bps, trials, seed
-        As in :func:`verdict`.
+    horizon, cost_bps, trials, seed : as in :func:`verdict`.
     """
     times = np.unique(np.concatenate([np.asarray(market["times"]) for market in markets]))
     net, excess, rows = (np.zeros(len(times)) for _ in range(3))

@@ -21,15 +21,11 @@ class WalkForward:
 
     Parameters
     ----------
-    n_splits
-        Number of test blocks. They are contiguous, of equal size, and end with the last labelled row.
-    embargo
-        Bars left out between the last training label and the first test row, on top of the purge.
-    min_train
-        Labelled rows before the first test block, counted before the purge.
+    n_splits : number of test blocks. They are contiguous, of equal size, and end with the last labelled row.
+    embargo : bars left out between the last training label and the first test row, on top of the purge.
+    min_train : labelled rows before the first test block, counted before the purge.
         Default: ``n // (n_splits + 1)`` of the n labelled rows, the size of one test block.
-    expanding
-        True: every fold trains on all earlier rows. False: on the last ``min_train`` of them (rolling).
+    expanding : True: every fold trains on all earlier rows. False: on the last ``min_train`` of them (rolling).
 
     Execution timing and look-ahead
     -------------------------------
@@ -74,8 +70,7 @@ class WalkForward:
 
         Parameters
         ----------
-        X, y
-            One of them is the frame of ``forward_returns``; or
+        X, y : one of them is the frame of ``forward_returns``; or
         groups
             label end positions, int64 (n, H), from :func:`label_end_positions`; for scikit-learn, which passes plain
             arrays: ``cross_val_score(..., groups=end)``.
@@ -134,10 +129,8 @@ class CombinatorialPurged:
 
     Parameters
     ----------
-    n_groups, n_test_groups
-        N and k, ``1 <= k < N``; there are C(N, k) splits and C(N - 1, k - 1) paths.
-    embargo
-        Bars left out on both sides of a test group, on top of the purge.
+    n_groups, n_test_groups : N and k, ``1 <= k < N``; there are C(N, k) splits and C(N - 1, k - 1) paths.
+    embargo : bars left out on both sides of a test group, on top of the purge.
 
     Execution timing and look-ahead
     -------------------------------
@@ -230,8 +223,7 @@ def label_end_positions(labels: pd.DataFrame) -> IntArray:
 
     Parameters
     ----------
-    labels
-        Frame of ``forward_returns``: index of bar open times, ``end_time`` columns per horizon.
+    labels : frame of ``forward_returns``: index of bar open times, ``end_time`` columns per horizon.
 
     Returns
     -------
@@ -259,12 +251,9 @@ def inner_split(
 
     Parameters
     ----------
-    end
-        Label end positions, int64 (n, H), -1 where none; rows in time order.
-    fractions
-        Shares of the bar times at which a row has every label; they sum to 1.
-    positions
-        Bar position of each row, int64 (n,), in the units of ``end``. Default 0..n-1: the rows are all the
+    end : label end positions, int64 (n, H), -1 where none; rows in time order.
+    fractions : shares of the bar times at which a row has every label; they sum to 1.
+    positions : bar position of each row, int64 (n,), in the units of ``end``. Default 0..n-1: the rows are all the
         bars. Required for a subset of bars (one walk-forward fold) and for rows of several markets, which share
         positions.
 

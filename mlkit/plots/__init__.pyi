@@ -1,4 +1,4 @@
-"""Figures of the notebooks: axes in, axes out, units on every axis, nothing that is not read.
+"""Figures of the notebooks: axes in, axes out, units on every axis.
 
 Call ``plots.style()`` once in a notebook; every other function draws into the axes it is given and returns
 them: ``fig, ax = plt.subplots(); plots.candles(ax, bars)``."""

@@ -1,6 +1,6 @@
-"""Reports: papermill over the notebooks, one page to read, and a receipt by which others can derive it again.
+"""Level 7: reports of the notebooks, run by papermill, with one page to read and a receipt to verify them by.
 
-Notebooks use ``headline`` for the numbers a report is remembered by, and ``show_insight`` for its `Insight`.
+Notebooks call ``headline`` for their headline numbers and ``show_insight`` for an `Insight`.
 """
 
 import lazy_loader

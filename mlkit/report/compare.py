@@ -1,4 +1,4 @@
-"""What moved between two reports: inputs, headline numbers, verdicts."""
+"""Differences between two reports: inputs, headline numbers, verdicts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ _INPUTS = ("symbol", "timeframe", "profile", "seed", "data", "parameters", "git"
 
 @dataclass(frozen=True)
 class ReportDiff:
-    """What differs between two reports; as text for a terminal, as HTML for a notebook."""
+    """Differences between two reports; prints as text, and as HTML in a notebook."""
 
     first: Path
     second: Path
-    inputs: tuple[tuple[str, str, str], ...]  # what, in the first, in the second
-    numbers: tuple[tuple[str, str, str, str], ...]  # which headline number, first, second, change
-    same: int  # headline numbers that are equal
+    inputs: tuple[tuple[str, str, str], ...]  # name, value in the first, value in the second
+    numbers: tuple[tuple[str, str, str, str], ...]  # headline number, first value, second value, change
+    same: int  # number of equal headline numbers
 
     def __str__(self) -> str:
         lines = [f"A {self.first}", f"B {self.second}", ""]
@@ -38,28 +38,29 @@ class ReportDiff:
 
 
 def compare_reports(first: Path, second: Path) -> ReportDiff:
-    """Compare two report folders; verdicts come first, then numbers in the order of the story.
+    """Compare two report folders: verdicts first, then the other numbers in the order of the notebooks.
 
     Raises ReportError for a folder without a readable receipt.
     """
     a, b = read_receipt(first), read_receipt(second)
     inputs = tuple(row for name in _INPUTS for row in _changed(name, a.get(name), b.get(name)))
-    left, right = _by_place(a["headlines"]), _by_place(b["headlines"])
+    left, right = _by_key(a["headlines"]), _by_key(b["headlines"])
     order = list(dict.fromkeys([*left, *right]))
     moved = [key for key in order if _value(left.get(key)) != _value(right.get(key))]
-    moved.sort(key=lambda key: key[2] != "verdict")  # stable: the story's order otherwise
+    # A stable sort: the order of the notebooks otherwise.
+    moved.sort(key=lambda key: key[2] != "verdict")
     numbers = tuple(
         (_label(key), _shown(left.get(key)), _shown(right.get(key)), _change(left, right, key)) for key in moved
     )
     return ReportDiff(first, second, inputs, numbers, len(order) - len(moved))
 
 
-Place = tuple[str, str | None, str, int]
+Key = tuple[str, str | None, str, int]  # notebook, title, name, and a count if these repeat
 
 
-def _by_place(entries: Sequence[Mapping[str, Any]]) -> dict[Place, Mapping[str, Any]]:
-    """Headlines by notebook, title and name, counted where one repeats; the cell may move."""
-    found: dict[Place, Mapping[str, Any]] = {}
+def _by_key(entries: Sequence[Mapping[str, Any]]) -> dict[Key, Mapping[str, Any]]:
+    """Headlines by notebook, title and name; the cell may differ between reports."""
+    found: dict[Key, Mapping[str, Any]] = {}
     for entry in entries:
         key, count = (entry["notebook"], entry["title"], entry["name"]), 0
         while (*key, count) in found:
@@ -90,13 +91,13 @@ def _shown(entry: Mapping[str, Any] | None) -> str:
     return "absent" if entry is None else shown_value(entry["value"], entry["digits"])
 
 
-def _label(key: Place) -> str:
+def _label(key: Key) -> str:
     notebook, title, name, count = key
     parts = [notebook.removesuffix(".ipynb"), title or "", name + (f" ({count + 1})" if count else "")]
     return ": ".join(part for part in parts if part)
 
 
-def _change(left: Mapping[Place, Any], right: Mapping[Place, Any], key: Place) -> str:
+def _change(left: Mapping[Key, Any], right: Mapping[Key, Any], key: Key) -> str:
     a, b = _value(left.get(key)), _value(right.get(key))
     if any(isinstance(v, bool) or not isinstance(v, int | float) for v in (a, b)):
         return ""

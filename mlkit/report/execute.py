@@ -1,4 +1,4 @@
-"""One notebook through papermill: in its own folder, with a fixed environment, errors in one line."""
+"""Run one notebook with papermill: in its own folder, with fixed environment variables, errors in one line."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ _MARKER = "papermill-error-cell-tag"
 
 
 def execute(notebook: Path, target: Path, values: dict[str, Any], progress: bool) -> Any:
-    """Run one notebook in its own folder; ReportError says which cell failed and how."""
+    """Run one notebook in its own folder; ReportError names the failed cell and its error."""
     import papermill
 
     bar: dict[str, Any] | bool = {"desc": notebook.stem, "leave": False} if progress else False
@@ -31,19 +31,21 @@ def execute(notebook: Path, target: Path, values: dict[str, Any], progress: bool
             language="python",
             cwd=notebook.parent,
             progress_bar=bar,
-            extra_arguments=["--log-level=50"],  # a kernel talks of its sockets and its shutdown otherwise
+            # Without messages of the kernel about its sockets and its shutdown.
+            extra_arguments=["--log-level=50"],
         )
-    except Exception as error:  # a cell's error, a dead kernel, a full disk: papermill has no common base
+    # A cell's error, a dead kernel, a full disk: papermill has no common base class.
+    except Exception as error:
         reason = _reason(notebook.name, error, target)
         _tidy(target, notebook)
         raise ReportError(reason) from error
     _tidy(target, notebook)
-    _still(executed)
+    _remove_widgets(executed)
     return executed
 
 
-def _still(notebook: Any) -> None:
-    """Take out widgets: a report has no kernel, and their static faces stand beside them."""
+def _remove_widgets(notebook: Any) -> None:
+    """Remove widgets, which need a kernel; the same output has a static representation."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
@@ -59,26 +61,27 @@ def _reason(notebook: str, error: Exception, target: Path) -> str:
         return f"{where}: {error.ename}: {one_line(error.evalue)}"
     cells = read_notebook(target).cells if target.exists() else []
     begun = [i for i, cell in enumerate(cells) if cell.metadata.get("papermill", {}).get("start_time")]
-    where = f"{notebook}, cell {begun[-1] + 1}" if begun else notebook  # a kernel that died names no cell
+    # A kernel that died names no cell: the last one that began.
+    where = f"{notebook}, cell {begun[-1] + 1}" if begun else notebook
     return f"{where}: {type(error).__name__}: {one_line(str(error))}"
 
 
 def _tidy(target: Path, source: Path) -> None:
-    """Take out papermill's error markers, which shift the cells, and the paths of this machine."""
+    """Remove papermill's error markers, which shift the cells, and the paths of this machine."""
     import nbformat
 
     if not target.exists():
         return
     notebook = read_notebook(target)
     notebook.cells = [cell for cell in notebook.cells if _MARKER not in cell.metadata.get("tags", [])]
-    _still(notebook)
+    _remove_widgets(notebook)
     notebook.metadata.setdefault("papermill", {}).update(input_path=source.name, output_path=target.name)
     write_atomic(target, nbformat.writes(notebook).encode())
 
 
 @contextmanager
 def kernel_environment(added: Mapping[str, str] | None = None) -> Iterator[None]:
-    """What kernels inherit: thread counts and hash seed fixed before they start, the root, the figures, ``added``."""
+    """Environment of the kernels: fixed thread counts and hash seed, project root, figure backend, and ``added``."""
     threads = str(Settings().n_threads)
     wanted = {name: os.environ.get(name, threads) for name in THREADS}
     wanted["PYTHONHASHSEED"] = os.environ.get("PYTHONHASHSEED", "0")
@@ -89,7 +92,8 @@ def kernel_environment(added: Mapping[str, str] | None = None) -> Iterator[None]
     os.environ.update(wanted)
     log = logging.getLogger("papermill")
     level = log.level
-    log.setLevel(logging.CRITICAL)  # all that it says is checked before, or raised
+    # Its warnings concern what is checked before or raised here.
+    log.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
@@ -109,7 +113,7 @@ def require_papermill() -> None:
 
 
 def _braced(path: Path) -> str:
-    """papermill formats paths; braces of a folder's name are not for it."""
+    """Double the braces of a path, which papermill passes to str.format."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 

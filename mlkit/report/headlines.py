@@ -1,4 +1,4 @@
-"""Numbers that a notebook stands for: shown to the reader, and carried to the receipt as JSON."""
+"""Headline numbers of a notebook: shown as a table, and stored in the output as JSON for the receipt."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ Value = float | int | str | bool | None
 
 
 class SupportsInsight(Protocol):
-    """Anything with the faces of an `Insight`."""
+    """Anything with the representations of an `Insight`."""
 
     def model_dump(self, *, mode: str) -> dict[str, Any]: ...
 
@@ -35,15 +35,14 @@ class SupportsInsight(Protocol):
 
 
 def headline(title: str | None = None, /, *, digits: int = 4, **numbers: Any) -> None:
-    """Show numbers as a small table and hand them to the report's receipt.
+    """Show numbers as a small table and add them to the report's receipt.
 
     Parameters
     ----------
-    title: what the numbers are about, such as "Out of sample, 60 bars ahead".
-    digits: significant digits that floats are rounded to before they are shown and kept; integers and
-        strings stay as they are.
+    title: such as "Out of sample, 60 bars ahead".
+    digits: significant digits to which floats are rounded; integers and strings stay as they are.
     numbers: one row each, such as ``r2_no_change=0.0012, n_test=3210, verdict="no edge"``. NaN and infinity
-        are kept as null. A ``verdict`` is shown on top of the report.
+        become null. A ``verdict`` is shown on top of the report.
 
     Raises ConfigError for a value that is no number, string, bool or None.
     """
@@ -51,22 +50,23 @@ def headline(title: str | None = None, /, *, digits: int = 4, **numbers: Any) ->
         raise ConfigError("headline() takes at least one number and digits of at least 1")
     kept = {name: _rounded(name, value, digits) for name, value in numbers.items()}
     rows = [(name.replace("_", " "), shown_value(value, digits)) for name, value in kept.items()]
-    payload = {"title": title, "digits": digits, "numbers": [[*item] for item in kept.items()]}  # keeps order
+    # A list keeps the order.
+    payload = {"title": title, "digits": digits, "numbers": [[*item] for item in kept.items()]}
     _display({HEADLINE_MIME: payload, "text/html": _table(title, rows), "text/plain": _text(title, rows)})
 
 
 def show_insight(insight: SupportsInsight, bars: "pd.DataFrame | None" = None) -> None:
-    """Show an insight as its card and hand its JSON to the report; the last one shown is the report's.
+    """Show an insight as its card and add its JSON to the report; the report takes the last one shown.
 
-    Where a notebook is open and anywidget is installed, the interactive panel takes the place of the card. With
-    ``bars`` (n_bars, 5), which end with the insight's, both show their newest candles.
-    Numbers are kept to 8 significant digits and the bundle's name is left out: both would differ between
-    processors in the last bits of a model, and a notebook or report must say the same on all of them.
+    In an open notebook with anywidget installed the interactive panel is shown instead of the card. ``bars``
+    (n_bars, 5), which end with the bar of the insight, add their newest candles to both.
+    The JSON has 8 significant digits and no bundle name, since the last bits of a model, and with them the
+    name, differ between processors, and a notebook or report must be the same on all of them.
     """
     shown = insight.model_copy(update={"bundle": None})
     payload = _rounded_json(shown.model_dump(mode="json"))
     faces = {INSIGHT_MIME: payload, "text/html": shown.card(bars), "text/plain": str(shown)}
-    if find_spec("anywidget") and _listens():
+    if find_spec("anywidget") and _in_notebook():
         view = shown.panel(bars)._repr_mimebundle_()[0]
         faces |= {mime: face for mime, face in view.items() if mime not in faces}
     _display(faces)
@@ -81,9 +81,9 @@ def _rounded_json(value: Any) -> Any:
 
 
 def collect_headlines(notebooks: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every headline number in executed notebooks (file name -> notebook), in the order of the story.
+    """Every headline number of executed notebooks (file name -> notebook), in order.
 
-    ``cell`` counts from 0 in the executed notebook, which has one cell of injected parameters more.
+    ``cell`` counts from 0 in the executed notebook, which has an additional cell of injected parameters.
     """
     return [
         {
@@ -104,8 +104,8 @@ def collect_insight(notebooks: Mapping[str, Any]) -> tuple[dict[str, Any], str, 
     found = _outputs(notebooks, INSIGHT_MIME)
     if not found:
         return None
-    _, _, data, faces = found[-1]
-    return data, faces.get("text/html", ""), faces.get("text/plain", "")
+    _, _, data, shown = found[-1]
+    return data, shown.get("text/html", ""), shown.get("text/plain", "")
 
 
 def headline_digest(headlines: Sequence[Mapping[str, Any]]) -> str:
@@ -115,7 +115,7 @@ def headline_digest(headlines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def shown_value(value: Value, digits: int) -> str:
-    """A headline value as it is read; floats with their significant digits."""
+    """A headline value as text; floats with their significant digits."""
     if value is None:
         return "n/a"
     if isinstance(value, bool):
@@ -162,7 +162,7 @@ def _text(title: str | None, rows: Sequence[tuple[str, str]]) -> str:
 
 
 def _outputs(notebooks: Mapping[str, Any], mime: str) -> list[tuple[str, int, Any, Any]]:
-    """(notebook, cell, payload, all faces) of every output that carries ``mime``."""
+    """(notebook, cell, payload, all representations) of every output that has the type ``mime``."""
     return [
         (name, cell, output["data"][mime], output["data"])
         for name, notebook in notebooks.items()
@@ -172,7 +172,7 @@ def _outputs(notebooks: Mapping[str, Any], mime: str) -> list[tuple[str, int, An
     ]
 
 
-def _listens() -> bool:
+def _in_notebook() -> bool:
     """Whether this runs in a notebook."""
     try:
         from IPython.core.interactiveshell import InteractiveShell
@@ -182,8 +182,8 @@ def _listens() -> bool:
 
 
 def _display(faces: dict[str, Any]) -> None:
-    """Publish a MIME bundle, or print its text where no notebook listens."""
-    if not _listens():
+    """Publish a MIME bundle, or print its text outside a notebook."""
+    if not _in_notebook():
         print(faces["text/plain"])
         return
     from IPython.display import display

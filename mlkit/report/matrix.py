@@ -1,4 +1,4 @@
-"""Many reports from one YAML file: all checked first, then run side by side."""
+"""Several reports from one YAML file: all are checked first, then run in parallel."""
 
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ class ReportOutcome:
 
 
 def read_matrix(path: Path) -> list[ReportRequest]:
-    """The runs of a YAML file: ``runs``, a list of mappings, and ``defaults`` for what they leave out.
+    """The requests of a YAML file: ``runs``, a list of mappings, and ``defaults`` for keys they omit.
 
     Keys: symbol, timeframe, profile, seed, name, since, until, notebooks (``02,04`` or a list), parameters (a
     mapping). Values are taken as written, so ``007`` stays ``007``. Raises ConfigError for anything else.
@@ -80,12 +80,12 @@ def _mapping(where: str, of: Mapping[str, Any]) -> dict[str, str]:
 
 
 def run_matrix(path: Path, *, jobs: int = 1, force: bool = False, progress: bool = True) -> list[ReportOutcome]:
-    """Make every report of a YAML file, ``jobs`` at a time; returns one outcome a run, in the file's order.
+    """Make every report of a YAML file, ``jobs`` at a time; returns one outcome a report, in the file's order.
 
-    Nothing runs unless every run makes sense. Runs of the same market wait for each other, as both publish its
-    bundle; a run that fails does not stop the others.
+    All requests are checked before any runs. Reports of one market run one after the other, as each publishes the
+    market's bundle; a report that fails does not stop the others.
 
-    Raises ConfigError or BarsError for a run that makes no sense, naming it, and for two runs of one name.
+    Raises ConfigError or BarsError for an invalid request, naming it, and for two reports of one name.
     """
     from tqdm.auto import tqdm
 
@@ -121,11 +121,11 @@ def run_matrix(path: Path, *, jobs: int = 1, force: bool = False, progress: bool
 
 
 def _make(request: ReportRequest, plan: Plan, force: bool) -> ReportOutcome:
-    """One report in a process of its own, so that threads and environment are those of a single report."""
+    """One report in its own process, so that threads and environment are those of a single report."""
     done = subprocess.run(request.command(force=force), capture_output=True, text=True)
     if done.returncode:
-        told = [line for line in done.stderr.splitlines() if line.startswith("mlkit: error: ")]
-        reason = told[-1].removeprefix("mlkit: error: ") if told else f"ended with status {done.returncode}"
+        errors = [line for line in done.stderr.splitlines() if line.startswith("mlkit: error: ")]
+        reason = errors[-1].removeprefix("mlkit: error: ") if errors else f"ended with status {done.returncode}"
         return ReportOutcome(plan.run, None, reason, ())
     folder = plan.reports / plan.run
     verdicts = tuple(e["value"] for e in read_receipt(folder)["headlines"] if e["name"] == "verdict")

@@ -1,6 +1,6 @@
-"""What the notebooks may be told: their cells tagged ``parameters``, read and checked before anything runs.
+"""Parameters of the notebooks, from their cells tagged ``parameters``, checked before anything runs.
 
-papermill itself drops an unknown name silently and guesses types from the text, so ``007`` becomes 7.
+papermill itself ignores an unknown name and guesses types from the text, so ``007`` becomes 7.
 """
 
 import ast
@@ -31,13 +31,13 @@ class Parameter:
 
     name: str
     annotation: str
-    kind: Any  # what the annotation stands for
+    kind: Any  # the type of the annotation
 
     def convert(self, text: str) -> Any:
-        """The value that ``text`` means for this annotation; ConfigError if it means none.
+        """The value of ``text`` by this annotation; ConfigError if it has another type.
 
-        A ``str`` takes the text as it is; lists, tuples and dicts are written as JSON (``[1, 5]``).
-        Tuples arrive in the notebook as lists, the only sequence papermill can inject.
+        A ``str`` is the text itself; lists, tuples and dicts are written as JSON (``[1, 5]``). A tuple becomes a
+        list, the only sequence that papermill can inject.
         """
         adapter: TypeAdapter[Any] = TypeAdapter(self.kind)
         try:
@@ -61,11 +61,11 @@ def convert_parameters(
 
     Parameters
     ----------
-    given: what the user passed; each name must be declared by some notebook.
-    defaults: what the report passes to the notebooks that declare it.
+    given: parameters of the user; each name must be declared by some notebook.
+    defaults: parameters of the report, for the notebooks that declare them.
 
     Raises ConfigError for an unknown name (listing the known ones), a value of the wrong type, or an
-    annotation that is not understood.
+    unsupported annotation.
     """
     declared = {path.name: declared_parameters(path) for path in notebooks}
     known = sorted({name for parameters in declared.values() for name in parameters})
@@ -85,7 +85,8 @@ def declared_parameters(notebook: Path) -> dict[str, Parameter]:
 
     try:
         cells = nbformat.read(notebook, as_version=4).cells
-    except Exception as error:  # nbformat raises its own, json's and the system's errors
+    # nbformat raises its own, json's and the system's errors.
+    except Exception as error:
         raise ConfigError(f"{notebook.name} is not a notebook: {' '.join(str(error).split())[:200]}") from error
     tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     if not tagged:
@@ -113,7 +114,8 @@ def _parameter(statement: ast.stmt, notebook: str) -> Parameter | None:
     try:
         kind = eval(written, {"__builtins__": {}}, _TYPES)
         TypeAdapter(kind)
-    except Exception as error:  # whatever an annotation outside the table raises
+    # An annotation outside the table raises any error.
+    except Exception as error:
         raise ConfigError(
             f"{notebook}: parameter {name} has the annotation {written}; use {', '.join(_TYPES)} or | None"
         ) from error

@@ -1,4 +1,4 @@
-"""The receipt of a report: what went in, what came out, and digests by which others can check it."""
+"""The receipt of a report: inputs, headline numbers, and the digests of its files."""
 
 import json
 import os
@@ -21,18 +21,18 @@ INSIGHT = "insight.json"
 PAGE = "index.html"
 HASH_SEED = "PYTHONHASHSEED"
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-# The only settings that a receipt holds: those that decide a model. No folder, address or secret is among them.
+# The only settings that a receipt holds: those that determine a model. No folder, address or secret is among them.
 SETTINGS = {f"MLKIT_{name.upper()}": name for name in Settings.model_construct().chosen()}
 _LONGEST = 500  # characters of a setting
 
 
 def json_bytes(data: Any) -> bytes:
-    """JSON as it is written into a report: readable, in the order of its keys, never NaN."""
+    """Indented JSON in the order of its keys; ValueError for NaN."""
     return (json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def build_receipt(inputs: Mapping[str, Any], notebooks: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything but the digests of the files, which are known once the files are written.
+    """The receipt without the digests of the files, which are added when these are written.
 
     Parameters
     ----------
@@ -58,9 +58,9 @@ def build_receipt(inputs: Mapping[str, Any], notebooks: Mapping[str, Any]) -> di
 
 
 def environment_of(receipt: Mapping[str, Any]) -> dict[str, str]:
-    """Environment variables that a receipt may set when its report is run again: settings of models, and threads.
+    """Environment variables from a receipt for running its report again: settings of models, and threads.
 
-    A receipt is a stranger's file. Any other variable could name code to run or a place to write to, so it is refused.
+    A receipt may come from a stranger. Any other variable could name code to run or a folder to write to, and is refused.
 
     Raises ReportError naming the entry that is not allowed.
     """
@@ -87,24 +87,24 @@ def environment_of(receipt: Mapping[str, Any]) -> dict[str, str]:
 
 
 def file_digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of a report but the receipt itself."""
+    """SHA-256 of every file of a report except the receipt."""
     return {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.name != RECEIPT}
 
 
 def read_notebooks(folder: Path) -> dict[str, Any]:
-    """The executed notebooks of a report, by file name, in the order of the story."""
+    """The executed notebooks of a report, by file name, in order."""
     return {path.name: read_notebook(path) for path in sorted(folder.glob("*.ipynb"))}
 
 
 def read_notebook(path: Path) -> Any:
-    """A notebook as nbformat reads it: a dict whose texts are single strings."""
+    """A notebook as nbformat reads it."""
     import nbformat
 
     return nbformat.read(path, as_version=4)
 
 
 def summarise_report(folder: Path) -> str:
-    """A few lines for a terminal: the insight, the verdicts, and where the page is."""
+    """A few lines for a terminal: the insight, the verdicts, the path of the page."""
     receipt = read_receipt(folder)
     insight = collect_insight(read_notebooks(folder))
     lines = [insight[2]] if insight else []
@@ -118,7 +118,7 @@ def summarise_report(folder: Path) -> str:
 
 
 def read_receipt(folder: Path) -> dict[str, Any]:
-    """The receipt of a report folder; ReportError where there is none that can be read."""
+    """The receipt of a report folder; ReportError if there is none or it cannot be read."""
     try:
         receipt: dict[str, Any] = json.loads((folder / RECEIPT).read_bytes())
         if not isinstance(receipt["files"], dict) or not isinstance(receipt["headlines"], list):

@@ -1,4 +1,4 @@
-"""Verify: a report checked against its receipt, and run again to see that it comes out the same."""
+"""Verify a report: check its files against the receipt, then run its notebooks again and compare the numbers."""
 
 import json
 import math
@@ -32,13 +32,13 @@ TOLERANCE = 1e-3  # relative, of a headline number on another kind of machine or
 def verify_report(
     folder: Path, *, again: bool = True, notebooks: Path | None = None, progress: bool = True
 ) -> list[str]:
-    """Check a report against its receipt and derive its numbers again; one line for each thing checked.
+    """Check a report against its receipt and compute its numbers again; returns one line for each check.
 
-    First, without running anything: the digest of every file, the headline numbers as they stand in the notebooks,
-    the insight, and the page, which must be what these notebooks render to. Then, with ``again``: the same bars,
-    and the notebooks of today, run in a folder of their own, must give the same headline numbers and insight. On
-    the same kind of machine, versions and threads they must be equal; elsewhere numbers may differ by
-    ``TOLERANCE`` of their size and texts not at all.
+    First, without running anything: the digest of every file, the headline numbers and the insight of the notebooks,
+    and the page, which is rendered again from the notebooks. Then, with ``again``: the current notebooks run on the
+    same bars in a temporary folder and must give the same headline numbers and insight. On the same kind of machine,
+    versions and threads these must be equal; elsewhere numbers may differ by ``TOLERANCE`` of their size and texts
+    not at all.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def verify_report(
 
 
 def _check_files(folder: Path, receipt: Mapping[str, Any], sources: Path) -> list[str]:
-    """Everything that can be derived from the files alone."""
+    """Checks that need only the files."""
     from mlkit.report.index_page import render_page
 
     found, promised = file_digests(folder), receipt["files"]
@@ -70,7 +70,8 @@ def _check_files(folder: Path, receipt: Mapping[str, Any], sources: Path) -> lis
     insight = collect_insight(notebooks)
     if insight is not None and json.loads((folder / INSIGHT).read_bytes()) != insight[0]:
         raise ReportError(f"{folder}: {INSIGHT} is not the insight that the notebooks show")
-    if receipt["versions"] == package_versions():  # another version may render other bytes
+    # Other versions of the packages may render other bytes.
+    if receipt["versions"] == package_versions():
         page = render_page(receipt, notebooks, folder=sources)
         if (folder / PAGE).read_text(encoding="utf-8") != page:
             raise ReportError(f"{folder}: {PAGE} is not what its notebooks render to; it was edited")
@@ -90,7 +91,7 @@ def _check_again(folder: Path, receipt: Mapping[str, Any], sources: Path | None,
         _check_sources(folder, written, plan)
         environment = {
             **environment_of(receipt),
-            # Last, so that no receipt can change them: what the notebooks write stays in this folder.
+            # Last, so that no receipt can change them: the notebooks write into the temporary folder.
             "MLKIT_HOME": place,
             "MLKIT_TRAINING_DATA_PATH": _lake(),
         }
@@ -111,7 +112,7 @@ def _check_again(folder: Path, receipt: Mapping[str, Any], sources: Path | None,
 
 
 def _lake() -> str:
-    """The lake as the kernels must find it from another home: absolute, or an address."""
+    """The lake as an absolute path or an address, since the kernels run with another home."""
     path = str(Settings().training_data_path)
     return path if "://" in path else str((project_root() / path).resolve())
 
@@ -136,28 +137,28 @@ def _same_plan(receipt: Mapping[str, Any], names: Sequence[str], sources: Path |
 def _check_bars(folder: Path, receipt: Mapping[str, Any], plan: Plan) -> None:
     was, now = receipt["data"], plan.inputs["data"]
     if was["sha256"] != now["sha256"]:
-        told = f"{was['bars']:,} bars to {was['last'][:16]} then, {now['bars']:,} to {now['last'][:16]} now"
-        raise ReportError(f"{folder}: the bars are not the ones it was made from ({told})")
+        spans = f"{was['bars']:,} bars to {was['last'][:16]} then, {now['bars']:,} to {now['last'][:16]} now"
+        raise ReportError(f"{folder}: the bars are not the ones it was made from ({spans})")
 
 
 def _check_sources(folder: Path, written: Mapping[str, Any], plan: Plan) -> None:
-    """The code cells that ran must be those of the notebooks of today."""
+    """ReportError unless the code cells that ran are those of the current notebooks."""
     for source in plan.notebooks:
         ran = [
             cell.source
             for cell in written[source.name].cells
             if cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", [])
         ]
-        today = [cell.source for cell in read_notebook(source).cells if cell.cell_type == "code"]
-        if ran != today:
+        current = [cell.source for cell in read_notebook(source).cells if cell.cell_type == "code"]
+        if ran != current:
             where = next(
-                (i for i, (a, b) in enumerate(zip(ran, today, strict=False)) if a != b), min(len(ran), len(today))
+                (i for i, (a, b) in enumerate(zip(ran, current, strict=False)) if a != b), min(len(ran), len(current))
             )
             raise ReportError(f"{folder}: {source.name} is not the notebook that ran (code cell {where + 1} differs)")
 
 
 def same_kind(was: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether two receipts are of the same kind of machine, versions and threads, so that bits must agree."""
+    """Whether two receipts have the same machine type, versions and threads, so that bits must agree."""
     keys = [*THREADS, HASH_SEED]
     return (
         was["versions"] == now["versions"]

@@ -14,9 +14,9 @@ from mlkit.report.receipt import INSIGHT, PAGE, RECEIPT, read_receipt
 
 @contextmanager
 def tracked_report(plan: Plan, tracking: bool | None) -> Iterator[Callable[[Path], None]]:
-    """A tracked run of kind ``report``; yields what tells it of the finished folder.
+    """A tracked run of kind ``report``; yields a function that logs the finished folder.
 
-    Of a report that fails, the page with the failing cell is told.
+    If the report fails, the page with the failing cell is logged.
     """
     inputs = plan.inputs
     settings = Settings(profile=inputs["profile"], seed=inputs["seed"], tracking=tracking)
@@ -26,7 +26,7 @@ def tracked_report(plan: Plan, tracking: bool | None) -> Iterator[Callable[[Path
     notebooks = {Path(name).stem: values for name, values in inputs["parameters"].items()}
     with tracked("report", settings, name=plan.run, parameters=parameters | notebooks, sources=[source]) as run:
         try:
-            yield lambda folder: _tell(run, folder)
+            yield lambda folder: _log(run, folder)
         except ReportError:
             page = plan.reports / "failed" / plan.run / PAGE
             if page.is_file():
@@ -34,7 +34,7 @@ def tracked_report(plan: Plan, tracking: bool | None) -> Iterator[Callable[[Path
             raise
 
 
-def _tell(run: TrackedRun, folder: Path) -> None:
+def _log(run: TrackedRun, folder: Path) -> None:
     receipt = read_receipt(folder)
     for name in (PAGE, RECEIPT, INSIGHT):
         if (folder / name).is_file():
