@@ -1,8 +1,8 @@
 """The command ``mlkit``: arguments in, one call into the library, a few lines out.
 
-Each module of this folder holds a group of commands and adds them in its ``register``. Exit codes: 0 done; 2 bad
-input or a task that cannot be done, with one line on standard error; 130 interrupted. Only the chosen command
-imports what it needs.
+A command is a function that takes the parsed arguments, and a call of ``command`` in the ``register`` of its module.
+Exit codes: 0 done; 2 bad input or a task that cannot be done, with one line on standard error; 130 interrupted.
+A function imports what it needs, so that only the chosen command loads anything.
 """
 
 import argparse
@@ -36,11 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         run: Callable[[Arguments], None] = arguments.run
         run(arguments)
         sys.stdout.flush()
-    except SystemExit as stop:  # --help and --version
+    # --help and --version.
+    except SystemExit as stop:
         return int(stop.code or 0)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of standard output went away, such as `| head`
+    # The reader of standard output has ended, such as `| head`.
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (MlkitError, OSError, ModuleNotFoundError) as error:
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    """What went wrong, in one line; an ImportError of our own making is a bug and is raised again."""
+    """The message in one line; a missing module of mlkit itself is a bug, and raised again."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, ModuleNotFoundError):
@@ -61,7 +63,7 @@ def _one_line(error: Exception) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are ours: one line, no usage block."""
+    """argparse that raises ConfigError for bad arguments, instead of printing its usage."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} (see {self.prog} --help)")
@@ -74,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, run: Callable[[Arguments], None] | None, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        if run is not None:  # else its actions bring theirs
+        # None: the actions of the command set their own.
+        if run is not None:
             sub.set_defaults(run=run)
         return sub
 
@@ -84,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Version(argparse.Action):
-    """Prints the version; importlib.metadata is read only when asked."""
+    """Prints the version, which importlib.metadata reads only then."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         from mlkit import __version__

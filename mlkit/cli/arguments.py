@@ -1,4 +1,4 @@
-"""What the commands share: options, values checked before anything runs, and the settings."""
+"""Shared by the commands: options, checks of their values, and the settings."""
 
 import argparse
 from typing import Any, Protocol
@@ -9,7 +9,7 @@ Arguments = argparse.Namespace
 
 
 class AddCommand(Protocol):
-    """Adds a command ``name`` that calls ``run`` (None where its actions do) and returns its parser."""
+    """Adds the command ``name``, which calls ``run`` (None if its actions have their own); returns its parser."""
 
     def __call__(self, name: str, run: Any, text: str) -> argparse.ArgumentParser: ...
 
@@ -30,7 +30,7 @@ def universe_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def symbols_of(arguments: Arguments) -> tuple[str, ...]:
-    """The symbols of ``--symbols`` or ``--universe``; none where neither was given."""
+    """The symbols of ``--symbols`` or ``--universe``; empty without either."""
     from mlkit.market import read_universe
 
     return arguments.symbols or (read_universe(arguments.universe) if arguments.universe else ())
@@ -38,10 +38,10 @@ def symbols_of(arguments: Arguments) -> tuple[str, ...]:
 
 def run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--profile", choices=("smoke", "full"), default=None, help="smoke: seconds; full: the whole thing"
+        "--profile", choices=("smoke", "full"), default=None, help="smoke: seconds; full: all of it"
     )
     parser.add_argument(
-        "--seed", type=seed_value, default=None, help="a whole number; everything random follows from it"
+        "--seed", type=seed_value, default=None, help="a whole number; determines all random numbers"
     )
 
 
@@ -85,7 +85,7 @@ def parameter_value(text: str) -> tuple[str, str]:
 
 
 def settings_from(**changes: Any) -> Any:
-    """Settings of the environment with the options given; their faults in one line."""
+    """Settings of the environment, changed by the options that are not None; an invalid value is a ConfigError."""
     from pydantic import ValidationError
 
     from mlkit.config import Settings

@@ -1,4 +1,4 @@
-"""Commands over finished models: bundle."""
+"""Commands for model bundles: bundle verify."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ from mlkit.cli.arguments import AddCommand, Arguments, count_value
 
 def register(command: AddCommand) -> None:
     """Add the commands of this module."""
-    bundle = command("bundle", None, "look after model bundles")
+    bundle = command("bundle", None, "check model bundles")
     action = bundle.add_subparsers(dest="action", required=True, metavar="action")
     sub = action.add_parser("verify", help="check every file of a bundle, in another process", allow_abbrev=False)
     sub.add_argument("folder", type=Path, help="a bundle, or a folder that holds CURRENT")
-    sub.add_argument("--seconds", type=count_value, default=120, help="time it may take")
-    sub.add_argument("--memory", type=count_value, default=2048, metavar="MB", help="memory its models may take")
+    sub.add_argument("--seconds", type=count_value, default=120, help="time limit")
+    sub.add_argument("--memory", type=count_value, default=2048, metavar="MB", help="memory limit for its models")
     sub.set_defaults(run=_bundle_verify)
 
 

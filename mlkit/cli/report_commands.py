@@ -1,4 +1,4 @@
-"""Commands over reports: report, verify, diff."""
+"""Commands for reports: report, verify, diff."""
 
 import argparse
 from pathlib import Path
@@ -10,10 +10,10 @@ from mlkit.errors import ConfigError, ReportError
 def register(command: AddCommand) -> None:
     """Add the commands of this module."""
     _report_arguments(command("report", _report, "run the notebooks into a self-contained report"))
-    sub = command("verify", _verify, "check a report against its receipt and derive its numbers again")
+    sub = command("verify", _verify, "check a report against its receipt and compute its numbers again")
     sub.add_argument("folder", type=Path, help="such as reports/SP500-1d")
-    sub.add_argument("--quick", action="store_true", help="check digests, numbers and page; run nothing")
-    sub = command("diff", _diff, "show what moved between two reports")
+    sub.add_argument("--quick", action="store_true", help="check digests, numbers and page only; run nothing")
+    sub = command("diff", _diff, "show the differences between two reports")
     sub.add_argument("first", type=Path, help="such as reports/SP500-1d")
     sub.add_argument("second", type=Path, help="such as reports/NASDAQ-1d")
 
@@ -21,13 +21,13 @@ def register(command: AddCommand) -> None:
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
     market_arguments(parser, "SP500", "1d")
     run_options(parser)
-    parser.add_argument("--since", help="first bar of all, ISO 8601, such as 2010-01-01")
-    parser.add_argument("--until", help="first bar that is left out")
-    parser.add_argument("--notebooks", type=_numbers, default=(), metavar="02,04", help="run these alone")
-    parser.add_argument("--name", help="of the report's folder; SYMBOL-TIMEFRAME by default")
+    parser.add_argument("--since", help="first bar, ISO 8601, such as 2010-01-01")
+    parser.add_argument("--until", help="end of the bars, not included")
+    parser.add_argument("--notebooks", type=_numbers, default=(), metavar="02,04", help="run only these")
+    parser.add_argument("--name", help="name of the report's folder; SYMBOL-TIMEFRAME by default")
     parser.add_argument("--force", action="store_true", help="compute finished notebooks again")
-    parser.add_argument("--matrix", type=Path, metavar="runs.yaml", help="many reports, each a run of this file")
-    parser.add_argument("--jobs", type=_jobs, default=1, help="reports of a matrix at once; 1 by default")
+    parser.add_argument("--matrix", type=Path, metavar="runs.yaml", help="several reports, from the runs of this file")
+    parser.add_argument("--jobs", type=_jobs, default=1, help="reports of a matrix in parallel; 1 by default")
     parser.add_argument(
         "-p", dest="parameters", metavar="name=value", type=parameter_value, action="append", default=[],
         help="a parameter of the notebooks; may be repeated",
@@ -69,7 +69,7 @@ def _report(arguments: Arguments) -> None:
 
 
 def _matrix(arguments: Arguments) -> None:
-    """Every run of the file, then a table; ReportError when a run failed, after all have been tried."""
+    """All reports of the file, then a table; ReportError if any failed, after all have run."""
     from mlkit.report import run_matrix
 
     outcomes = run_matrix(arguments.matrix, jobs=arguments.jobs, force=arguments.force)

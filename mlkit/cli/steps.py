@@ -1,4 +1,4 @@
-"""How far a training is, on standard error: one bar a stage on a terminal, one line a step elsewhere."""
+"""Progress of a training on standard error: one bar a stage on a terminal, one line a step elsewhere."""
 
 import sys
 from types import TracebackType
@@ -23,7 +23,7 @@ class Steps:
             self._bar.close()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """One step more is done."""
+        """Show that ``done`` of ``total`` steps are done."""
         if not self._bars:
             print(f"{done}/{total} {stage}", file=sys.stderr, flush=True)
             return
