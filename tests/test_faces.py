@@ -59,9 +59,22 @@ def test_an_import_behind_a_face_is_seen() -> None:
     assert behind_a_face("market", "from mlkit.market.bars import validate_bars\n") == []
 
 
+def without_a_sentence(stub: str) -> list[str]:
+    """The imports of a stub that no comment stands above; one comment serves imports without a line between them."""
+    blocks = [block.splitlines() for block in stub.split("\n\n") if "\nfrom ." in f"\n{block}"]
+    return [block[-1] for block in blocks if not block[0].startswith("#")]
+
+
+def test_a_name_without_a_sentence_is_seen() -> None:
+    assert without_a_sentence('"""A face."""\n\n# A bar.\nfrom .bars import A as A\n\nfrom .bars import B as B\n') == [
+        "from .bars import B as B"
+    ]
+
+
 @pytest.mark.parametrize("face", FACES)
-def test_every_name_of_a_face_exists_and_is_said_in_a_sentence(face: str) -> None:
+def test_every_name_of_a_face_exists_and_has_a_sentence(face: str) -> None:
     module = importlib.import_module(face)
     assert module.__all__
+    assert without_a_sentence((ROOT / face.replace(".", "/") / "__init__.pyi").read_text()) == []
     for name in module.__all__:
         assert getattr(module, name) is not None, name

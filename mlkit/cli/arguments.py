@@ -37,12 +37,8 @@ def symbols_of(arguments: Arguments) -> tuple[str, ...]:
 
 
 def run_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--profile", choices=("smoke", "full"), default=None, help="smoke: seconds; full: all of it"
-    )
-    parser.add_argument(
-        "--seed", type=seed_value, default=None, help="a whole number; determines all random numbers"
-    )
+    parser.add_argument("--profile", choices=("smoke", "full"), default=None, help="smoke: seconds; full: all of it")
+    parser.add_argument("--seed", type=seed_value, default=None, help="a whole number; determines all random numbers")
 
 
 def symbol_value(text: str) -> str:
