@@ -60,7 +60,7 @@ def build_receipt(inputs: Mapping[str, Any], notebooks: Mapping[str, Any]) -> di
 def environment_of(receipt: Mapping[str, Any]) -> dict[str, str]:
     """Environment variables from a receipt for running its report again: settings of models, and threads.
 
-    A receipt may come from a stranger. Any other variable could name code to run or a folder to write to, and is refused.
+    A receipt may come from a stranger. Any other variable could name code to run or a folder, and is refused.
 
     Raises ReportError naming the entry that is not allowed.
     """
