@@ -1,10 +1,10 @@
 """Whether the market is still the one that the model was trained on."""
 
-# Compare the bars after a bundle's training with that training.
+# Compare the bars after a bundle's training with that training: five tests, one verdict.
 from .checks import check_drift as check_drift
 
-# Write the report for those who answer with the bundle: into the root of its market, atomically.
+# Write the report into the root of its market, where insights, status and panel read it.
 from .checks import save_drift as save_drift
 
-# Two detectors: how often an interval misses, and how large the errors are in units of its half width.
+# Drift bar by bar: detectors of the interval's misses and of the size of the errors.
 from .stream import DriftStream as DriftStream

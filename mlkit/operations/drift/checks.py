@@ -1,16 +1,16 @@
-"""Is the market still the one that the model learned? Five tests, each with its level, and one verdict.
+"""Five drift tests of the bars after a bundle's training, each at its own level, and one verdict.
 
-``check_drift`` compares the bars after a bundle's training with what the bundle remembers of it:
+``check_drift`` compares the bars after a bundle's training with the reference in the bundle:
 
-- *features*: PSI and Kolmogorov-Smirnov of every input over the newest window (``drift_panel``);
-- *predictions*: the same for what the model says, against rows of its training that its trees did not see;
+- *features*: PSI and Kolmogorov-Smirnov of every input over the newest window (`mlkit.operations.drift.distribution`);
+- *predictions*: the same for the forecasts, against rows of the training that the trees were not fitted on;
 - *errors*: the same for the standardised errors, against those of the walk-forward;
-- *calibration*: whether the Brier score is worse than the probabilities promise (``drift_outcomes``);
-- *coverage*: whether the 80 % and 90 % intervals hold as often as they say.
+- *calibration*: whether the Brier score is worse than the probabilities promise (`mlkit.operations.drift.outcomes`);
+- *coverage*: whether the 80 % and 90 % intervals hold as often as their level.
 
 A family drifts when its smallest p-value, corrected for all its tests, is under its share of ``Settings.drift_level``;
-of a distribution also only when no window of the reference itself strays as far. Old bars and an old model are told
-beside the verdict and do not change it. The measured rates are in ``README.md`` beside this file.
+a family of distributions only if, in addition, no window of the reference itself strays as far. Old bars and an old
+model are reported beside the verdict and do not change it. The measured rates are in the README of operations.
 """
 
 import json
@@ -27,9 +27,9 @@ from mlkit.features import DEFAULT_GARCH
 from mlkit.inference import bars_late, drift_file, model_freshness
 from mlkit.market import never_closes, open_times, timeframe_delta, validate_bars
 from mlkit.models.ensemble import FORECAST_COLUMNS, usable_rows
-from mlkit.operations.drift.distribution import BLOCK, SHORTEST, WINDOWS, Comparison, Panel, comparison_table
+from mlkit.operations.drift.distribution import BLOCK_ROWS, MIN_BLOCKS, MIN_WINDOWS, BinnedReference, WindowShift
 from mlkit.operations.drift.outcomes import calibration_table, coverage_table
-from mlkit.operations.drift.reference import DriftReference
+from mlkit.operations.drift.reference import DriftReference, standardised_errors
 from mlkit.operations.training.forecasting import forecast_rows
 from mlkit.operations.training.training_set import TrainingSet, prepare
 
@@ -40,14 +40,15 @@ if TYPE_CHECKING:
     from mlkit.models.bundle import ModelBundle
     from mlkit.models.ensemble import PricePredictor
 
-Verdict = Literal["drift", "no drift", "not enough bars"]
-OUTCOMES = 1000  # newest forecasts whose outcomes are judged
-SHARES = {"features": 0.5, "predictions": 0.125, "errors": 0.125, "calibration": 0.125, "coverage": 0.125}
+DriftVerdict = Literal["drift", "no drift", "not enough bars"]
+JUDGED_ROWS = 1000  # newest forecasts whose outcomes are judged
+# Shares of ``Settings.drift_level`` by family.
+LEVEL_SHARES = {"features": 0.5, "predictions": 0.125, "errors": 0.125, "calibration": 0.125, "coverage": 0.125}
 
 
 @dataclass(frozen=True, eq=False)
 class DriftReport:
-    """What was found at the close of one bar."""
+    """The result of one check, made at the close of the newest bar."""
 
     bundle: str  # id
     symbol: str
@@ -55,9 +56,9 @@ class DriftReport:
     checked: "pd.Timestamp"  # close of the newest bar
     bars: int  # after the training
     level: float  # of all tests together
-    verdict: Verdict
-    reasons: tuple[str, ...]  # of a drift what drifted; else what was found; then what is stale
-    stale: bool  # the bars or the model are old
+    verdict: DriftVerdict
+    reasons: tuple[str, ...]  # the families that drifted; without drift those of all; then what is stale
+    stale: bool  # whether the bars or the model are old
     table: "pd.DataFrame"  # one row a family: rows, p (corrected), level, verdict, reason
     features: "pd.DataFrame"  # psi, usual_psi, ks, p, adjusted_p by feature, least likely first; may be empty
     predictions: "pd.DataFrame"  # the same of the forecasts
@@ -69,21 +70,15 @@ class DriftReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON, bounded: the families, the 20 most moved features, calibration and coverage."""
         return {
-            "bundle": self.bundle,
-            "symbol": self.symbol,
-            "timeframe": self.timeframe,
+            **{name: getattr(self, name) for name in ("bundle", "symbol", "timeframe")},
             "checked": self.checked.tz_localize(None).isoformat(timespec="seconds"),
-            "bars": self.bars,
-            "level": self.level,
-            "verdict": self.verdict,
+            **{name: getattr(self, name) for name in ("bars", "level", "verdict")},
             "reasons": list(self.reasons),
             "stale": self.stale,
             "families": _records(self.table.reset_index()),
             "features": _records(self.features.head(20).reset_index()),
-            "predictions": _records(self.predictions.reset_index()),
-            "errors": _records(self.errors.reset_index()),
-            "calibration": _records(self.calibration),
-            "coverage": _records(self.coverage),
+            **{name: _records(getattr(self, name).reset_index()) for name in ("predictions", "errors")},
+            **{name: _records(getattr(self, name)) for name in ("calibration", "coverage")},
         }
 
     def __str__(self) -> str:
@@ -118,35 +113,47 @@ def check_drift(
     bundle : ModelBundle
     bars : DataFrame (n_bars, 5)
         A history of the bundle's market, or of one of its pool, and timeframe, that reaches beyond its training span,
-        and back by the features' warm-up and the intervals' memory. What is said is known at the close of its last bar.
+        and back by the features' warm-up and the intervals' lookback. The result is known at the close of its last bar.
     settings : Settings
         ``drift_level``: probability of a false alarm at one check, all tests together.
     features : FeatureSet
         What the bundle was trained with, where that held own features.
-    now : time with a zone at which the age of the bars is told; no clock is read without.
+    now : time with a zone against which the age of the bars is reported; without it that is left out.
 
     Raises ConfigError for bars of another market or timeframe or a bundle without price models; BarsError for bars that
     break the contract; BundleError for a damaged bundle.
     """
-    settings, bars = settings or Settings(), validate_bars(bars)
-    model = _demand_model(bundle, bars)
-    reference, manifest = DriftReference.read(bundle), bundle.manifest
+    import pandas as pd
+
+    settings, bars, manifest = settings or Settings(), validate_bars(bars), bundle.manifest
+    model, symbol = _model_for(bundle, bars), bars.attrs["symbol"]
+    reference = DriftReference.read(bundle)
     if reference is not None and manifest.pool:
-        reference = reference.of_market(manifest.symbols.index(bars.attrs["symbol"]))
-    data = prepare(bars, manifest.horizons, manifest.garch_of(bars.attrs["symbol"]) or DEFAULT_GARCH, features)
-    after = np.flatnonzero(bars.index > _trained_until(bundle))
+        reference = reference.of_market(manifest.symbols.index(symbol))
+    data = prepare(bars, manifest.horizons, manifest.garch_of(symbol) or DEFAULT_GARCH, features)
+    after = np.flatnonzero(bars.index > pd.to_datetime(manifest.training_span.end, utc=True))
     after = after[usable_rows(data.X[after], data.scale[after])]
-    monitored = _monitored(data, model, after[-OUTCOMES:])
-    compared = _compare(reference, data, model, after, monitored)
-    excess = {} if reference is None else reference.excess
-    calibration = calibration_table(monitored, excess)
+    monitored = _monitored(data, model, after[-JUDGED_ROWS:])
+    shifts = {} if reference is None or not len(after) else _shifts(reference, data, after, monitored)
+    calibration = calibration_table(monitored, {} if reference is None else reference.excess)
     coverage = coverage_table(monitored, manifest)
-    table = _families(reference, compared, calibration, coverage, len(after), settings.drift_level)
-    stale = _stale(bundle, bars, now)
+    rows: dict[str, Family] = {}
+    for name, share in LEVEL_SHARES.items():
+        level = share * settings.drift_level
+        if name in ("calibration", "coverage"):
+            rows[name] = _judge_outcomes(name, calibration if name == "calibration" else coverage, level)
+        else:
+            known = None if reference is None else getattr(reference, name)
+            rows[name] = _judge_shift(name, shifts.get(name), known, len(after), level)
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["rows", "p", "level", "verdict", "reason"])
+    table.index.name = "family"
     verdict, reasons = _verdict(table)
+    stale = _stale(bundle, bars, now)
+    empty = pd.DataFrame(columns=["psi", "usual_psi", "ks", "p", "adjusted_p"], index=pd.Index([], name="name"))
+    names = ("features", "predictions", "errors")
     return DriftReport(
         bundle=bundle.id,
-        symbol=bars.attrs["symbol"],
+        symbol=symbol,
         timeframe=bars.attrs["timeframe"],
         checked=bars.index[-1] + timeframe_delta(manifest.timeframe),
         bars=len(after),
@@ -158,22 +165,22 @@ def check_drift(
         calibration=calibration,
         coverage=coverage,
         monitored=monitored,
-        **{name: comparison_table(found) for name, found in compared.items()},
+        **{name: empty if (shift := shifts.get(name)) is None else shift.table() for name in names},
     )
 
 
 def save_drift(report: DriftReport, root: Path | str) -> Path:
-    """Write the report for those who answer with the bundle: into the root of its market, atomically.
+    """Write the report into the root of its market, atomically; insights, status and panel read it there.
 
-    Returns the file; see `mlkit.inference.drift_note` for who reads it.
+    Returns the file; see `mlkit.inference.drift_note` for how it is read.
     """
     path = drift_file(Path(root), report.symbol, report.timeframe)
     write_atomic(path, json.dumps(report.to_dict(), indent=1, allow_nan=False).encode())
     return path
 
 
-def _demand_model(bundle: "ModelBundle", bars: "pd.DataFrame") -> "PricePredictor":
-    """The price model that fits these bars."""
+def _model_for(bundle: "ModelBundle", bars: "pd.DataFrame") -> "PricePredictor":
+    """The price model; ConfigError unless it was trained on this market and timeframe."""
     model, timeframe = bundle.price, bundle.manifest.timeframe
     if model is None:
         raise ConfigError(f"bundle {bundle.path}: holds no price models, so nothing can drift; run mlkit train")
@@ -183,17 +190,10 @@ def _demand_model(bundle: "ModelBundle", bars: "pd.DataFrame") -> "PricePredicto
     if symbol not in known:
         named = ", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "")
         raise ConfigError(
-            f"bars are of {symbol}, bundle {bundle.id} was trained on {named}: it remembers nothing of {symbol} that "
+            f"bars are of {symbol}, bundle {bundle.id} was trained on {named}: it has no reference of {symbol} that "
             "could have drifted; train on it too"
         )
     return model
-
-
-def _trained_until(bundle: "ModelBundle") -> "pd.Timestamp":
-    """Open time of the last training bar."""
-    import pandas as pd
-
-    return pd.to_datetime([bundle.manifest.training_span.end], utc=True)[0]
 
 
 def _monitored(data: TrainingSet, model: "PricePredictor", rows: Any) -> "pd.DataFrame":
@@ -203,98 +203,61 @@ def _monitored(data: TrainingSet, model: "PricePredictor", rows: Any) -> "pd.Dat
     columns = ["timestamp", "horizon", *FORECAST_COLUMNS, "scale", "plain_std", "outcome"]
     if not len(rows):
         return pd.DataFrame({name: pd.Series(dtype=np.float64) for name in columns})
-    said = forecast_rows(data, model, rows)
-    plain = said.scale * np.array([c.std for c in model.calibrations])
+    forecast = forecast_rows(data, model, rows)
+    plain = forecast.scale * np.array([c.std for c in model.calibrations])
     frames = []
     for j, horizon in enumerate(model.horizons):
         part: dict[str, Any] = {"timestamp": data.index[rows], "horizon": horizon}
-        part |= {name: getattr(said, name)[:, j] for name in (*FORECAST_COLUMNS, "scale")}
+        part |= {name: getattr(forecast, name)[:, j] for name in (*FORECAST_COLUMNS, "scale")}
         frames.append(pd.DataFrame(part | {"plain_std": plain[:, j], "outcome": data.Y[rows, j]}))
     return pd.concat(frames, ignore_index=True)[columns]
 
 
-def _compare(
-    reference: DriftReference | None, data: TrainingSet, model: "PricePredictor", after: Any, monitored: "pd.DataFrame"
-) -> dict[str, Comparison | None]:
+def _shifts(
+    reference: DriftReference, data: TrainingSet, after: Any, monitored: "pd.DataFrame"
+) -> dict[str, WindowShift | None]:
     """The three distributions against their references."""
-    if reference is None or not len(after):
-        return dict.fromkeys(("features", "predictions", "errors"))
-    wide = {
-        name: monitored.pivot(index="timestamp", columns="horizon", values=name)
-        for name in ("p_up", "plain_std", "outcome", "log_return", "scale")
-    }
-    said = np.column_stack([wide["p_up"].to_numpy(), wide["plain_std"].to_numpy()])
-    errors = ((wide["outcome"] - wide["log_return"]) / wide["scale"]).to_numpy()
-
-    def judge(panel: Panel, values: Any) -> Comparison | None:
-        return panel.judge(values[np.isfinite(values).all(axis=1)])
-
+    by_horizon = [part for _, part in monitored.groupby("horizon", sort=False)]
+    predictions = np.column_stack([part[name] for name in ("p_up", "plain_std") for part in by_horizon])
+    errors = np.column_stack([standardised_errors(part) for part in by_horizon])
     return {
-        "features": reference.features.judge(data.X[after]),
-        "predictions": judge(reference.predictions, said),
-        "errors": judge(reference.errors, errors),
+        "features": reference.features.compare(data.X[after]),
+        "predictions": reference.predictions.compare(predictions[np.isfinite(predictions).all(axis=1)]),
+        "errors": reference.errors.compare(errors[np.isfinite(errors).all(axis=1)]),
     }
 
 
-def _families(
-    reference: DriftReference | None,
-    compared: dict[str, Comparison | None],
-    calibration: "pd.DataFrame",
-    coverage: "pd.DataFrame",
-    after: int,
-    level: float,
-) -> "pd.DataFrame":
-    """One row a family of tests."""
-    import pandas as pd
-
-    rows = {}
-    for name, share in SHARES.items():
-        if name in compared:
-            panel = None if reference is None else getattr(reference, name)
-            rows[name] = _distribution(name, compared[name], panel, after, share * level)
-        else:
-            rows[name] = _outcomes(name, calibration if name == "calibration" else coverage, share * level)
-    columns = ["rows", "p", "level", "verdict", "reason"]
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-    table.index.name = "family"
-    return table
+Family = tuple[int, float, float, DriftVerdict, str]  # rows, corrected p, level, verdict, reason
 
 
-Row = tuple[int, float, float, Verdict, str]
-
-
-def _distribution(name: str, found: Comparison | None, panel: Panel | None, after: int, level: float) -> Row:
+def _judge_shift(
+    name: str, shift: WindowShift | None, reference: BinnedReference | None, after: int, level: float
+) -> Family:
     """Verdict of a family of distributions."""
-    if panel is None:
+    if reference is None:
         return 0, float("nan"), level, "not enough bars", f"{name}: the bundle holds no drift reference; train it again"
-    if found is None:
-        least, kept = SHORTEST * BLOCK, len(panel.counts) * BLOCK
+    if shift is None:
+        least, kept = MIN_BLOCKS * BLOCK_ROWS, len(reference.counts) * BLOCK_ROWS
         why = f"need {least} bars with a forecast after the training, have {after}"
-        if not panel.blocks(10**9):
-            why = f"need {least * WINDOWS} reference rows, have {kept}; train on a longer history"
+        if not reference.blocks(10**9):
+            why = f"need {least * MIN_WINDOWS} reference rows, have {kept}; train on a longer history"
         return 0, float("nan"), level, "not enough bars", f"{name}: {why}"
-    ranked = comparison_table(found)
+    ranked = shift.table()
     first, worst = ranked.iloc[0], ranked.index[0]
-    p = float(first["adjusted_p"])
+    p, over = float(first["adjusted_p"]), f"over {shift.rows} bars"
     what = f"PSI {first['psi']:.2g} where {first['usual_psi']:.2g} is usual, KS {first['ks']:.2f}"
-    over = f"over {found.rows} bars"
+    verdict: DriftVerdict = "no drift"
     if p > level:
-        return (
-            found.rows,
-            p,
-            level,
-            "no drift",
-            f"{name}: within their usual range {over} (smallest corrected p {p:.2g})",
-        )
-    if not found.farthest:
-        text = f"{name}: {worst} moved ({what}), but a window of the training strayed as far"
-        return found.rows, p, level, "no drift", text
-    moved = int((found.adjusted <= level).sum())
-    text = f"{name}: {moved} of {len(found.names)} moved {over}, {worst} most ({what}; corrected p {p:.1g})"
-    return found.rows, p, level, "drift", text
+        reason = f"within their usual range {over} (smallest corrected p {p:.2g})"
+    elif not shift.farthest:
+        reason = f"{worst} moved ({what}), but a window of the training strayed as far"
+    else:
+        verdict, moved = "drift", int((shift.adjusted <= level).sum())
+        reason = f"{moved} of {len(shift.names)} moved {over}, {worst} most ({what}; corrected p {p:.1g})"
+    return shift.rows, p, level, verdict, f"{name}: {reason}"
 
 
-def _outcomes(name: str, table: "pd.DataFrame", level: float) -> Row:
+def _judge_outcomes(name: str, table: "pd.DataFrame", level: float) -> Family:
     """Verdict of calibration or coverage, corrected by Bonferroni over horizons and levels."""
     if table.empty:
         return 0, float("nan"), level, "not enough bars", f"{name}: too few outcomes are known"
@@ -309,8 +272,8 @@ def _outcomes(name: str, table: "pd.DataFrame", level: float) -> Row:
     return rows, p, level, "drift", f"{name}: {what} (corrected p {p:.1g})"
 
 
-def _verdict(table: "pd.DataFrame") -> tuple[Verdict, list[str]]:
-    """Of all families: one drift is enough; without the features nothing is said to be in order."""
+def _verdict(table: "pd.DataFrame") -> tuple[DriftVerdict, list[str]]:
+    """Drift where one family drifts; no drift only where the features could be compared."""
     drifted = table[table["verdict"] == "drift"]
     if len(drifted):
         return "drift", list(drifted["reason"])
@@ -320,7 +283,7 @@ def _verdict(table: "pd.DataFrame") -> tuple[Verdict, list[str]]:
 
 
 def _stale(bundle: "ModelBundle", bars: "pd.DataFrame", now: datetime | None) -> list[str]:
-    """What is old, in words."""
+    """One sentence for the model and one for the bars, where they are old."""
     import pandas as pd
 
     span = bundle.manifest.training_span

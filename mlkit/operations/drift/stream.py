@@ -1,7 +1,7 @@
-"""Drift bar by bar: ADWIN over what a live forecaster gets wrong.
+"""Drift bar by bar: ADWIN over the misses and errors of a live forecaster.
 
 ADWIN (Bifet and Gavaldà 2007, SIAM SDM; river's implementation) keeps a window of recent values and cuts it where the
-means of its two parts differ more than chance allows. It takes values as independent, so of forecasts over ``horizon``
+means of its two parts differ more than chance allows. It assumes independent values, so of forecasts over ``horizon``
 bars only every ``horizon``-th is used: their outcomes do not overlap.
 """
 
@@ -11,8 +11,8 @@ from typing import Any, Self
 
 from mlkit.errors import ConfigError, DependencyError
 
-KEPT = 4096  # values that a detector looks back over, at least
-CLIP = 4.0  # half widths of an interval beyond which an error counts no further
+MIN_KEPT = 4096  # values since its last change that a detector keeps, at least
+CLIP_ERROR = 4.0  # half widths of the interval at which errors are clipped
 
 
 class DriftStream:
@@ -34,17 +34,17 @@ class DriftStream:
         self._detectors = {name: _Detector(delta) for name in ("coverage", "errors")}
 
     def push(self, outcome: float, low: float, high: float) -> tuple[str, ...]:
-        """Take the outcome of the next forecast and its interval, in bar order; what changed just now.
+        """Take the outcome of the next forecast and its interval, in bar order.
 
-        Returns ``()``, or the names of those that changed: "coverage", "errors". A NaN counts as a bar without an
-        outcome.
+        Returns the names of the detectors that found a change at this bar, of "coverage" and "errors"; mostly ``()``.
+        A bar with a NaN has no outcome.
         """
         due, self._seen = self._seen % self.horizon == 0, self._seen + 1
         half = 0.5 * (high - low)
         if not due or not math.isfinite(outcome + half) or half <= 0:
             return ()
-        error = min(abs(outcome - 0.5 * (low + high)) / half, CLIP)
-        values = {"coverage": float(not low <= outcome <= high), "errors": error / CLIP}
+        error = min(abs(outcome - 0.5 * (low + high)) / half, CLIP_ERROR)
+        values = {"coverage": float(not low <= outcome <= high), "errors": error / CLIP_ERROR}
         return tuple([name for name, value in values.items() if self._detectors[name].push(value)])
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class DriftStream:
 
 
 class _Detector:
-    """ADWIN whose state is the values it was given: those since its last change, or the newest ``KEPT`` to twice that.
+    """ADWIN whose state is its input: the values since its last change, of more than ``2 * MIN_KEPT`` the newest.
 
     river's own state cannot be saved without pickle; the same values in the same order rebuild it.
     """
@@ -81,21 +81,17 @@ class _Detector:
         if self._adwin.drift_detected:
             self.restore([])
             return True
-        if len(self.values) >= 2 * KEPT:
-            self.restore(self.values[-KEPT:])
+        if len(self.values) >= 2 * MIN_KEPT:
+            self.restore(self.values[-MIN_KEPT:])
         return False
 
     def restore(self, values: list[float]) -> None:
-        if len(values) >= 2 * KEPT or not all(0.0 <= value <= 1.0 for value in values):
+        if len(values) >= 2 * MIN_KEPT or not all(0.0 <= value <= 1.0 for value in values):
             raise ValueError("values must lie in [0, 1], and not be more than were kept")
-        self.values, self._adwin = values, _adwin(self._delta)
+        try:
+            from river.drift import ADWIN
+        except ModuleNotFoundError as error:
+            raise DependencyError("drift streams need river: pip install 'mlkit[track]'") from error
+        self.values, self._adwin = values, ADWIN(delta=self._delta)
         for value in values:
             self._adwin.update(value)
-
-
-def _adwin(delta: float) -> Any:
-    try:
-        from river.drift import ADWIN
-    except ModuleNotFoundError as error:
-        raise DependencyError("drift streams need river: pip install 'mlkit[track]'") from error
-    return ADWIN(delta=delta)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlkit.errors import ConfigError
-from mlkit.operations.drift.stream import KEPT, DriftStream
+from mlkit.operations.drift.stream import MIN_KEPT, DriftStream
 
 
 def alarms(stream: DriftStream, outcomes: np.ndarray) -> list[tuple[int, tuple[str, ...]]]:
@@ -32,9 +32,9 @@ def test_overlapping_outcomes_count_once() -> None:
 
 def test_a_restored_stream_goes_on_exactly() -> None:
     rng = np.random.default_rng(2)
-    y = np.concatenate([rng.standard_normal(2 * KEPT + 500), 1.5 * rng.standard_normal(3000)])
+    y = np.concatenate([rng.standard_normal(2 * MIN_KEPT + 500), 1.5 * rng.standard_normal(3000)])
     whole, half = DriftStream(), DriftStream()
-    cut = 2 * KEPT + 100  # after the first rebuild
+    cut = 2 * MIN_KEPT + 100  # after the first rebuild
     alarms(half, y[:cut])
     again = DriftStream.from_dict(json.loads(json.dumps(half.to_dict())))
     expected = [(at, names) for at, names in alarms(whole, y) if at >= cut]
@@ -60,7 +60,7 @@ def test_what_is_no_state_is_refused() -> None:
         {**state, "delta": 2.0},
         {**state, "values": {"coverage": [7.0], "errors": []}},
         {**state, "values": {"coverage": ["x"], "errors": []}},
-        {**state, "values": {"coverage": [0.0] * (2 * KEPT), "errors": []}},
+        {**state, "values": {"coverage": [0.0] * (2 * MIN_KEPT), "errors": []}},
     ):
         with pytest.raises(ConfigError):
             DriftStream.from_dict(broken)

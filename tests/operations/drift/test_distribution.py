@@ -2,22 +2,20 @@
 
 import numpy as np
 import pytest
-from scipy.stats import false_discovery_control, ks_2samp
+from scipy.stats import ks_2samp
 
 from mlkit.errors import BundleError
 from mlkit.features.garch import fit_garch
 from mlkit.market.simulate.regimes import regime_change
 from mlkit.operations.drift.distribution import (
     BINS,
-    BLOCK,
-    LONGEST,
-    SHORTEST,
+    BLOCK_ROWS,
+    MAX_BLOCKS,
+    MIN_BLOCKS,
+    MIN_WINDOWS,
     STRETCHES,
-    WINDOWS,
-    Panel,
-    panel_from_vectors,
+    BinnedReference,
 )
-from mlkit.operations.drift.distribution import _adjust as adjust
 from mlkit.operations.training.training_set import prepare
 
 LEVEL = 0.005
@@ -37,9 +35,9 @@ def reference() -> np.ndarray:
 
 
 def test_statistics_are_the_textbook_ones_of_the_window(reference: np.ndarray) -> None:
-    panel, window = Panel.fit("abcd", reference), autoregressive(np.random.default_rng(1), 700, 4) + 0.3
-    found = panel.judge(window)
-    assert found is not None and found.rows == LONGEST * BLOCK
+    binned, window = BinnedReference.fit("abcd", reference), autoregressive(np.random.default_rng(1), 700, 4) + 0.3
+    found = binned.compare(window)
+    assert found is not None and found.rows == MAX_BLOCKS * BLOCK_ROWS
     for column in range(4):
         old, new = reference[:, column], window[-found.rows :, column]
         exact = ks_2samp(old, new).statistic
@@ -54,7 +52,7 @@ def test_autocorrelation_is_no_drift_where_the_plain_test_alarms() -> None:
     alarms, plain = 0, 0
     for seed in range(60):
         values = autoregressive(np.random.default_rng(seed), 6500, 5)
-        found = Panel.fit("abcde", values[:6000]).judge(values[6000:])
+        found = BinnedReference.fit("abcde", values[:6000]).compare(values[6000:])
         assert found is not None
         alarms += bool(found.adjusted.min() <= 0.05)
         plain += ks_2samp(values[:6000, 0], values[6000:, 0]).pvalue <= 0.05
@@ -65,7 +63,7 @@ def test_autocorrelation_is_no_drift_where_the_plain_test_alarms() -> None:
 def test_a_moved_column_is_found_and_named(reference: np.ndarray) -> None:
     window = autoregressive(np.random.default_rng(2), 500, 4)
     window[:, 2] = 2.5 + 0.5 * window[:, 2]
-    found = Panel.fit("abcd", reference).judge(window)
+    found = BinnedReference.fit("abcd", reference).compare(window)
     assert found is not None and found.farthest
     assert [name for name, p in zip("abcd", found.adjusted, strict=True) if p <= LEVEL] == ["c"]
 
@@ -73,7 +71,10 @@ def test_a_moved_column_is_found_and_named(reference: np.ndarray) -> None:
 def test_a_reference_of_the_window_itself_would_be_blind(reference: np.ndarray) -> None:
     """The planted fault: what is compared with must be the training, not the newest rows."""
     window = 3.0 + autoregressive(np.random.default_rng(3), 4000, 4)
-    honest, faulty = Panel.fit("abcd", reference).judge(window), Panel.fit("abcd", window).judge(window)
+    honest, faulty = (BinnedReference.fit("abcd", rows).compare(window) for rows in (reference, window))
+        BinnedReference.fit("abcd", reference).compare(window),
+        BinnedReference.fit("abcd", window).compare(window),
+    )
     assert honest is not None and faulty is not None
     assert honest.adjusted.max() <= LEVEL < faulty.adjusted.min()
 
@@ -81,44 +82,38 @@ def test_a_reference_of_the_window_itself_would_be_blind(reference: np.ndarray) 
 def test_a_flag_that_never_rose_in_training_is_seen_when_it_does() -> None:
     values = np.zeros((6000, 2))
     values[:, 1] = np.random.default_rng(4).standard_normal(6000)
-    panel = Panel.fit("ab", values)
+    binned = BinnedReference.fit("ab", values)
     quiet, loud = values[:500].copy(), values[:500].copy()
     loud[::3, 0] = 1.0
-    judged = [panel.judge(rows) for rows in (quiet, loud)]
+    judged = [binned.compare(rows) for rows in (quiet, loud)]
     assert judged[0] is not None and judged[1] is not None
     assert judged[0].adjusted.min() > LEVEL >= judged[1].adjusted[0]
 
 
-def test_p_values_are_adjusted_as_scipy_does() -> None:
-    p = np.random.default_rng(5).random((2, 30)) ** 3
-    expected = false_discovery_control(p.ravel(), method="by").reshape(2, 30)
-    np.testing.assert_allclose(adjust(p), expected, rtol=1e-12)
-
-
 def test_rows_that_are_too_few_are_not_judged(reference: np.ndarray) -> None:
-    panel = Panel.fit("abcd", reference)
-    assert panel.judge(reference[: SHORTEST * BLOCK - 1]) is None
-    small = Panel.fit("abcd", reference[: SHORTEST * BLOCK * WINDOWS - 1])
-    assert small.judge(reference) is None
-    empty = Panel.fit("abcd", reference[:0])
-    assert empty.judge(reference) is None and empty.counts.shape == (0, 4, BINS)
+    binned = BinnedReference.fit("abcd", reference)
+    assert binned.compare(reference[: MIN_BLOCKS * BLOCK_ROWS - 1]) is None
+    small = BinnedReference.fit("abcd", reference[: MIN_BLOCKS * BLOCK_ROWS * MIN_WINDOWS - 1])
+    assert small.compare(reference) is None
+    empty = BinnedReference.fit("abcd", reference[:0])
+    assert empty.compare(reference) is None and empty.counts.shape == (0, 4, BINS)
 
 
 def test_a_long_history_keeps_stretches_and_markets_are_not_joined() -> None:
-    values = np.arange(3.0 * STRETCHES * LONGEST * BLOCK)[:, None]
-    panel = Panel.fit("a", values)
-    assert len(panel.counts) == STRETCHES * LONGEST and (~panel.follows).sum() == STRETCHES
+    values = np.arange(3.0 * STRETCHES * MAX_BLOCKS * BLOCK_ROWS)[:, None]
+    binned = BinnedReference.fit("a", values)
+    assert len(binned.counts) == STRETCHES * MAX_BLOCKS and (~binned.follows).sum() == STRETCHES
     rows = np.arange(4000)
-    two = Panel.fit("a", values, rows[::2], rows[1::2])  # two markets, row by row in turn
-    assert (panel.market == 0).all() and set(two.market) == {0, 1} and (np.diff(two.market.astype(int)) >= 0).all()
-    assert np.flatnonzero(~two.follows).tolist() == [0, 2000 // BLOCK]
+    two = BinnedReference.fit("a", values, rows[::2], rows[1::2])  # two markets, row by row in turn
+    assert (binned.market == 0).all() and set(two.market) == {0, 1} and (np.diff(two.market.astype(int)) >= 0).all()
+    assert np.flatnonzero(~two.follows).tolist() == [0, 2000 // BLOCK_ROWS]
 
 
 def test_stored_vectors_make_the_same_panel_and_others_are_refused(reference: np.ndarray) -> None:
-    panel = Panel.fit("abcd", reference)
-    edges, counts, follows = panel.edges.ravel(), panel.counts.ravel(), panel.follows.astype(np.uint8)
-    again = panel_from_vectors("abcd", edges, counts, follows)
-    first, second = panel.judge(reference[:500]), again.judge(reference[:500])
+    binned = BinnedReference.fit("abcd", reference)
+    edges, counts, follows = binned.edges.ravel(), binned.counts.ravel(), binned.follows.astype(np.uint8)
+    again = BinnedReference.from_vectors("abcd", edges, counts, follows)
+    first, second = binned.compare(reference[:500]), again.compare(reference[:500])
     assert first is not None and second is not None
     np.testing.assert_array_equal(first.p, second.p)
     falling, odd = edges[::-1].copy(), counts.copy()
@@ -132,7 +127,7 @@ def test_stored_vectors_make_the_same_panel_and_others_are_refused(reference: np
         (edges, np.tile(counts, 10), np.tile(follows, 10)),
     ):
         with pytest.raises(BundleError):
-            panel_from_vectors("abcd", *broken)
+            BinnedReference.from_vectors("abcd", *broken)
 
 
 def test_changes_are_flagged_and_volatility_clusters_are_not() -> None:
@@ -142,9 +137,9 @@ def test_changes_are_flagged_and_volatility_clusters_are_not() -> None:
         histories = {change: regime_change(5500, 5000, change, seed=seed) for change in alarms}  # type: ignore[arg-type]
         garch = fit_garch(histories["none"].iloc[:5000])
         tables = {change: prepare(bars, (1,), garch).X for change, bars in histories.items()}
-        panel = Panel.fit([str(k) for k in range(tables["none"].shape[1])], tables["none"][600:5000])
+        binned = BinnedReference.fit([str(k) for k in range(tables["none"].shape[1])], tables["none"][600:5000])
         for change, X in tables.items():
-            found = panel.judge(X[5000:])
+            found = binned.compare(X[5000:])
             assert found is not None
             alarms[change] += found.farthest and found.adjusted.min() <= LEVEL
     assert alarms["none"] <= 1 and alarms["volatility"] >= 3 and alarms["tick"] == 4
@@ -153,15 +148,15 @@ def test_changes_are_flagged_and_volatility_clusters_are_not() -> None:
 def test_a_market_is_judged_by_its_own_blocks_where_they_are_enough() -> None:
     rng = np.random.default_rng(5)
     low, high = (autoregressive(rng, 4000, 3) + level for level in (0.0, 3.0))
-    least = SHORTEST * BLOCK * WINDOWS
+    least = MIN_BLOCKS * BLOCK_ROWS * MIN_WINDOWS
     rows = np.arange(8000)
-    panel = Panel.fit("abc", np.concatenate([low, high]), rows[:4000], rows[4000 : 4000 + least - 1])
-    assert panel.of_market(1) is panel  # a bar too few
-    alone = panel.of_market(0)
+    binned = BinnedReference.fit("abc", np.concatenate([low, high]), rows[:4000], rows[4000 : 4000 + least - 1])
+    assert binned.of_market(1) is binned  # a bar too few
+    alone = binned.of_market(0)
     assert len(alone.counts) == 80 and not alone.follows[0] and alone.follows[1:].all()
     moved = autoregressive(rng, 500, 3) + 3.0  # as the other one always was
-    found, blurred = alone.judge(moved), panel.judge(moved)
+    found, blurred = alone.compare(moved), binned.compare(moved)
     assert found is not None and blurred is not None
     assert found.adjusted.min() < 0.001 < blurred.adjusted.min()
-    same = alone.judge(autoregressive(rng, 500, 3))
+    same = alone.compare(autoregressive(rng, 500, 3))
     assert same is not None and same.adjusted.min() > 0.05
