@@ -13,7 +13,7 @@ from mlkit.evaluation.metrics import brier, direction
 from mlkit.market.simulate.markets import null_market, planted_edge
 from mlkit.models.bundle.bundle import ModelBundle, write_bundle
 from mlkit.models.ensemble.settings import EnsembleSettings
-from mlkit.operations.retraining.comparison import compare, seen_until
+from mlkit.operations.retraining.comparison import compare, trained_until
 
 Fitted = Callable[..., ModelBundle]
 
@@ -44,7 +44,7 @@ def test_the_loss_is_that_of_the_served_forecasts(bars: pd.DataFrame, home: mlki
 def test_only_bars_later_than_both_are_scored(bars: pd.DataFrame, home: mlkit.Settings, fitted: Fitted) -> None:
     champion, challenger = fitted(bars.iloc[:1500]), fitted(bars.iloc[:1300])
     found = compare(champion, challenger, bars, home)
-    assert found.first == bars.index[1500] > seen_until(champion) > seen_until(challenger)
+    assert found.first == bars.index[1500] > trained_until(champion) > trained_until(challenger)
     assert found.last == bars.index[-2] and found.rows == 499  # the last bar has no outcome yet
     other = bars.copy()
     other.iloc[1600:] = bars.iloc[1600:].to_numpy()[::-1]  # the future of the bars before it

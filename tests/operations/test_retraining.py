@@ -25,7 +25,8 @@ from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.retraining import retraining
 from mlkit.operations.retraining.champions import champion_of, only_one, published, record, roll_back
 from mlkit.operations.retraining.comparison import Comparison
-from mlkit.operations.retraining.retraining import Retraining, decide, retrain
+from mlkit.operations.retraining.decision import decide
+from mlkit.operations.retraining.retraining import Retraining, retrain
 from mlkit.operations.training import training
 
 Fitted = Callable[..., ModelBundle]
@@ -94,7 +95,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 def test_each_rule_says_its_numbers(bars: pd.DataFrame, home: mlkit.Settings, fitted: Fitted) -> None:
     none = decide(None, bars, home)
-    assert none.due and none.reasons == ("champion: none was published",) and not none.usable
+    assert none.due and none.reasons == ("champion: none was published",) and none.due_by("champion")
     damaged = decide(None, bars, home, fault="bundle x: y is missing")
     assert damaged.reasons == ("champion: it cannot be used: bundle x: y is missing",)
     bundle = fitted(bars.iloc[:1200])  # 50 days: stale after 6 days, 144 bars
@@ -103,11 +104,11 @@ def test_each_rule_says_its_numbers(bars: pd.DataFrame, home: mlkit.Settings, fi
     assert early.reasons[0] == "age: 6.0 days since training, due after 6.0 days"
     assert early.reasons[1] == "new bars: 144 since training, due from 400"
     old = decide(bundle, bars.iloc[:1345], home)
-    assert old.stale and old.reasons == ("age: 6.0 days since training, due after 6.0 days",)
+    assert old.due_by("age") and old.reasons == ("age: 6.0 days since training, due after 6.0 days",)
     patient = home.model_copy(update={"retrain_age": 1.0})
     assert not decide(bundle, bars.iloc[:1599], patient).due
     many = decide(bundle, bars.iloc[:1600], patient)
-    assert many.due and not many.stale and many.reasons == ("new bars: 400 since training, due from 400",)
+    assert many.due and not many.due_by("age") and many.reasons == ("new bars: 400 since training, due from 400",)
     drifted = decide(bundle, bars.iloc[:1210], home, Seen("drift", ("PSI of rsi_14 is 0.4",)))
     assert drifted.reasons == ("drift: drift: PSI of rsi_14 is 0.4",)
     assert not decide(bundle, bars.iloc[:1210], home, Seen("no drift")).due

@@ -53,7 +53,7 @@ def seen_by_tuning(told: Comparison | None, seen: pd.DataFrame) -> int:
 
 def blind_plan(patch: pytest.MonkeyPatch) -> None:
     """The cut is planned as if every bar after the champion's training were new."""
-    patch.setattr(retraining._Round, "_untuned", lambda self, rows: rows)
+    patch.setattr(retraining._Round, "_later_than_tuning", lambda self, rows: rows)
 
 
 def blind_comparison(patch: pytest.MonkeyPatch) -> None:
@@ -120,7 +120,7 @@ def test_too_few_bars_later_than_tuning_say_how_many_are_missing(
     stale = patient.model_copy(update={"retrain_age": 0.12})
     tuned_on(bars.iloc[:1801], patient, **FEW)
     told = round_(bars, stale)  # nothing could judge what would take its place
-    assert told.decision.stale and told.outcome == "kept" and told.why.endswith("tuning saw, 2 are missing")
+    assert told.decision.due_by("age") and told.outcome == "kept" and told.why.endswith("tuning saw, 2 are missing")
     tuned_on(bars.iloc[:1700], patient, **FEW)
     told = round_(bars, stale)  # all 300 bars of those later ones judge the parameters, none is left to compare on
     assert told.outcome == "promoted" and told.comparison is None and told.why.startswith("stale; tuned parameters are")

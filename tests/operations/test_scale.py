@@ -211,7 +211,7 @@ def environment() -> dict[str, str]:
 
 
 def test_a_scheduler_that_does_not_answer_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "PATIENCE", 0.5)
+    monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", 0.5)
     with (
         pytest.raises(ConfigError, match=r"scheduler tcp://127.0.0.1:1: no answer .*`dask scheduler`"),
         connect("tcp://127.0.0.1:1"),
@@ -227,7 +227,7 @@ def test_a_scheduler_that_does_not_answer_is_one_clear_error(monkeypatch: pytest
 
 
 def test_workers_with_other_libraries_are_refused(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "LIBRARIES", ("numpy",))  # here only: there they are as they were
+    monkeypatch.setattr(cluster, "CHECKED_LIBRARIES", ("numpy",))  # here only: there they are as they were
     with (
         pytest.raises(ConfigError, match=r"worker tcp://.* has .*, this machine has not: .* constraints.txt"),
         connect(scheduler),
@@ -242,7 +242,7 @@ def test_a_scheduler_without_workers_and_one_that_goes_away(
     try:
         address = address_of(tmp_path)
         with monkeypatch.context() as patch:
-            patch.setattr(cluster, "PATIENCE", 0.5)
+            patch.setattr(cluster, "CONNECT_TIMEOUT", 0.5)
             with pytest.raises(ConfigError, match=f"scheduler {address}: has no worker"), connect(address):
                 pass
         monkeypatch.setattr(cluster, "_check_workers", lambda *_: None)

@@ -1,27 +1,27 @@
-"""Champion against challenger, on bars later than both have seen.
+"""Champion against challenger, on bars later than both were trained on.
 
 The loss of a bar
 -----------------
-Decided before anything is compared, and the same for every market: the mean over the compared horizons of
+Fixed before anything is compared, and the same for every market: the mean over the compared horizons of
 
     WIS / v + (p_up - direction)²
 
 that is, the weighted interval score of the point forecast and the 80 % and 90 % intervals, in units of the
 volatility ``v = ewma_volatility * sqrt(horizon)`` that is known at the bar's close, plus the Brier score of the
-direction. Both parts are proper: a model lowers them only by saying what it believes, and believing what is so. A
-sixth of a wild year and a sixth of a calm one weigh the same.
+direction. Both parts are proper scores: their expectation is lowest for the true distribution. The unit makes volatile
+and calm periods weigh the same.
 
-The answer
-----------
-The difference of the mean losses, challenger less champion, row by row on the same rows, with an interval from blocks
-that keep overlapping labels together. ``better`` where the whole interval is below 0, ``worse`` where it is above.
+The difference
+--------------
+The difference of the mean losses, challenger less champion, row by row on the same rows, with an interval from a block
+bootstrap that keeps overlapping labels together. The challenger is ``better`` where the whole interval is below 0,
+``worse`` where it is above.
 
 Execution timing and look-ahead
 -------------------------------
-A row is scored where its bar opened after the last training bar of **both**, and after the last bar that tuning saw
+A row is scored where its bar opened after the last training bar of **both**, and after the last bar that tuning used
 where parameters of one were tuned. The labels of training end at that bar or before, so none of them overlaps a scored
-one. Which rows and horizons are scored follows from the times of the
-bars alone, never from what was forecast.
+one. The times of the bars alone decide which rows and horizons are scored, never the forecasts.
 
 References
 ----------
@@ -48,15 +48,13 @@ from mlkit.market import validate_bars
 from mlkit.models.bundle import ModelBundle
 
 FloatVector = npt.NDArray[np.float64]
-Answer = Literal["better", "worse", "no difference"]
-PARTS = ("spread", "direction")  # of the loss: the weighted interval score, and the Brier score
-LEVELS = (0.8, 0.9)  # of the intervals that are scored
-BLOCKS = 4  # fewer independent pieces than this prove nothing
+Losses = dict[tuple[int, str], FloatVector]  # (horizon, part of the loss) -> loss of each later bar
+INDEPENDENT_BLOCKS = 4  # fewer blocks of overlapping labels than this show no difference
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Which of two bundles forecast later bars better; ``str()`` says it in one line, ``table`` shows the parts."""
+    """Which of two bundles forecast later bars better; ``str()`` is one line, ``table`` shows the parts of the loss."""
 
     champion: str  # bundle id
     challenger: str
@@ -73,8 +71,8 @@ class Comparison:
     table: pd.DataFrame  # index (horizon, part): champion, challenger, difference, low, high
 
     @property
-    def answer(self) -> Answer:
-        """What the interval of the difference says of the challenger."""
+    def answer(self) -> Literal["better", "worse", "no difference"]:
+        """Whether the challenger is better, by the interval of the difference."""
         return "better" if self.high < 0 else "worse" if self.low > 0 else "no difference"
 
     def __str__(self) -> str:
@@ -98,14 +96,14 @@ class Comparison:
         }
 
 
-def seen_until(bundle: ModelBundle) -> pd.Timestamp:
-    """Open time of the last bar that a bundle was trained on; no label of its training ends later."""
+def trained_until(bundle: ModelBundle) -> pd.Timestamp:
+    """Open time of the last training bar of a bundle; no label of its training ends later."""
     return pd.to_datetime(bundle.manifest.training_span.end, utc=True)
 
 
 def comparable(horizons: tuple[int, ...], rows: int) -> tuple[int, ...]:
-    """The horizons whose outcomes ``rows`` bars hold in enough independent pieces: four blocks of twice the horizon."""
-    return tuple(h for h in horizons if rows - h >= BLOCKS * default_block(h))
+    """The horizons with enough independent outcomes in ``rows`` bars: four blocks of twice the horizon."""
+    return tuple(h for h in horizons if rows - h >= INDEPENDENT_BLOCKS * default_block(h))
 
 
 def compare(
@@ -125,7 +123,7 @@ def compare(
     ----------
     champion, challenger : bundles of one market, with price models
     bars : DataFrame (n_bars, 5)
-        A history that reaches beyond both trainings. Each bundle forecasts it as it would have been served.
+        A history that reaches beyond both trainings. Each bundle forecasts it as a live predictor does.
     features : own features, where the bundles were trained with some
     after : last bar that parameters of one of them were chosen on, such as ``Tuned.saw_until``: only later ones count
     level, reps : nominal coverage of the interval, and bootstrap resamples
@@ -135,7 +133,7 @@ def compare(
     Raises BarsError where no horizon is left, ConfigError for a bundle without price models.
     """
     settings, bars = settings or Settings(), validate_bars(bars)
-    seen = max(filter(None, (seen_until(champion), seen_until(challenger), after)))
+    seen = max(filter(None, (trained_until(champion), trained_until(challenger), after)))
     later = np.flatnonzero(bars.index > seen)
     shared = tuple(h for h in champion.manifest.horizons if h in challenger.manifest.horizons)
     horizons = comparable(shared, len(later))
@@ -145,11 +143,21 @@ def compare(
             f"{market}: {len(later)} bars later than {seen:%Y-%m-%d %H:%M} are too few to compare two bundles with "
             f"{f'the horizons {shared}' if shared else 'no horizon in common'}; load newer bars"
         )
-    losses = {
-        name: _losses(bundle, bars, later, horizons, settings, features)
-        for name, bundle in (("champion", champion), ("challenger", challenger))
-    }
-    table, headline, rows = _judge(losses, horizons, level, reps, settings.seed)
+    old, new = (_losses(bundle, bars, later, horizons, settings, features) for bundle in (champion, challenger))
+    ours, theirs = (np.column_stack(list(losses.values())) for losses in (old, new))
+    rows = np.flatnonzero(np.isfinite(ours + theirs).all(axis=1))
+    if len(rows) < INDEPENDENT_BLOCKS * default_block(max(horizons)):
+        raise BarsError(f"only {len(rows)} of {len(ours)} later bars have a forecast and an outcome; load newer bars")
+    ours, theirs = ours[rows], theirs[rows]
+    columns = dict(zip(map(str, range(len(old))), (theirs - ours).T, strict=True))
+    # A bar's loss is the sum of its parts, averaged over the horizons.
+    columns["all"] = (theirs - ours).sum(axis=1) / len(horizons)
+    judged = metric_intervals(_means, columns, horizon=max(horizons), level=level, reps=reps, seed=settings.seed)
+    judged = judged.rename(columns={"value": "difference"})
+    parts = pd.MultiIndex.from_tuples(list(old), names=["horizon", "part"])
+    each = judged.iloc[:-1].set_axis(parts)
+    table = pd.concat([pd.DataFrame({"champion": ours.mean(0), "challenger": theirs.mean(0)}, parts), each], axis=1)
+    difference, low, high = judged.loc["all", ["difference", "low", "high"]]
     return Comparison(
         champion=champion.id,
         challenger=challenger.id,
@@ -157,9 +165,13 @@ def compare(
         first=pd.Timestamp(bars.index[later[rows[0]]]),
         last=pd.Timestamp(bars.index[later[rows[-1]]]),
         horizons=horizons,
+        champion_loss=float(ours.sum(axis=1).mean() / len(horizons)),
+        challenger_loss=float(theirs.sum(axis=1).mean() / len(horizons)),
+        difference=difference,
+        low=low,
+        high=high,
         level=level,
         table=table,
-        **headline,
     )
 
 
@@ -170,16 +182,16 @@ def _losses(
     horizons: tuple[int, ...],
     settings: Settings,
     features: FeatureSet | None,
-) -> dict[tuple[int, str], FloatVector]:
-    """(horizon, part) -> loss of each later bar, (n_later,), NaN where it has no outcome or no forecast."""
+) -> Losses:
+    """Losses of each later bar, (n_later,), NaN where it has no outcome or no forecast."""
     if bundle.price is None:
         raise ConfigError(f"bundle {bundle.path}: holds no price models that could be compared")
-    said = Predictor(bundle, settings, features=features).forecasts(bars)
+    forecasts = Predictor(bundle, settings, features=features).forecasts(bars)
     outcomes = forward_returns(bars, horizons)["log_return"]
     ewma = build_features(bars, columns=["ewma_volatility"])["ewma_volatility"].to_numpy(dtype=np.float64)[later]
-    found = {}
+    found: Losses = {}
     for h in horizons:
-        of = {name: values.to_numpy()[later] for name, values in said[said["horizon"] == h].items()}
+        of = {name: values.to_numpy()[later] for name, values in forecasts[forecasts["horizon"] == h].items()}
         y = outcomes[h].to_numpy()[later]
         unit = np.where(ewma > 0.0, ewma, np.nan) * np.sqrt(h)
         found[h, "spread"] = _weighted_interval_score(y, of) / unit
@@ -188,40 +200,13 @@ def _losses(
 
 
 def _weighted_interval_score(y: FloatVector, of: Mapping[Any, Any]) -> FloatVector:
-    """``(|y - m| / 2 + Σ α / 2 IS_α) / (K + 1 / 2)`` of each row, the point forecast in the place of the median."""
+    """``(|y - m| / 2 + Σ α / 2 IS_α) / (K + 1 / 2)`` of each row, with the point forecast as the median."""
     score = 0.5 * np.abs(y - of["log_return"])
-    for level in LEVELS:
-        low, high = of[f"lo{level:.0%}"[:-1]], of[f"hi{level:.0%}"[:-1]]
+    for level in (80, 90):
+        low, high = of[f"lo{level}"], of[f"hi{level}"]
         miss = np.maximum(low - y, 0.0) + np.maximum(y - high, 0.0)
-        score = score + 0.5 * (1.0 - level) * (high - low) + miss
-    return np.asarray(score / (len(LEVELS) + 0.5))
-
-
-def _judge(
-    losses: Mapping[str, Mapping[tuple[int, str], FloatVector]],
-    horizons: tuple[int, ...],
-    level: float,
-    reps: int,
-    seed: int,
-) -> tuple[pd.DataFrame, dict[str, Any], npt.NDArray[np.int64]]:
-    """The table of parts, the headline, and the rows on which both have every loss."""
-    ours, theirs = (np.column_stack(list(losses[name].values())) for name in ("champion", "challenger"))
-    rows = np.flatnonzero(np.isfinite(ours + theirs).all(axis=1))
-    if len(rows) < BLOCKS * default_block(max(horizons)):
-        raise BarsError(f"only {len(rows)} of {len(ours)} later bars have a forecast and an outcome; load newer bars")
-    ours, theirs = ours[rows], theirs[rows]
-    parts = pd.MultiIndex.from_tuples(list(losses["champion"]), names=["horizon", "part"])
-    columns = dict(zip(map(str, range(len(parts))), (theirs - ours).T, strict=True))
-    # A bar's loss is the sum of its parts, averaged over the horizons.
-    columns["all"] = (theirs - ours).sum(axis=1) / len(horizons)
-    judged = metric_intervals(_means, columns, horizon=max(horizons), level=level, reps=reps, seed=seed)
-    judged = judged.rename(columns={"value": "difference"})
-    each = judged.iloc[:-1].set_axis(parts)
-    table = pd.concat([pd.DataFrame({"champion": ours.mean(0), "challenger": theirs.mean(0)}, parts), each], axis=1)
-    headline: dict[str, Any] = dict(zip(("difference", "low", "high"), judged.loc["all"], strict=True))
-    for name, values in (("champion_loss", ours), ("challenger_loss", theirs)):
-        headline[name] = float(values.sum(axis=1).mean() / len(horizons))
-    return table, headline, rows
+        score = score + 0.5 * (1.0 - level / 100) * (high - low) + miss
+    return np.asarray(score / 2.5)
 
 
 def _means(columns: Mapping[str, FloatVector]) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """When a new model is due: by the age of the current one, by new bars, or by drift.
 
-The bars alone decide: no clock is read, so the same bars give the same decision.
+Only the bars decide: the current time is not read, so the same bars give the same decision.
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from mlkit.config import Settings
 from mlkit.evaluation import default_block
 from mlkit.market import timeframe_delta, validate_bars
 from mlkit.models.bundle import ModelBundle
-from mlkit.operations.retraining.comparison import BLOCKS, seen_until
+from mlkit.operations.retraining.comparison import INDEPENDENT_BLOCKS, trained_until
 
 
-class Drift(Protocol):
-    """What a check for drift found."""
+class DriftResult(Protocol):
+    """Verdict and reasons of a check for drift."""
 
     @property
     def verdict(self) -> str: ...
@@ -45,7 +45,7 @@ class Decision:
 
     @property
     def due(self) -> bool:
-        """Whether any rule says so."""
+        """Whether any rule makes a new model due."""
         return any(check.due for check in self.checks)
 
     @property
@@ -53,17 +53,8 @@ class Decision:
         """One line for each rule that makes a model due; for every rule where none does."""
         return tuple(str(check) for check in self.checks if check.due or not self.due)
 
-    @property
-    def usable(self) -> bool:
-        """Whether there is a champion that answers."""
-        return not self._due("champion")
-
-    @property
-    def stale(self) -> bool:
-        """Whether the champion is too old to be kept without proof."""
-        return self._due("age")
-
-    def _due(self, rule: str) -> bool:
+    def due_by(self, rule: str) -> bool:
+        """Whether this rule makes a new model due: "champion" (none is usable), "age" (it is stale), ..."""
         return any(check.due for check in self.checks if check.rule == rule)
 
 
@@ -71,7 +62,7 @@ def decide(
     bundle: ModelBundle | None,
     bars: pd.DataFrame,
     settings: Settings | None = None,
-    drift: Drift | None = None,
+    drift: DriftResult | None = None,
     *,
     fault: str = "",
 ) -> Decision:
@@ -79,27 +70,27 @@ def decide(
 
     Parameters
     ----------
-    bundle : the champion; None where there is none that can be used, and ``fault`` says why if it is damaged
+    bundle : the champion; None where there is no usable one, with its ``fault`` if it is damaged
     bars : DataFrame (n_bars, 5), the history up to now
     settings : ``retrain_age``, ``retrain_new_bars`` and ``retrain_rows``
-    drift : what `mlkit.operations.drift.checks.check_drift` found; None where nobody looked
+    drift : result of `mlkit.operations.drift.check_drift`; None without a check
 
-    Due by **age** where the newest bar closes later after the end of the training than ``retrain_age`` (a tenth) of
-    the time trained on: the rule by which an insight calls its model stale. Due by **new bars** where they are
-    ``retrain_new_bars`` (5 %) of the training bars, and twice as many as a comparison takes: half to learn from, half
-    to be judged on. Due by **drift** where that was found.
+    Due by **age** where the time from the end of the training to the close of the newest bar is more than
+    ``retrain_age`` (a tenth) of the time trained on: the rule by which an insight calls its model stale. Due by **new
+    bars** where they are ``retrain_new_bars`` (5 %) of the training bars, and twice as many as a comparison needs: half
+    to train on, half to be compared on. Due by **drift** where that was found.
     """
     settings, bars = settings or Settings(), validate_bars(bars)
     if bundle is None:
         return Decision((Check("champion", True, f"it cannot be used: {fault}" if fault else "none was published"),))
     if bundle.price is None:
         return Decision((Check("champion", True, f"{bundle.id} holds no price models"),))
-    member = bundle.manifest.pool.get(bars.attrs["symbol"], bundle.manifest)  # its own part of a pool
+    member = bundle.manifest.pool.get(bars.attrs["symbol"], bundle.manifest)  # of a pool, this market's span
     span, step = member.training_span, timeframe_delta(bars.attrs["timeframe"])
     learned = pd.to_datetime(span.end, utc=True) + step - pd.to_datetime(span.start, utc=True)
-    age = max(bars.index[-1] - seen_until(bundle), pd.Timedelta(0))
+    age = max(bars.index[-1] - trained_until(bundle), pd.Timedelta(0))
     limit = settings.retrain_age * learned
-    new = int((bars.index > seen_until(bundle)).sum())
+    new = int((bars.index > trained_until(bundle)).sum())
     needed = max(round(settings.retrain_new_bars * span.bars), 2 * least_rows(bundle.manifest.horizons, settings))
     found = "nobody looked" if drift is None else ": ".join(filter(None, (drift.verdict, "; ".join(drift.reasons[:2]))))
     return Decision(
@@ -112,8 +103,8 @@ def decide(
 
 
 def least_rows(horizons: tuple[int, ...], settings: Settings) -> int:
-    """Later bars that a comparison takes: ``retrain_rows``, or more where the shortest horizon needs more."""
-    return max(settings.retrain_rows, int(min(h + BLOCKS * default_block(h) for h in horizons)))
+    """Later bars that a comparison needs: ``retrain_rows``, or more where the shortest horizon needs more."""
+    return max(settings.retrain_rows, int(min(h + INDEPENDENT_BLOCKS * default_block(h) for h in horizons)))
 
 
 def _days(length: pd.Timedelta) -> str:

@@ -2,27 +2,26 @@
 
 A round of `retrain`
 --------------------
-1. `decide`: is a new model due, by the age of the current one (the **champion**), by new bars, or by drift? What was
-   found of drift is kept for those who answer with the champion.
+1. `decide`: is a new model due, by the age of the current one (the **champion**), by new bars, or by drift? The result
+   of the drift check is saved where insights, status and panel read it.
 2. A **challenger** is trained on the bars before a cut and written, not published.
-3. Both forecast the bars after the cut, which neither has seen; `comparison` says which did better.
-4. The challenger is published, in one step, if it did better with its whole interval, or if the champion is stale and
-   the challenger did not do worse. It takes the place of a champion that is absent or damaged in any case.
-5. The newest ``Settings.retrain_keep`` bundles stay; what killed runs and earlier rounds left is swept.
+3. Both forecast the bars after the cut, on which neither was trained; `mlkit.operations.retraining.comparison` tells
+   which did better.
+4. The challenger is published, in one step, if the whole interval of the comparison says that it did better, or if the
+   champion is stale and the challenger did not do worse. It replaces an absent or damaged champion in any case.
+5. The newest ``Settings.retrain_keep`` bundles stay; leftovers of killed runs and earlier rounds are deleted.
 
-What is published is the very bundle that was compared, not another one trained on more bars.
-
-With tuned parameters the challenger's own verdict and the comparison count only bars later than those that tuning saw.
-
-Where a market has no bundle of its own and a pool's answers, that one is the champion: what is better becomes the
-market's own.
+The bundle that was compared is published, not another one trained on more bars. With tuned parameters the challenger's
+own verdict and the comparison count only bars later than those that tuning used. Where a market has no bundle of its
+own and a pool's answers, that one is the champion, and a better challenger becomes the market's own.
 
 Files of a market's folder, beside its bundles: ``retraining.jsonl`` records what was published and why;
 ``.retraining.lock`` is held while a round runs and is free again when its process ends, however it ends. A process
-killed at any moment leaves the champion of before or the one of after.
+killed at any moment leaves the old champion or the new one.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +30,7 @@ import pandas as pd
 
 from mlkit.config import Settings
 from mlkit.errors import BundleError, ConfigError, NotTrainedError, RetrainingError
-from mlkit.evaluation import Ledger, Source
+from mlkit.evaluation import Source
 from mlkit.features import FeatureSet
 from mlkit.inference import current_stamp
 from mlkit.market import available, fingerprint, load_bars, validate_bars
@@ -48,24 +47,23 @@ from mlkit.models.bundle import (
 )
 from mlkit.models.ensemble import EnsembleSettings, Progress
 from mlkit.operations.drift.checks import DriftReport, check_drift, save_drift
-from mlkit.operations.retraining.champions import RECORD, champion_of, only_one, record
-from mlkit.operations.retraining.comparison import Comparison, compare, seen_until
-from mlkit.operations.retraining.decision import Decision, Drift, least_rows
-from mlkit.operations.retraining.decision import decide as decide
+from mlkit.operations.retraining.champions import champion_of, only_one, record, write_record
+from mlkit.operations.retraining.comparison import Comparison, compare, trained_until
+from mlkit.operations.retraining.decision import Decision, DriftResult, decide, least_rows
 from mlkit.operations.tracking.tracking import TrackedRun, tracked
+from mlkit.operations.training import training
 from mlkit.operations.training.execution import Execution
 from mlkit.operations.tuning.tuned import Tuned, load_tuned
 
-Outcome = Literal["published", "promoted", "kept", "not due", "dry run"]
-_KEPT: Outcome = "kept"
+RoundOutcome = Literal["published", "promoted", "kept", "not due", "dry run"]
 
 
 @dataclass(frozen=True, eq=False)
 class Retraining:
-    """What became of a round; ``str()`` tells it, ``to_dict()`` gives plain JSON values."""
+    """The result of a round; ``str()`` is a few lines of text, ``to_dict()`` plain JSON values."""
 
     market: str
-    outcome: Outcome
+    outcome: RoundOutcome
     why: str  # one line
     decision: Decision
     champion: str | None  # id of the current bundle afterwards
@@ -87,9 +85,7 @@ class Retraining:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
-            "market": self.market,
-            "outcome": self.outcome,
-            "why": self.why,
+            **{name: getattr(self, name) for name in ("market", "outcome", "why")},
             "due": self.decision.due,
             "checks": [{"rule": check.rule, "due": check.due, "text": check.text} for check in self.decision.checks],
             "champion": self.champion,
@@ -107,7 +103,7 @@ def retrain(
     *,
     force: bool = False,
     dry_run: bool = False,
-    drift: Drift | None = None,
+    drift: DriftResult | None = None,
     features: FeatureSet | None = None,
     ensemble: EnsembleSettings | None = None,
     tuned: bool = False,
@@ -118,29 +114,34 @@ def retrain(
     Parameters
     ----------
     source : bars (n_bars, 5), or the symbol whose bars `load_bars` knows; then ``timeframe`` too
-    settings : names the models; the thresholds of `decide`; how many bundles are kept
+    settings : where the models are; the thresholds of `decide`; how many bundles are kept
     force : train and compare even if nothing is due; publication still takes better forecasts
-    dry_run : decide, and say what would be done
-    drift : see `decide`; looked for by default
+    dry_run : decide, and report what would be done
+    drift : see `decide`; checked by default
     features, ensemble : as in `train`
     tuned : instead of ``ensemble``, the parameters that `mlkit tune` left for the market. Only bars later than
         ``Tuned.saw_until`` judge the challenger, by itself and against the champion.
     progress : callable(stage, done, total)
 
-    Where bars later than the champion's training are too few to compare on, nothing is trained and it is said how
+    Where bars later than the champion's training are too few to compare on, nothing is trained, and the result says how
     many are missing; a champion that is stale, damaged or absent is then replaced by a model of all bars. So is a stale
-    one where the whole history is so short that its successor, trained without the bars to compare on, would be stale.
-    Where those later than what tuning saw are too few for the challenger's own verdict, nothing is trained either.
+    one where the history is so short that its successor, trained without the bars to compare on, would be stale.
+    Where the bars later than those of tuning are too few for the challenger's own verdict, nothing is trained either.
 
     Raises RetrainingError while another round, rollback or `mlkit train` of the market runs; BarsError for too few bars
     to train; ConfigError for the name of a pool, and with ``tuned`` where nothing was tuned for this market, profile,
-    features and horizons; what `load_bars` and `train` raise. Whatever is raised, the champion stays.
+    features and horizons; what `load_bars` and `train` raise. After any error the champion stays.
     """
     settings = settings or Settings()
     if isinstance(source, str):
         if timeframe is None:
             raise ConfigError(f"retrain {source}: say which timeframe, such as 1d")
-        _demand_market(source, timeframe, settings)
+        pool = pool_root(source, timeframe, settings)
+        if current_stamp(pool) is not None and (source, timeframe) not in available(settings):
+            raise ConfigError(
+                f"retrain {source} {timeframe}: that is a pool ({pool}), and a round is about one market; name one of "
+                f"its symbols, or train the pool again with mlkit train --symbols ... --name {source}"
+            )
         source = load_bars(source, timeframe, settings=settings)
     bars = validate_bars(source)
     if tuned and ensemble is not None:
@@ -148,159 +149,144 @@ def retrain(
     chosen = load_tuned(settings, bars.attrs["symbol"], bars.attrs["timeframe"]) if tuned else None
     if chosen is not None:
         chosen.demand(settings, bars, features)
-    root = market_root(bars.attrs["symbol"], bars.attrs["timeframe"], settings)
     options = {"features": features, "ensemble": ensemble, "execution": Execution(progress)}
+    root = market_root(bars.attrs["symbol"], bars.attrs["timeframe"], settings)
     if dry_run:
-        return _Round(root, bars, settings, force, drift, chosen, options).rehearse()
+        return _Round(root, bars, settings, drift, chosen, options).rehearse(force)
     with only_one(root):
-        return _Round(root, bars, settings, force, drift, chosen, options).run()
+        return _Round(root, bars, settings, drift, chosen, options).run(force)
 
 
-def _demand_market(symbol: str, timeframe: str, settings: Settings) -> None:
-    """ConfigError for the name of a pool, unless a market has it too."""
-    pool = pool_root(symbol, timeframe, settings)
-    if current_stamp(pool) is not None and (symbol, timeframe) not in available(settings):
-        raise ConfigError(
-            f"retrain {symbol} {timeframe}: that is a pool ({pool}), and a round is about one market; name one of its "
-            f"symbols, or train the pool again with mlkit train --symbols ... --name {symbol}"
-        )
+@dataclass(frozen=True)
+class _Plan:
+    """Number of bars to train on, and why the challenger needs no comparison, if so."""
+
+    cut: int
+    why: str = ""
 
 
 class _Round:
-    """One round on one market; the lock is held by the caller."""
+    """One round on one market; the caller holds the lock."""
 
     def __init__(
         self,
         root: Path,
         bars: pd.DataFrame,
         settings: Settings,
-        force: bool,
-        drift: Drift | None,
+        drift: DriftResult | None,
         tuned: Tuned | None,
         options: Mapping[str, Any],  # of train
     ) -> None:
-        self._tuned = tuned
-        self._root, self._bars, self._settings, self._force, self._options = root, bars, settings, force, options
-        self._current = _content(root / CURRENT)  # to see whether somebody else publishes meanwhile
+        self._root, self._bars, self._settings, self._tuned, self._options = root, bars, settings, tuned, options
+        self._before = _content(root / CURRENT)  # compared before publishing: another process may publish meanwhile
         self._champion, self._fault = champion_of(bars.attrs["symbol"], bars.attrs["timeframe"], settings)
-        self._own = self._champion is None or self._champion.path.parent == root  # else a pool answers so far
-        self._drift = drift or self._look()
-        self._decision = decide(self._champion, bars, settings, self._drift, fault=self._fault)
+        self._decision = decide(self._champion, bars, settings, drift or self._check_drift(), fault=self._fault)
 
-    def _look(self) -> DriftReport | None:
-        """Drift of the champion, written for those who answer with it; None where there is no model to look at."""
+    def _check_drift(self) -> DriftReport | None:
+        """Drift of the champion, saved beside it; None without a price model."""
         if self._champion is None or self._champion.price is None:
             return None
         found = check_drift(self._champion, self._bars, self._settings, features=self._options["features"])
         save_drift(found, self._champion.path.parent)
         return found
 
-    def run(self) -> Retraining:
-        planned = self._plan()
-        if isinstance(planned, Retraining):
-            return planned
-        cut, why = planned
+    def rehearse(self, force: bool) -> Retraining:
+        plan = self._plan(force)
+        if isinstance(plan, Retraining):
+            return plan
+        then = f"publish: {plan.why}" if plan.why else f"compare on {len(self._bars) - plan.cut:,} later bars"
+        last = self._bars.index[plan.cut - 1]
+        return self._result("dry run", f"would train on {plan.cut:,} bars to {last:%Y-%m-%d}, then {then}")
+
+    def run(self, force: bool) -> Retraining:
+        plan = self._plan(force)
+        if isinstance(plan, Retraining):
+            return plan
         facts: dict[str, Any] = {
-            "trained_bars": cut,
-            "later_bars": len(self._bars) - cut,
+            "trained_bars": plan.cut,
+            "later_bars": len(self._bars) - plan.cut,
             "due": "; ".join(self._decision.reasons),
         }
         facts |= {} if self._tuned is None else {"tuned": self._tuned.provenance()}
         sources = [Source.of(self._bars)]
         with tracked("retrain", self._settings, name=self._root.name, parameters=facts, sources=sources) as run:
-            if self._champion is not None and self._own:
+            if self._champion is not None and self._champion.path.parent == self._root:  # not a pool's
                 run.bundle(self._champion, alias="champion")
-            told = self._finish(cut, why, run)
-            run.tags({"outcome": told.outcome, "why": told.why})
-            run.text("round", str(told))
-            if told.comparison is not None:
-                run.metrics(told.comparison.to_dict())
-                run.table("comparison", told.comparison.table)
-        return told
+            result = self._finish(plan, run)
+            run.tags({"outcome": result.outcome, "why": result.why})
+            run.text("round", str(result))
+            if result.comparison is not None:
+                run.metrics(result.comparison.to_dict())
+                run.table("comparison", result.comparison.table)
+        return result
 
-    def _finish(self, cut: int, why: str, run: TrackedRun) -> Retraining:
-        """Train, compare unless ``why`` says that there is no need to, publish or keep, tidy up."""
-        challenger = self._train(cut)
-        run.bundle(challenger, alias="challenger")
-        comparison, back = None, self._rolled_back(challenger)
-        if back:
-            outcome, why = _KEPT, back
-        elif not why:
-            outcome, why, comparison = self._judge(challenger)
-        else:
-            outcome = "promoted" if self._champion else "published"
-        if outcome != _KEPT:
-            self._publish(challenger, outcome, why)
-            run.bundle(challenger, alias="champion")
-        return self._told(outcome, why, challenger, comparison, self._tidy(challenger))
-
-    def rehearse(self) -> Retraining:
-        planned = self._plan()
-        if isinstance(planned, Retraining):
-            return planned
-        cut, why = planned
-        then = f"publish: {why}" if why else f"compare on {len(self._bars) - cut:,} later bars"
-        return self._told(
-            "dry run", f"would train on {cut:,} bars to {self._bars.index[cut - 1]:%Y-%m-%d}, then {then}"
-        )
-
-    def _plan(self) -> tuple[int, str] | Retraining:
-        """Number of bars to train on, and why the challenger needs no comparison, if so; or the end of the round."""
+    def _plan(self, force: bool) -> _Plan | Retraining:
+        """What to train and whether to compare it, or the result of a round that trains nothing."""
         decision, bars, champion = self._decision, self._bars, self._champion
-        if not decision.due and not self._force:
-            return self._told("not due", "no rule asks for a new model")
-        if champion is None or not decision.usable:
-            return len(bars), decision.checks[0].text
-        later = min(int((bars.index > seen_until(champion)).sum()), self._untuned(len(bars)))
+        if not decision.due and not force:
+            return self._result("not due", "no rule asks for a new model")
+        if champion is None or decision.due_by("champion"):
+            return _Plan(len(bars), decision.checks[0].text)
+        stale = decision.due_by("age")
+        later = min(int((bars.index > trained_until(champion)).sum()), self._later_than_tuning(len(bars)))
         least = least_rows(champion.manifest.horizons, self._settings)
         if later < least:
             saw = " and than what tuning saw" if self._tuned else ""
             short = f"a comparison takes {least:,} bars later than its training{saw}, {least - later:,} are missing"
-            return self._judged(len(bars), f"stale; {short}") if decision.stale else self._told("kept", short)
+            return self._judged(len(bars), f"stale; {short}") if stale else self._result("kept", short)
         held = max(least, min(later // 2, round(0.5 * self._settings.retrain_new_bars * len(bars))))
         cut = len(bars) - held
-        if not self._force and fingerprint(bars.iloc[:cut]) == champion.manifest.data_sha256:
-            return self._told("kept", f"{later:,} later bars are just enough to compare on, none is left to learn from")
-        if decision.stale and held > self._settings.retrain_age * cut:
+        if not force and fingerprint(bars.iloc[:cut]) == champion.manifest.data_sha256:
+            why = f"{later:,} later bars are just enough to compare on, none is left to learn from"
+            return self._result("kept", why)
+        if stale and held > self._settings.retrain_age * cut:
             short = f"stale; without {held:,} bars to be compared on, its successor would be stale too"
             return self._judged(len(bars), short)
         return self._judged(cut, "")
 
-    def _untuned(self, rows: int) -> int:
-        """How many of the first rows are later than what tuning saw."""
+    def _later_than_tuning(self, rows: int) -> int:
+        """How many of the first rows are later than those that tuning used."""
         return rows if self._tuned is None else int((self._bars.index[:rows] > self._tuned.saw_until).sum())
 
-    def _judged(self, cut: int, why: str) -> tuple[int, str] | Retraining:
-        """The plan, if tuned parameters can be judged on bars before the cut that tuning did not see."""
-        from mlkit.operations.training.training import MIN_TEST
-
-        need, have = MIN_TEST + max(self._settings.prediction_horizons), self._untuned(cut)
+    def _judged(self, cut: int, why: str) -> _Plan | Retraining:
+        """The plan, if tuned parameters can be judged on bars before the cut that tuning did not use."""
+        need = training.MIN_TEST + max(self._settings.prediction_horizons)
+        have = self._later_than_tuning(cut)
         if self._tuned is None or have >= need:
-            return cut, why
+            return _Plan(cut, why)
         short = f"tuned parameters are judged on {need:,} bars later than what tuning saw, {need - have:,} are missing"
-        if self._decision.stale and cut < len(self._bars):
+        if self._decision.due_by("age") and cut < len(self._bars):
             return self._judged(len(self._bars), f"stale; {short}")
-        return self._told("kept", short)
+        return self._result("kept", short)
 
-    def _train(self, cut: int) -> ModelBundle:
-        from mlkit.operations.training.training import train
-
-        bars, options = self._bars.iloc[:cut], dict(self._options)
+    def _finish(self, plan: _Plan, run: TrackedRun) -> Retraining:
+        """Train, compare unless the plan says that there is no need to, publish or keep, tidy up."""
+        bars, options = self._bars.iloc[: plan.cut], dict(self._options)
         if self._tuned is not None:
             options["ensemble"] = self._tuned.ensemble(self._settings, bars, options["features"])
             options["after"] = self._tuned.saw_until
-        return train(bars, self._settings, publish=False, **options)
+        challenger = training.train(bars, self._settings, publish=False, **options)
+        run.bundle(challenger, alias="challenger")
+        outcome: RoundOutcome = "promoted" if self._champion else "published"
+        why, comparison = plan.why, None
+        left = [entry for entry in record(self._root) if "left" in entry]
+        refused = [entry["time"] for entry in left if entry["left"] == challenger.id]
+        if refused and self._champion is not None:
+            outcome = "kept"
+            why = f"{challenger.id} was rolled back on {refused[-1]}; publish it by hand, or wait for other bars"
+        elif not why:
+            outcome, why, comparison = self._compare(challenger)
+        if outcome != "kept":
+            self._publish(challenger, outcome, why)
+            run.bundle(challenger, alias="champion")
+        pruned = prune(self._root, self._settings.retrain_keep)
+        spare = {challenger.id, *(str(entry["left"]) for entry in left[-1:])}
+        removed = (*pruned, *sweep(self._root, spare=spare))
+        return self._result(outcome, why, challenger, comparison, removed)
 
-    def _rolled_back(self, challenger: ModelBundle) -> str:
-        """Why a bundle that a person did not want is not published again; nothing for any other."""
-        left = [entry for entry in record(self._root) if entry.get("left") == challenger.id]
-        if self._champion is None or not left:
-            return ""
-        return f"{challenger.id} was rolled back on {left[-1]['time']}; publish it by hand, or wait for other bars"
-
-    def _judge(self, challenger: ModelBundle) -> tuple[Outcome, str, Comparison | None]:
-        """What becomes of the challenger, why, and the numbers."""
-        champion, stale = self._champion, self._decision.stale
+    def _compare(self, challenger: ModelBundle) -> tuple[RoundOutcome, str, Comparison | None]:
+        """Whether the challenger is published, why, and the comparison."""
+        champion, stale = self._champion, self._decision.due_by("age")
         assert champion is not None
         if challenger.id == champion.id:
             return "kept", "the same bars and settings gave the same bundle again", None
@@ -316,38 +302,33 @@ class _Round:
         return "kept", "no difference that the interval does not explain", found
 
     def _publish(self, challenger: ModelBundle, outcome: str, why: str) -> None:
-        """Make it the current one, unless somebody else has published meanwhile; then write that down."""
-        if _content(self._root / CURRENT) != self._current:
+        """Make it the current one, unless another process published meanwhile; then add it to the record."""
+        if _content(self._root / CURRENT) != self._before:
             raise RetrainingError(
                 f"{self._root.name}: somebody else published meanwhile; {challenger.id} is trained and not published"
             )
-        damaged = _named(self._root) if self._fault else challenger.id
+        damaged = ""
+        if self._fault:
+            with suppress(BundleError, NotTrainedError):  # of a ``CURRENT`` that cannot be read
+                damaged = read_current(self._root)[0]
         publish(challenger)
-        if damaged != challenger.id:
+        if self._fault and damaged != challenger.id:
             withdraw(self._root, damaged)  # no rollback leads to it
-        was = None if self._champion is None else self._champion.id
-        Ledger(self._root / RECORD).write(outcome, bundle=challenger.id, before=was, why=why)
+        before = None if self._champion is None else self._champion.id
+        write_record(self._root, outcome, bundle=challenger.id, before=before, why=why)
 
-    def _tidy(self, challenger: ModelBundle) -> tuple[str, ...]:
-        """Keep the newest bundles, this round's challenger, and what the last rollback left."""
-        left = [str(entry["left"]) for entry in record(self._root) if "left" in entry]
-        pruned = prune(self._root, self._settings.retrain_keep)
-        return (*pruned, *sweep(self._root, spare={challenger.id, *left[-1:]}))
-
-    def _told(
+    def _result(
         self,
-        outcome: Outcome,
+        outcome: RoundOutcome,
         why: str,
         challenger: ModelBundle | None = None,
         comparison: Comparison | None = None,
         removed: tuple[str, ...] = (),
     ) -> Retraining:
-        market = f"{self._bars.attrs['symbol']} {self._bars.attrs['timeframe']}"
-        new = challenger is not None and outcome in ("published", "promoted")
-        current = challenger if new else self._champion
+        current = challenger if outcome in ("published", "promoted") else self._champion
         study = self._tuned
         return Retraining(
-            market=market,
+            market=f"{self._bars.attrs['symbol']} {self._bars.attrs['timeframe']}",
             outcome=outcome,
             why=why,
             decision=self._decision,
@@ -361,11 +342,3 @@ class _Round:
 
 def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
-
-
-def _named(root: Path) -> str:
-    """The id that ``CURRENT`` says; nothing where it cannot be read."""
-    try:
-        return read_current(root)[0]
-    except (BundleError, NotTrainedError):
-        return ""

@@ -1,14 +1,12 @@
 """A universe of markets over several processes or machines: features, training, evaluation.
 
-Each market is one task. It reads its bars from the lake itself, calls the functions that a single process calls
-(`save_features`, `walk_forward`, `train`), and leaves what is large where the caller said; only a few numbers come
-back. A task that is repeated, since its worker was killed, writes the same bytes under the same names, and the
-caller alone publishes: each bundle once. What fails in one market is told at the end and costs no other one.
+Each market is one task. It reads its bars from the lake, calls the functions that a single process calls
+(`save_features`, `walk_forward`, `train`), and writes large results into the caller's folder; only a few numbers are
+returned. A task that is repeated because its worker was killed writes the same bytes under the same names, and only the
+caller publishes: each bundle once. An error in one market is reported at the end and stops no other market.
 """
 
-import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -23,26 +21,25 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Work = Literal["features", "train", "evaluate"]
-OUT = {"features": "data/features", "evaluate": "data/evaluations"}  # where results go, unless told otherwise
-RETRIES = 2  # of a task that an object store or a bug stopped; a killed worker's are Dask's own
-FORECASTS = "forecasts.parquet"
+_FOLDERS = {"features": "data/features", "evaluate": "data/evaluations"}  # of the results, by default
+_RETRIES = 2  # of a task that ended with an error; Dask itself repeats those of a killed worker
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one market."""
+class MarketOutcome:
+    """The result of one market."""
 
     symbol: str
     timeframe: str
     bars: int = 0
-    place: str = ""  # what was written: a folder, a file, a bundle
+    place: str = ""  # folder, file or bundle that was written
     verdicts: dict[str, str] = field(default_factory=dict)  # per horizon, of a training or an evaluation
     scores: list[dict[str, Any]] = field(default_factory=list)  # rows of `score`, of an evaluation
     error: str = ""
 
     def __str__(self) -> str:
-        told = ", ".join(f"{h}: {verdict}" for h, verdict in self.verdicts.items())
-        done = f"{self.bars:,} bars, {self.place}" + (f" ({told})" if told else "")
+        verdicts = ", ".join(f"{h}: {verdict}" for h, verdict in self.verdicts.items())
+        done = f"{self.bars:,} bars, {self.place}" + (f" ({verdicts})" if verdicts else "")
         return f"{self.symbol} {self.timeframe}: {self.error or done}"
 
 
@@ -50,10 +47,10 @@ class Outcome:
 class UniverseReport:
     """The outcomes of all markets, in the order asked for; prints one line a market."""
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[MarketOutcome, ...]
 
     @property
-    def failed(self) -> tuple[Outcome, ...]:
+    def failed(self) -> tuple[MarketOutcome, ...]:
         """Markets that ended with an error."""
         return tuple(outcome for outcome in self.outcomes if outcome.error)
 
@@ -66,7 +63,7 @@ class UniverseReport:
         return pd.DataFrame(rows).set_index(["symbol", "horizon"]) if rows else pd.DataFrame()
 
     def demand(self) -> None:
-        """ScaleError, one line that names the markets that failed; nothing where none did."""
+        """Raise ScaleError, one line that names the markets that failed; nothing where none did."""
         if self.failed:
             named = "; ".join(map(str, self.failed[:3])) + ("; ..." if len(self.failed) > 3 else "")
             raise ScaleError(f"{len(self.failed)} of {len(self.outcomes)} markets failed: {named}")
@@ -79,7 +76,7 @@ class UniverseReport:
         return f"<table>{rows}</table>"
 
 
-Watch = Callable[[Outcome, int, int], None]  # an outcome, how many there are now, and of how many
+Watch = Callable[[MarketOutcome, int, int], None]  # called with an outcome, the number so far, and the number of all
 
 
 def run_universe(
@@ -92,7 +89,7 @@ def run_universe(
     out: str | Path | None = None,
     watch: Watch | None = None,
 ) -> UniverseReport:
-    """Do the same for every market of a universe.
+    """Do the same work for every market of a universe.
 
     Parameters
     ----------
@@ -104,16 +101,15 @@ def run_universe(
     settings
         Lake, models, ledger, seed, profile, threads; its folders must be the same for all machines.
     client
-        Of `mlkit.operations.scale.cluster.connect`; None does one market after the other in this process, with the same
-        results to the bit.
+        Of `connect`; None does one market after the other in this process, with the same results to the bit.
     out
         Folder of features (a URL too) or evaluations; by default ``data/features``, ``data/evaluations``.
     watch
-        Told each outcome as it comes.
+        Called with each outcome, the number so far, and the number of all.
 
     Returns
     -------
-    The report. Faults of single markets are in it; its ``demand()`` raises them.
+    The report, with the errors of single markets; its ``demand()`` raises them.
 
     Raises
     ------
@@ -121,17 +117,17 @@ def run_universe(
     """
     if not symbols or len(set(symbols)) < len(symbols):
         raise ConfigError("a universe must name at least one symbol, and none twice")
-    settings, place = settings or Settings(), out if out is not None else OUT.get(work, "")
+    settings, place = settings or Settings(), out if out is not None else _FOLDERS.get(work, "")
     order = {
         "work": work,
         "timeframe": timeframe,
-        "settings": _absolute(settings).model_dump(mode="json"),
+        "settings": settings.model_copy(update=_absolute_paths(settings)).model_dump(mode="json"),
         "out": place if isinstance(place, str) and "://" in place else str(project_root() / place),
         "run": RUN,
         "threads": _threads(),
     }
-    found: dict[str, Outcome] = {}
-    for outcome in _here(order, symbols) if client is None else _there(order, symbols, client):
+    found: dict[str, MarketOutcome] = {}
+    for outcome in _in_this_process(order, symbols) if client is None else _on_workers(order, symbols, client):
         if work == "train" and not outcome.error:
             outcome = _published(outcome, settings)
         found[outcome.symbol] = outcome
@@ -140,37 +136,23 @@ def run_universe(
     return UniverseReport(tuple(found[symbol] for symbol in symbols))
 
 
-def _absolute(settings: Settings) -> Settings:
-    """The same settings, whatever a worker's working directory is."""
-    return settings.model_copy(
-        update={
-            "training_data_path": settings.lake,
-            "model_storage_path": settings.models,
-            "ledger_path": settings.ledger,
-            "pattern_weights_path": settings.pattern_weights,
-        }
-    )
-
-
-def _here(order: dict[str, Any], symbols: Iterable[str]) -> Iterator[Outcome]:
+def _in_this_process(order: dict[str, Any], symbols: Iterable[str]) -> Iterator[MarketOutcome]:
     for symbol in symbols:
         try:
             yield do_market(order, symbol)
-        except Exception as error:  # of one market: the others go on, and it is told at the end
+        except Exception as error:  # of one market: the others go on
             yield _failure(order, symbol, error)
 
 
-def _there(order: dict[str, Any], symbols: Sequence[str], client: Any) -> Iterator[Outcome]:
-    """Outcomes as workers finish them."""
+def _on_workers(order: dict[str, Any], symbols: Sequence[str], client: Any) -> Iterator[MarketOutcome]:
+    """Outcomes in the order in which workers finish them."""
     from concurrent.futures import CancelledError
 
     from distributed import KilledWorker, as_completed
 
-    batch = uuid4().hex
+    batch, options = uuid4().hex, {"pure": False, "retries": _RETRIES}
     jobs = {
-        client.submit(
-            do_market, order, symbol, pure=False, retries=RETRIES, key=f"{order['work']}-{symbol}-{batch}"
-        ): symbol
+        client.submit(do_market, order, symbol, key=f"{order['work']}-{symbol}-{batch}", **options): symbol
         for symbol in symbols
     }
     for job in as_completed(jobs, loop=client.loop):
@@ -179,44 +161,55 @@ def _there(order: dict[str, Any], symbols: Sequence[str], client: Any) -> Iterat
             yield job.result()
         except KilledWorker:
             yield _failure(order, symbol, "killed its worker each time it was tried; give workers more memory")
-        except (CancelledError, OSError) as error:
-            if client.status == "running" and isinstance(error, OSError):
-                yield _failure(order, symbol, error)
-            else:
+        except Exception as error:  # of one market: the others go on, unless there is no scheduler any more
+            lost = isinstance(error, OSError) and client.status != "running"
+            if lost or isinstance(error, CancelledError):
                 raise ScaleError("the scheduler went away; what was done stays, run the command again") from error
-        except Exception as error:  # of one market: the others go on, and it is told at the end
             yield _failure(order, symbol, error)
         job.release()
 
 
-def do_market(order: dict[str, Any], symbol: str) -> Outcome:
-    """One market, wherever it is done: the task of a worker. Faults of the market itself come back as its outcome."""
+def _absolute_paths(settings: Settings) -> dict[str, Any]:
+    """Paths of the settings that do not depend on a worker's working directory."""
+    return {
+        "training_data_path": settings.lake,
+        "model_storage_path": settings.models,
+        "ledger_path": settings.ledger,
+        "pattern_weights_path": settings.pattern_weights,
+    }
+
+
+def do_market(order: dict[str, Any], symbol: str) -> MarketOutcome:
+    """The task of a worker: one market. An error of the market itself is returned as its outcome."""
+    from threadpoolctl import threadpool_limits
+
     join_run(order["run"])
     settings = Settings(**order["settings"])
     try:
-        with _limited(order["threads"]):
+        with threadpool_limits(limits=order["threads"]):
             return _WORK[order["work"]](symbol, order["timeframe"], settings, order["out"])
-    except LakeError:  # a store that was busy: worth another try
+    except LakeError:  # the store was busy: the task is repeated
         raise
     except MlkitError as error:
         return _failure(order, symbol, error)
 
 
-def _failure(order: dict[str, Any], symbol: str, error: Exception | str) -> Outcome:
-    known = isinstance(error, MlkitError | str)
-    told = " ".join(str(error).split()) if known else f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return Outcome(symbol, order["timeframe"], error=told.removeprefix(f"{symbol} {order['timeframe']}: "))
+def _failure(order: dict[str, Any], symbol: str, error: Exception | str) -> MarketOutcome:
+    text = " ".join(str(error).split())
+    if not isinstance(error, MlkitError | str):
+        text = f"{type(error).__name__}: {text}"
+    return MarketOutcome(symbol, order["timeframe"], error=text.removeprefix(f"{symbol} {order['timeframe']}: "))
 
 
-def _features(symbol: str, timeframe: str, settings: Settings, out: str) -> Outcome:
+def _features(symbol: str, timeframe: str, settings: Settings, out: str) -> MarketOutcome:
     from mlkit.features import place_of, save_features
     from mlkit.market import load_bars
 
     receipt = save_features(load_bars(symbol, timeframe, settings=settings), out)
-    return Outcome(symbol, timeframe, receipt["rows"], f"{out}/{place_of(symbol, timeframe)}")
+    return MarketOutcome(symbol, timeframe, receipt["rows"], f"{out}/{place_of(symbol, timeframe)}")
 
 
-def _evaluate(symbol: str, timeframe: str, settings: Settings, out: str) -> Outcome:
+def _evaluate(symbol: str, timeframe: str, settings: Settings, out: str) -> MarketOutcome:
     from mlkit.config import write_atomic
     from mlkit.features import place_of
     from mlkit.market import load_bars, symbol_folder
@@ -232,16 +225,14 @@ def _evaluate(symbol: str, timeframe: str, settings: Settings, out: str) -> Outc
         if run.key is not None:
             run.folds(fold_scores(forecasts))
             run.scores(table)
-    path = Path(out) / place_of(symbol, timeframe) / FORECASTS
-    buffer = io.BytesIO()
-    forecasts.to_parquet(buffer)
-    write_atomic(path, buffer.getvalue())
+    path = Path(out) / place_of(symbol, timeframe) / "forecasts.parquet"
+    write_atomic(path, forecasts.to_parquet())
     rows: list[Any] = table.reset_index().to_dict("records")
     verdicts = {str(row["horizon"]): str(row["verdict"]) for row in rows}
-    return Outcome(symbol, timeframe, len(bars), str(path), verdicts, rows)
+    return MarketOutcome(symbol, timeframe, len(bars), str(path), verdicts, rows)
 
 
-def _train(symbol: str, timeframe: str, settings: Settings, _: str) -> Outcome:
+def _train(symbol: str, timeframe: str, settings: Settings, _: str) -> MarketOutcome:
     from mlkit.market import load_bars
     from mlkit.operations.training.training import train
 
@@ -249,14 +240,14 @@ def _train(symbol: str, timeframe: str, settings: Settings, _: str) -> Outcome:
     bundle = train(bars, settings, publish=False)
     metrics: Any = bundle.manifest.metrics
     verdicts = {str(h): str(metrics[str(h)].get("verdict")) for h in bundle.manifest.horizons}
-    return Outcome(symbol, timeframe, len(bars), str(bundle.path), verdicts)
+    return MarketOutcome(symbol, timeframe, len(bars), str(bundle.path), verdicts)
 
 
 _WORK = {"features": _features, "evaluate": _evaluate, "train": _train}
 
 
-def _published(outcome: Outcome, settings: Settings) -> Outcome:
-    """The outcome of a training, its bundle made the current one by this process, the only one that publishes."""
+def _published(outcome: MarketOutcome, settings: Settings) -> MarketOutcome:
+    """Publish the bundle of a training; only the calling process does."""
     from dataclasses import replace
 
     from mlkit.models.bundle import ModelBundle, publish
@@ -280,7 +271,7 @@ def _published(outcome: Outcome, settings: Settings) -> Outcome:
 
 
 def _threads() -> dict[str, int]:
-    """Threads of this process's BLAS and OpenMP: a worker gets as many, as sums in other parts have other bits."""
+    """Threads of BLAS and OpenMP in this process; a worker gets as many, since the bits of a sum depend on them."""
     import numpy as np
     from threadpoolctl import threadpool_info
 
@@ -289,11 +280,3 @@ def _threads() -> dict[str, int]:
     for pool in threadpool_info():
         counts[pool["user_api"]] = max(int(pool["num_threads"]), counts.get(pool["user_api"], 1))
     return counts
-
-
-@contextmanager
-def _limited(threads: dict[str, int]) -> Iterator[None]:
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=threads):
-        yield
