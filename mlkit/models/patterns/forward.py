@@ -119,9 +119,13 @@ def _network(x, weights, biases, logits):  # type: ignore[no-untyped-def]
     last = np.empty((1, CHANNELS[2]), np.float32)
     for t in range(len(x)):
         _stem(x[t], seen_1)
-        # Dense connections: later blocks also see the geometry of their bars.
-        seen_2[:, CHANNELS[0] :] = seen_1[2:]
-        seen_3[:, CHANNELS[1] :] = seen_1[4:]
+        # Dense connections: later blocks also see the geometry of their bars. (Loops compile in a third of the time
+        # that assignments of slices take.)
+        for c in range(STEM):
+            for p in range(2, POSITIONS):
+                seen_2[p - 2, CHANNELS[0] + c] = seen_1[p, c]
+            for p in range(4, POSITIONS):
+                seen_3[p - 4, CHANNELS[1] + c] = seen_1[p, c]
         _block(seen_1, weights[0], biases[0], weights[1], biases[1], seen_2)
         _block(seen_2, weights[2], biases[2], weights[3], biases[3], seen_3)
         _block(seen_3, weights[4], biases[4], weights[5], biases[5], last)
@@ -141,7 +145,8 @@ def _block(seen, weight, bias, mix_weight, mix_bias, out):  # type: ignore[no-un
 @_compiled
 def _layer(x, weight, bias, floor, out):  # type: ignore[no-untyped-def]
     """``out = max(x @ weight + bias, floor)``, the inputs added one after the other; NaN stays NaN."""
-    out[:] = bias
+    for j in range(len(out)):
+        out[j] = bias[j]
     whole = len(x) - len(x) % 4
     # Four inputs in a pass over the outputs: an output is read and written once for four products.
     for k in range(0, whole, 4):
