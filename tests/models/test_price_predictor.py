@@ -4,7 +4,6 @@ import json
 import logging
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,15 +94,15 @@ def test_same_seed_same_bits(planted: Market) -> None:
     assert small.fit(seed=4).to_bytes() != first
 
 
-def test_round_trip_through_files_is_bit_equal(planted: Market, fitted: PricePredictor, tmp_path: Path) -> None:
-    names = fitted.to_files(tmp_path)
-    assert names == [
+def test_round_trip_through_files_is_bit_equal(planted: Market, fitted: PricePredictor) -> None:
+    files = fitted.to_bytes()
+    assert sorted(files) == [
         "calibration.json",
         *(f"lgb_{h}.{end}" for h in HORIZONS for end in ("npz", "txt")),
         *(f"rf_{h}.npz" for h in HORIZONS),
         *(f"xgb_{h}.{end}" for h in HORIZONS for end in ("npz", "ubj")),
     ]
-    again = PricePredictor.from_files(tmp_path)
+    again = PricePredictor.from_bytes(files)
     ours, theirs = (m.predict(planted.X, planted.scale) for m in (fitted, again))
     for field in ("log_return", "p_up", "std", "lo80", "hi80", "lo90", "hi90"):
         assert np.array_equal(getattr(ours, field), getattr(theirs, field), equal_nan=True)
@@ -259,7 +258,7 @@ def test_what_cannot_be_predicted_is_refused(planted: Market, fitted: PricePredi
         fitted.feature_importance(list("abcdefg"))
 
 
-def test_terms_refine_the_scale_and_reach_the_files(planted: Market, tmp_path: Path) -> None:
+def test_terms_refine_the_scale_and_reach_the_files(planted: Market) -> None:
     """The passed scale is blind to a factor that one of the terms shows."""
     rng = np.random.default_rng(0)
     seen, n = 0.6 * rng.normal(size=2000), 2000
@@ -270,8 +269,7 @@ def test_terms_refine_the_scale_and_reach_the_files(planted: Market, tmp_path: P
     assert plain.spreads == () and len(refined.spreads) == 2
     forecast = refined.predict(data[0], data[3], terms)
     assert np.corrcoef(np.log(forecast.scale[:, 0] / data[3][:, 0]), seen)[0, 1] > 0.95
-    refined.to_files(tmp_path)
-    again = PricePredictor.from_files(tmp_path)
+    again = PricePredictor.from_bytes(refined.to_bytes())
     assert again.spreads == refined.spreads
     assert np.array_equal(again.predict(data[0], data[3], terms).hi90, forecast.hi90)
     for model, given, message in (

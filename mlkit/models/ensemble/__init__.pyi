@@ -21,7 +21,7 @@ from .learners.learner import ROWS_IN_MEMORY as ROWS_IN_MEMORY
 # How to train on rows that do not fit into memory: a folder, and the rows of X in memory at once.
 from .learners.learner import DiskBatches as DiskBatches
 
-# A fitted ensemble; immutable. Make one with its `fit` or `from_files`.
+# A fitted ensemble; immutable. Make one with its `fit` or `from_bytes`.
 from .price_predictor import PricePredictor as PricePredictor
 
 # Columns of a forecast in tables: expected log return, probability of a rise, deviation, interval bounds.

@@ -10,10 +10,10 @@ become known (``mlkit.models.ensemble.conformal``).
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
-from importlib import import_module
+from functools import cached_property
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +22,6 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ValidationError, model_validator
 
-from mlkit.config import write_atomic
 from mlkit.errors import BundleError, ConfigError, DependencyError
 from mlkit.models.ensemble.calibration import HorizonCalibration
 from mlkit.models.ensemble.conformal import BARS_PER_BLOCK
@@ -59,11 +58,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PricePredictor:
-    """A fitted ensemble; immutable. Make one with :meth:`fit` or :meth:`from_files`."""
+    """A fitted ensemble; immutable. Make one with :meth:`fit` or :meth:`from_bytes`."""
 
     horizons: tuple[int, ...]
     n_features: int
-    weights: dict[str, float]  # of the libraries in use; they sum to 1
+    weights: dict[str, float]  # of the learners in use; they sum to 1
     learners: dict[str, FittedLearner]
     calibrations: tuple[HorizonCalibration, ...]
     experts: tuple[HorizonExperts, ...]
@@ -133,14 +132,15 @@ class PricePredictor:
 
         learners = {}
         for name in weights:
-            models = LEARNERS[name].train(parts, settings, seed, disk)
-            report = partial(_done_horizon, done, name)
-            learners[name] = FittedLearner.fit(models, LEARNERS[name], horizons, report)
+            models = []
+            for horizon, model in zip(horizons, LEARNERS[name].train(parts, settings, seed, disk), strict=True):
+                models.append(model)
+                done(f"{name} h={horizon}")
+            learners[name] = FittedLearner.of(LEARNERS[name], horizons, models)
         X = take(rows.X, held_out)
-        scored = [
-            _combine({name: m.predict(np.asarray(X[batch])) for name, m in learners.items()}, weights)
-            for batch in batches(len(X), disk)
-        ]
+        scored = []
+        for batch in batches(len(X), disk):
+            scored.append(_combine({name: m.predict(np.asarray(X[batch])) for name, m in learners.items()}, weights))
         raw = np.concatenate(scored)
 
         def column(j: int) -> tuple[FloatVector, FloatVector, FloatMatrix]:
@@ -273,7 +273,7 @@ class PricePredictor:
         return np.asarray(sum(shares), dtype=np.float64)
 
     def feature_importance(self, names: Sequence[str] | None = None) -> pd.DataFrame:
-        """Gain of every feature: one column a library (mean over horizons, sums to 1) and the weighted mean.
+        """Gain of every feature: one column a learner (mean over horizons, sums to 1) and the weighted mean.
 
         Sorted by that mean, largest first. Default names are ``f0``, ``f1``, ...
         """
@@ -286,18 +286,10 @@ class PricePredictor:
         return frame.sort_values("mean", ascending=False, kind="stable")
 
     def to_bytes(self) -> dict[str, bytes]:
-        """File name to content: one model file per library and horizon, and ``calibration.json``."""
+        """File name to content: the files of each learner and horizon, and ``calibration.json``."""
         files = {name: data for m in self.learners.values() for name, data in m.to_bytes().items()}
-        described = {
-            "horizons": list(self.horizons),
-            "n_features": self.n_features,
-            "weights": self.weights,
-            "calibrations": [asdict(c) for c in self.calibrations],
-            "experts": [asdict(fitted) for fitted in self.experts],
-            "spreads": [asdict(spread) for spread in self.spreads],
-            "training": self.training,
-        }
-        files[CALIBRATION_FILE] = json.dumps(described, indent=1, allow_nan=False).encode()
+        described = {name: getattr(self, name) for name in _Document.model_fields}
+        files[CALIBRATION_FILE] = json.dumps(described, indent=1, allow_nan=False, default=asdict).encode()
         return files
 
     @classmethod
@@ -314,35 +306,14 @@ class PricePredictor:
         except (KeyError, ValidationError) as error:
             detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(error)
             raise BundleError(f"{CALIBRATION_FILE}: not a calibration ({detail[:160]}); train again") from error
-        horizons, n_features = found.horizons, found.n_features
-        learners = {}
-        for name in found.weights:
-            try:
-                learners[name] = FittedLearner.from_bytes(LEARNERS[name], files, horizons, n_features)
-            except KeyError as error:
-                raise BundleError(f"model file {error.args[0]} is missing; train again") from error
-        return cls(
-            horizons,
-            n_features,
-            found.weights,
-            learners,
-            found.calibrations,
-            found.experts,
-            found.training,
-            found.spreads,
-        )
-
-    def to_files(self, folder: Path) -> list[str]:
-        """Write :meth:`to_bytes` into a folder; returns the names."""
-        files = self.to_bytes()
-        for name, data in files.items():
-            write_atomic(folder / name, data)
-        return sorted(files)
-
-    @classmethod
-    def from_files(cls, folder: Path) -> Self:
-        """Read what :meth:`to_files` wrote. For folders of unknown origin use ``ModelBundle.open``."""
-        return cls.from_bytes({path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()})
+        try:
+            learners = {
+                name: FittedLearner.from_bytes(LEARNERS[name], files, found.horizons, found.n_features)
+                for name in found.weights
+            }
+        except KeyError as error:
+            raise BundleError(f"model file {error.args[0]} is missing; train again") from error
+        return cls(learners=learners, **dict(found))
 
     @cached_property
     def _bounds(self) -> FloatMatrix:
@@ -381,17 +352,13 @@ class _Document(BaseModel):
         return self
 
 
-def _done_horizon(done: Callable[[str], None], name: str, horizon: int) -> None:
-    done(f"{name} h={horizon}")
-
-
 def _installed_weights(settings: EnsembleSettings) -> dict[str, float]:
     """Weights of the learners whose library is installed, summing to 1."""
     wanted = {name: weight for name, weight in settings.weights.items() if weight > 0}
     unknown = sorted(wanted.keys() - LEARNERS.keys())
     if unknown:
         raise ConfigError(f"no learner named {', '.join(unknown)}; there are {', '.join(LEARNERS)}")
-    held = {name: weight for name, weight in wanted.items() if _installed(LEARNERS[name].module)}
+    held = {name: weight for name, weight in wanted.items() if find_spec(LEARNERS[name].module)}
     if not held:
         raise DependencyError(f"none of {', '.join(wanted)} is installed: pip install 'mlkit[train]'")
     total = sum(held.values())
@@ -401,14 +368,6 @@ def _installed_weights(settings: EnsembleSettings) -> dict[str, float]:
         now = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
         _log.warning("%s is not installed; the ensemble goes on with %s (pip install 'mlkit[train]')", lost, now)
     return shares
-
-
-def _installed(module: str) -> bool:
-    try:
-        import_module(module)
-    except ImportError:
-        return False
-    return True
 
 
 def _combine(scores: Mapping[str, FloatMatrix], weights: Mapping[str, float]) -> FloatMatrix:

@@ -6,7 +6,7 @@ library's own bits. The library's own file is kept beside the arrays for attribu
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -134,18 +134,8 @@ class FittedLearner:
     trees: Trees  # the same, laid out for evaluation
 
     @classmethod
-    def fit(
-        cls, train: Iterator[TrainedModel], learner: Learner, horizons: tuple[int, ...], done: Callable[[int], None]
-    ) -> Self:
-        """Run a training; ``done`` is called with each horizon when its model is trained."""
-        models = []
-        for horizon, model in zip(horizons, train, strict=True):
-            models.append(model)
-            done(horizon)
-        return cls._laid_out(learner, horizons, models)
-
-    @classmethod
-    def _laid_out(cls, learner: Learner, horizons: tuple[int, ...], models: list[TrainedModel]) -> Self:
+    def of(cls, learner: Learner, horizons: tuple[int, ...], models: list[TrainedModel]) -> Self:
+        """Lay out trained models, one a horizon; BundleError if they are not trees."""
         names = [f"{learner.prefix}_{horizon}.npz" for horizon in horizons]
         arrays = [model.trees for model in models]
         trees = Trees.join(arrays, names, float32_sums=learner.float32_sums, mean=learner.mean)
@@ -209,4 +199,4 @@ class FittedLearner:
                     f"{name}: the model takes {width} features, the bundle {n_features}; train the bundle again"
                 )
             models.append(model)
-        return cls._laid_out(learner, horizons, models)
+        return cls.of(learner, horizons, models)
