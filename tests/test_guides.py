@@ -30,8 +30,8 @@ from mlkit.models.ensemble.settings import EnsembleSettings
 
 ROOT = Path(__file__).parents[1]
 DOCS = runpy.run_path(str(ROOT / "tests/test_docs.py"))
-EXCHANGE = runpy.run_path(str(ROOT / "tests/market/exchange_server.py"))
-ARCHIVE = runpy.run_path(str(ROOT / "tests/market/test_archive.py"))
+EXCHANGE = runpy.run_path(str(ROOT / "tests/market/collect/exchange_server.py"))
+ARCHIVE = runpy.run_path(str(ROOT / "tests/market/collect/test_archive.py"))
 BARS = 2_600  # enough to train on
 KLINES = "klines/BTCUSDT/1m"
 PARAMETERS = """

@@ -27,7 +27,7 @@ from mlkit.market.collect.patience import Patience
 from mlkit.market.lake.store import BarStore
 from mlkit.market.simulate.markets import null_market
 
-SERVER = runpy.run_path(str(Path(__file__).parents[1] / "market" / "exchange_server.py"))
+SERVER = runpy.run_path(str(Path(__file__).parents[1] / "market" / "collect" / "exchange_server.py"))
 TRUTH = null_market(12_000, seed=11, symbol="BTCUSDT")
 END = TRUTH.index[-1] + pd.Timedelta(minutes=1)
 FAULTS = ["500", "connection reset", "JSON cut, length agrees", "an empty page", "shuffled", "one time, two candles"]

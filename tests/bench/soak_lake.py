@@ -10,7 +10,7 @@ from pathlib import Path
 
 from soaking import soak
 
-SCRIPT = Path(__file__).parents[1] / "market" / "crashes.py"
+SCRIPT = Path(__file__).parents[1] / "market" / "lake" / "crashes.py"
 RUNS = (("kill",), ("moments", "200"), ("refusals",), ("full",), ("flips", "1000"), ("crowd", "25"))
 
 if __name__ == "__main__":

@@ -66,10 +66,10 @@ class _ArchiveCollector(Collector):
     """Reads one symbol's files."""
 
     source: ArchiveFolder | ArchiveSite
+    checks_overlap = False  # each file is compared when it is read, so that a bad one does not stop the others
 
     def __init__(self, request: Request, files: ArchiveFolder | ArchiveSite, symbol: str, market: str) -> None:
         super().__init__(request, files, symbol, market)
-        self.pending: list[pd.DataFrame] = []  # read, not committed
         self.refused: list[str] = []
 
     def run(self) -> None:
@@ -95,7 +95,7 @@ class _ArchiveCollector(Collector):
             try:
                 self._month(period, since, until)
             finally:
-                self._commit()
+                self.commit()
             self.done = min(self.total, (period.stop.value - since.value) // self.step)
             self.show()
             period = Period(period.stop, False)
@@ -139,16 +139,6 @@ class _ArchiveCollector(Collector):
         except BarsError as error:
             self.refused.append(f"{file_name}: {' '.join(str(error).split())}")
             return True
-        self.pending.append(bars)
+        self.pending.append((open_times(bars), bars.to_numpy().T))
         self.have = np.union1d(self.have, open_times(bars))
         return True
-
-    def _commit(self) -> None:
-        """Write the bars that were read into the lake."""
-        if not self.pending:
-            return
-        bars = pd.concat(self.pending)
-        bars = bars[~bars.index.duplicated()].sort_index()  # the month's bar goes before the day's
-        bars.attrs = {"symbol": self.symbol, "timeframe": self.timeframe}
-        self.pending = []
-        self.commit(bars)

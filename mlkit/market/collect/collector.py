@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mlkit.errors import BarsError, ConfigError, FetchError
-from mlkit.market.bars import open_times
+from mlkit.market.bars import BarArrays, bars_of, open_times
 from mlkit.market.collect.progress_lines import Collected, FetchProgress, FetchReport, ProgressLines
 from mlkit.market.lake.store import BarStore
 from mlkit.market.sources import check_free
@@ -78,12 +78,15 @@ def report_of(results: Sequence[Collected]) -> FetchReport:
 class Collector:
     """Collects one symbol; ``result`` says how many bars it added and which error ended it."""
 
+    checks_overlap = True  # whether `commit` compares bars that the lake already has
+
     def __init__(self, request: Request, source: BarSource, symbol: str, market: str) -> None:
         self.request, self.source, self.store = request, source, request.store
         self.symbol, self.market, self.timeframe = symbol, market, request.timeframe
         self.step = timeframe_ns(request.timeframe)
         self.result = Collected(symbol, request.timeframe, source.name)
         self.have: Int64Array = np.empty(0, dtype=np.int64)  # open times in the lake, within reach of the span
+        self.pending: list[BarArrays] = []  # collected, not committed
         self.done = self.total = 0  # bars asked for, and to ask for
 
     def last(self) -> pd.Timestamp | None:
@@ -95,10 +98,18 @@ class Collector:
         if self.last() is not None:
             self.have = open_times(self.store.read(self.symbol, self.timeframe, since=since, until=until))
 
-    def commit(self, bars: pd.DataFrame) -> None:
-        """Write bars into the lake and count them."""
+    def commit(self) -> None:
+        """Write the pending bars into the lake and count them; of two with one time the first."""
+        if not self.pending:
+            return
+        times, order = np.unique(np.concatenate([times for times, _ in self.pending]), return_index=True)
+        values = np.ascontiguousarray(np.concatenate([values for _, values in self.pending], axis=1)[:, order])
+        self.pending = []
+        bars = bars_of((times, values), symbol=self.symbol, timeframe=self.timeframe)
+        if self.checks_overlap and np.isin(times, self.have).any():
+            self.refuse_foreign(bars, self.source.name)
         commit = self.store.append(bars, on_conflict=self.request.revised, source=self.source.name)
-        self.have = np.union1d(self.have, open_times(bars))
+        self.have = np.union1d(self.have, times)
         done = self.result
         added, known = done.added + commit.added, done.known + commit.known
         self.update(added=added, known=known, revised=done.revised + commit.revised)

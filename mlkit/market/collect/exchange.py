@@ -131,7 +131,8 @@ class Exchange:
             return symbol
         found = self.client.markets_by_id.get(symbol) or self.client.markets_by_id.get(symbol.upper()) or []
         if not found:
-            found = [market for market in markets.values() if _bare(_pair(market)) == _bare(symbol)]
+            wanted = _bare(symbol)
+            found = [market for market in markets.values() if _bare(f"{market['base']}{market['quote']}") == wanted]
         for kind in ("spot", "linear", "inverse"):
             of_kind = [market for market in found if market.get(kind) and not market.get("option")]
             whole = [market for market in of_kind if not market.get("expiry")] or of_kind
@@ -161,12 +162,11 @@ class Exchange:
         Returns open times in ns (n,) and values (5, n); both empty where the exchange has none.
         Raises FetchError when patience ends.
         """
-
-        def page() -> BarArrays:
-            rows = self.client.fetch_ohlcv(market, timeframe, -(-since // _MS), limit)
-            return self._checked(rows, timeframe, since, stop)
-
-        return self.ask(f"{market} {timeframe} candles from {_utc(since)}", page)
+        asked = market, timeframe, -(-since // _MS), limit
+        return self.ask(
+            f"{market} {timeframe} candles from {_utc(since)}",
+            lambda: self._checked(self.client.fetch_ohlcv(*asked), timeframe, since, stop),
+        )
 
     def newest(self, market: str, timeframe: str) -> int:
         """Open time in ns of the newest candle, open or closed; -1 where the exchange has none."""
@@ -287,10 +287,6 @@ def _bad_response(text: str) -> Exception:
 
 def _region(status: int | None) -> str:
     return "; it may not serve your country, try another --exchange" if status in (403, 451) else ""
-
-
-def _pair(market: Any) -> str:
-    return f"{market.get('base')}{market.get('quote')}"
 
 
 def _bare(name: str) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from mlkit.config import Settings
 from mlkit.errors import BarsError, ConfigError, MlkitError
-from mlkit.market.bars import BarArrays, bars_of
+from mlkit.market.bars import BarArrays
 from mlkit.market.collect.collector import Collector, Request, Revised, Show, Time, lake_names, report_of, shown
 from mlkit.market.collect.exchange import Exchange, Halted, connect
 from mlkit.market.collect.progress_lines import FetchReport, utc
@@ -103,7 +103,6 @@ class ExchangeCollector(Collector):
 
     def __init__(self, request: Request, exchange: Exchange, symbol: str, market: str) -> None:
         super().__init__(request, exchange, symbol, market)
-        self.pages: list[BarArrays] = []  # fetched, not committed
         self.newest: int | None = None  # open time of the exchange's newest candle, once asked for
         exchange.notice = self.show
 
@@ -113,7 +112,7 @@ class ExchangeCollector(Collector):
             try:
                 self.collect()
             finally:
-                self._commit()
+                self.commit()
         except Halted:
             self.update(error=f"interrupted, {self._resumes()}")
         except (ConfigError, BarsError) as error:
@@ -134,7 +133,7 @@ class ExchangeCollector(Collector):
         self.show()
         for begin, end in spans:
             self._walk(market, begin, end)
-        self._commit()
+        self.commit()
         if not self.have.size:
             raise ConfigError(f"{self.source.name} has no {self.market} {self.timeframe} bars from {_time(start)} on")
         self.count_absent(start, stop)
@@ -169,11 +168,11 @@ class ExchangeCollector(Collector):
                     break
             past = times < stop
             if past.any():
-                self.pages.append((times[past], values[:, past]))
+                self.pending.append((times[past], values[:, past]))
             cursor = int(times[-1]) + self.step if times.size else cursor + limit * self.step
             self.done = walked + (min(max(cursor, begin), end) - begin) // self.step
-            if sum(times.size for times, _ in self.pages) >= _COMMIT:
-                self._commit()
+            if sum(times.size for times, _ in self.pending) >= _COMMIT:
+                self.commit()
             self.show()
         self.done = walked + (end - begin) // self.step
 
@@ -185,18 +184,6 @@ class ExchangeCollector(Collector):
             if again[0].size >= times.size:
                 times, values = again
         return times, values
-
-    def _commit(self) -> None:
-        """Write the fetched pages into the lake."""
-        if not self.pages:
-            return
-        times, order = np.unique(np.concatenate([times for times, _ in self.pages]), return_index=True)
-        values = np.ascontiguousarray(np.concatenate([values for _, values in self.pages], axis=1)[:, order])
-        self.pages = []
-        bars = bars_of((times, values), symbol=self.symbol, timeframe=self.timeframe)
-        if np.searchsorted(self.have, times[0]) < np.searchsorted(self.have, times[-1], "right"):
-            self.refuse_foreign(bars, self.source.name)
-        self.commit(bars)
 
     def _resumes(self) -> str:
         last = self.last()

@@ -1,6 +1,6 @@
 """Every kind of bad bars we know, through three doors: refused in one clear line, repaired and counted, or kept.
 
-pytest tests/market/test_bad_bars.py -s -k table     # prints the table of kinds and answers
+pytest tests/market/reading/test_bad_bars.py -s -k table     # prints the table of kinds and answers
 """
 
 import re

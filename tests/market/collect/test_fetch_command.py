@@ -17,7 +17,7 @@ from mlkit.market.collect import fetch as fetch_module
 from mlkit.market.collect.exchange import Exchange
 from mlkit.market.collect.patience import Patience
 from mlkit.market.simulate.markets import null_market
-from tests.market.fetch_bench import MINUTE, SERVER, SERVER_FILE, Bench
+from tests.market.collect.fetch_bench import MINUTE, SERVER, SERVER_FILE, Bench
 
 # --- the command, interrupted and killed ----------------------------------------------------------------------
 

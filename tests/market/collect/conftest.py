@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.market.fetch_bench import Bench
+from tests.market.collect.fetch_bench import Bench
 
 
 @pytest.fixture

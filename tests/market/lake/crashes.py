@@ -2,8 +2,8 @@
 
 Run as a script it prints one JSON line of counts; any broken promise is an AssertionError:
 
-    python tests/market/crashes.py {kill,moments,refusals,full,flips,crowd} [COUNT]
-    python tests/market/crashes.py sample    # a few of each
+    python tests/market/lake/crashes.py {kill,moments,refusals,full,flips,crowd} [COUNT]
+    python tests/market/lake/crashes.py sample    # a few of each
 
 Children are forked from one quiet process, so that a kill costs milliseconds and not an import.
 """

@@ -18,7 +18,7 @@ from mlkit.market.collect.fetch import missing_spans
 from mlkit.market.collect.progress_lines import FetchProgress
 from mlkit.market.lake.store import BarStore
 from mlkit.market.simulate.markets import null_market
-from tests.market.fetch_bench import END, START, TRUTH, Bench
+from tests.market.collect.fetch_bench import END, START, TRUTH, Bench
 
 # --- what is missing is fetched ---------------------------------------------------------------------------
 

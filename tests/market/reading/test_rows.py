@@ -23,7 +23,7 @@ from mlkit.market.simulate.markets import null_market
 
 BARS = null_market(50, seed=2, timeframe="1h", symbol="A")
 MARKET = {"symbol": "A", "timeframe": "1h"}
-EXAMPLES = int(os.environ.get("MLKIT_FUZZ", "150"))  # thousands: MLKIT_FUZZ=3000 pytest tests/market/test_intake.py
+EXAMPLES = int(os.environ.get("MLKIT_FUZZ", "150"))  # MLKIT_FUZZ=3000 runs thousands
 
 
 def rows(pattern: str, bars: pd.DataFrame = BARS) -> str:

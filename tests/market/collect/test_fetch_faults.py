@@ -1,6 +1,6 @@
 """What the exchange may do instead of answering a page: the lake ends with the truth, or with what is said.
 
-``pytest -s tests/market/test_fetch_faults.py`` prints the list of faults and their answers.
+``pytest -s tests/market/collect/test_fetch_faults.py`` prints the list of faults and their answers.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from mlkit.errors import FetchError
-from tests.market.fetch_bench import END, FAULTS, TRUTH, Bench
+from tests.market.collect.fetch_bench import END, FAULTS, TRUTH, Bench
 
 LINES: list[tuple[str, ...]] = []  # the table of faults, printed at the end
 
