@@ -116,8 +116,7 @@ def fetch_bundle(
     """
     root = Path(root) if root is not None else _root(settings, model)
     store = MlflowStore.default()
-    version = store.call(lambda client: _version(client, model, alias), DOWNLOAD_SECONDS)
-    bundle, run, folder = _source(store, model, version)
+    bundle, run, folder = _source(store, model, alias)
     target = root / bundle
     if target.is_dir():
         try:
@@ -132,7 +131,7 @@ def fetch_bundle(
         fetched = ModelBundle.open(draft / bundle)
         if fetched.id != bundle or model_name(fetched) != model:
             raise BundleError(
-                f"{store}: version {version.version} of {model} is registered as {bundle} but holds {fetched.id} of "
+                f"{store}: the {alias} of {model} is registered as {bundle} but holds {fetched.id} of "
                 f"{model_name(fetched)}; register it again"
             )
         (draft / bundle).chmod(0o755)
@@ -153,18 +152,18 @@ def _root(settings: Settings, model: str) -> Path:
     return settings.models / POOLS / name if model.startswith(POOL) else settings.models / name
 
 
-def _version(client: Any, model: str, alias: str) -> Any:
-    """The registered version that has an alias; None where there is none."""
-    try:
-        return client.get_model_version_by_alias(model, alias)
-    except Exception as error:
-        if status_of(error) in (400, 404):
-            return None
-        raise
+def _source(store: MlflowStore, model: str, alias: str) -> tuple[str, str, str]:
+    """Bundle id, run id and artifact folder of the registered version that has an alias."""
 
+    def request(client: Any) -> Any:
+        try:
+            return client.get_model_version_by_alias(model, alias)
+        except Exception as error:
+            if status_of(error) in (400, 404):
+                return None
+            raise
 
-def _source(store: MlflowStore, model: str, version: Any) -> tuple[str, str, str]:
-    """Bundle id, run id and artifact folder of a version."""
+    version = store.call(request, DOWNLOAD_SECONDS)
     if version is None:
         raise NotTrainedError(f"{store}: no version of {model} has that alias; see the registry, or run mlkit train")
     bundle = str(version.tags.get(BUNDLE, ""))

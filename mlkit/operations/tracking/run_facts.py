@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from mlkit.config import project_root
 from mlkit.evaluation import Source
 from mlkit.operations.tracking.provenance import git_state
@@ -66,11 +64,6 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return found
 
 
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number."""
-    return isinstance(value, int | float | np.number | np.bool_) and bool(np.isfinite(value))
-
-
 def key_name(name: Any) -> str:
     """A name that MLflow accepts for a metric, parameter or tag."""
     return re.sub(r"[^\w. :-]|\.\.+", "_", str(name))[:250].strip(". ") or "_"
@@ -79,8 +72,3 @@ def key_name(name: Any) -> str:
 def file_name(name: str) -> str:
     """A name as a plain file name of ASCII characters."""
     return re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).lstrip(".-")[:100] or "unnamed"
-
-
-def shown_name(name: str) -> str:
-    """A name on one line, without control characters."""
-    return "".join(letter if letter.isprintable() else " " for letter in str(name)).strip()[:200]

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from uuid import uuid4
 
+import numpy as np
+
 from mlkit.config import Settings
 from mlkit.errors import ConfigError, DependencyError, MlkitError
 from mlkit.evaluation import Source
@@ -29,16 +31,7 @@ from mlkit.models.bundle import ModelBundle
 from mlkit.operations.tracking.mlflow_store import MlflowStore, one_line, status_of
 from mlkit.operations.tracking.provenance import package_versions
 from mlkit.operations.tracking.registry import Alias, model_name, move_alias, register_bundle
-from mlkit.operations.tracking.run_facts import (
-    data_parameters,
-    datasets,
-    file_name,
-    flat,
-    is_number,
-    key_name,
-    run_tags,
-    shown_name,
-)
+from mlkit.operations.tracking.run_facts import data_parameters, datasets, file_name, flat, key_name, run_tags
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,13 +148,15 @@ class TrackedRun:
         """Create the run, in the store of its parent if it has one."""
         key = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{self.kind}-{uuid4().hex[:8]}"
         tags, started = run_tags(self.kind, key), _milliseconds()
+        # On one line, without characters that control a terminal.
+        shown = "".join(letter if letter.isprintable() else " " for letter in name).strip()[:200] or self.kind
         if parent is not None:
             tags["mlflow.parentRunId"] = str(parent.id)
 
         def create(client: Any) -> str:
             assert self._store is not None
             experiment = self._store.experiment(client)
-            run = client.create_run(experiment, started, tags, run_name=shown_name(name) or self.kind)
+            run = client.create_run(experiment, started, tags, run_name=shown)
             return str(run.info.run_id)
 
         self._create = create
@@ -260,7 +255,7 @@ class TrackedRun:
             (key_name(name), float(value), now, step or 0)
             for values, step in groups
             for name, value in values.items()
-            if is_number(value)
+            if isinstance(value, int | float | np.number | np.bool_) and np.isfinite(value)
         ]
 
         self._log_batches("metrics", rows)

@@ -121,9 +121,9 @@ def tune_patterns(
         fields = chosen(held, settings, result)
         return TunedPatterns(**fields, epochs=objective.size.epochs, out_of_sample=verdict), None
 
-    wished = CNN_TRIALS[settings.profile] if trials is None else trials
+    trials = CNN_TRIALS[settings.profile] if trials is None else trials
     return run_study(
-        held, settings, choose, trials=wished, workers=workers, sources=[objective.source], progress=progress
+        held, settings, choose, trials=trials, workers=workers, sources=[objective.source], progress=progress
     )
 
 

@@ -21,7 +21,7 @@ five folds of about one cost, and a rank test over so few folds is never signifi
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -160,26 +160,29 @@ def tune(
     held = Study(objective, study or _default_name(objective), storage or settings.studies)
 
     def choose(result: StudyResult) -> "tuple[Tuned, pd.DataFrame | None]":
-        source, comparison, verdict = Source.of(objective.bars), None, None
-        Ledger.of(settings).recall([source], result.configurations)
+        tuned, comparison, verdict = _tuned(held, objective, result), None, None
         if compare:
             comparison, verdict = compare_held_back(span, result.parameters, held.name, settings, features)
-        market: dict[str, Any] = {"symbol": source.symbol, "timeframe": source.timeframe}
-        seen = TuningSpan(start=source.start, end=source.end, bars=len(objective.bars), sha256=source.sha256)
-        tuned = Tuned(
-            **chosen(held, settings, result),
-            **market,
-            horizons=settings.prediction_horizons,
-            features=feature_digest(features),
-            saw=seen,
-            folds=len(objective.splits),
-            out_of_sample=verdict,
-        )
-        return tuned, comparison
+        return tuned.model_copy(update={"out_of_sample": verdict}), comparison
 
-    wished = TRIALS[settings.profile] if trials is None else trials
+    trials = TRIALS[settings.profile] if trials is None else trials
     return run_study(
-        held, settings, choose, trials=wished, workers=workers, sources=[Source.of(bars)], progress=progress
+        held, settings, choose, trials=trials, workers=workers, sources=[Source.of(bars)], progress=progress
+    )
+
+
+def _tuned(study: Study, objective: EnsembleObjective, result: StudyResult) -> Tuned:
+    """Record of the chosen parameters; the trials are written to the ledger of this process."""
+    source, settings = Source.of(objective.bars), objective.settings
+    Ledger.of(settings).recall([source], result.configurations)
+    return Tuned(
+        **chosen(study, settings, result),
+        symbol=source.symbol,
+        timeframe=source.timeframe,
+        horizons=settings.prediction_horizons,
+        features=feature_digest(objective.features),
+        saw=TuningSpan(start=source.start, end=source.end, bars=len(objective.bars), sha256=source.sha256),
+        folds=len(objective.splits),
     )
 
 

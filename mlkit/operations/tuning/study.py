@@ -193,11 +193,12 @@ class Study:
     def result(self) -> StudyResult:
         """Read the study; MlkitError if none of its trials is complete."""
         with self.opened() as study:
-            complete = [trial for trial in finished(study) if trial.state is TrialState.COMPLETE]
-            if not complete:
-                raise MlkitError(f"study {self.name}: no trial is complete yet; run more")
-            best, table = min(complete, key=lambda trial: (trial.value, trial.number)), self._table(study)
-            default = table.loc[table["default"] & (table["state"] == "complete"), "score"]
+            try:
+                best, table = study.best_trial, self._table(study)
+            except ValueError:
+                raise MlkitError(f"study {self.name}: no trial is complete yet; run more") from None
+            complete = table[table["state"] == "complete"]
+            default = complete.loc[complete["default"], "score"]
             hashes = {one.user_attrs.get(CONFIGURATION) for one in study.get_trials(deepcopy=False)} - {None}
             return StudyResult(
                 parameters=dict(best.params),
@@ -206,7 +207,7 @@ class Study:
                 counts={state: int((table["state"] == state).sum()) for state in ("complete", "pruned", "fail")},
                 configurations=tuple(sorted(hashes)),
                 trials=table,
-                importance=_importance(study, [trial.value for trial in complete], self.objective.search.seed),
+                importance=self._importance(study, complete["score"]),
             )
 
     def _table(self, study: "optuna.Study") -> "pd.DataFrame":
@@ -225,6 +226,18 @@ class Study:
             if trial.state.is_finished() and not abandoned(trial)
         }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("trial")
+
+    def _importance(self, study: "optuna.Study", scores: "pd.Series", least: int = 6) -> "pd.Series":
+        """Share of the score's variance that each parameter explains (fANOVA), largest first.
+
+        Empty with fewer than ``least`` scores, or where all are equal. Hutter, Hoos & Leyton-Brown (2014).
+        """
+        import pandas as pd
+
+        if len(scores) < least or scores.nunique() < 2:
+            return pd.Series(dtype=float, name="importance")
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=self.objective.search.seed)
+        return pd.Series(optuna.importance.get_param_importances(study, evaluator=evaluator), name="importance")
 
 
 class _SeededSampler(TPESampler):  # type: ignore[misc]
@@ -313,19 +326,6 @@ def _report(study: "optuna.Study", report: Report | None) -> None:
     if report is not None:
         done = finished(study)
         report(len(done), min((trial.value for trial in done if trial.state is TrialState.COMPLETE), default=None))
-
-
-def _importance(study: "optuna.Study", scores: list[float], seed: int, least: int = 6) -> "pd.Series":
-    """Share of the score's variance that each parameter explains (fANOVA), largest first.
-
-    Empty with fewer than ``least`` complete trials, or where all scores are equal. Hutter, Hoos & Leyton-Brown (2014).
-    """
-    import pandas as pd
-
-    if len(scores) < least or len(set(scores)) < 2:
-        return pd.Series(dtype=float, name="importance")
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
-    return pd.Series(optuna.importance.get_param_importances(study, evaluator=evaluator), name="importance")
 
 
 def _work(study: Study, share: int, trials: int) -> None:

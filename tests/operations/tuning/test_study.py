@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from mlkit.config import sqlite_url
 from mlkit.errors import ConfigError, MlkitError
 from mlkit.operations.tuning.study import Study, abandoned, suggest
-from tests.operations.tuning_toy import Toy
+from tests.operations.tuning.tuning_toy import Toy
 
 SCRIPT = Path(__file__).with_name("tuning_toy.py")
 TRIALS = 9

@@ -19,7 +19,7 @@ from mlkit.operations.tracking.tracking import tracked
 
 pytest.importorskip("mlflow")
 ON = {"tracking": True}
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
