@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from mlkit.errors import ConfigError
-from mlkit.evaluation import direction, t_under_null
+from mlkit.evaluation import direction, logistic, t_under_null
 from mlkit.models.ensemble.conformal import LOOKBACK, adaptation_rate, slope_rate
 from mlkit.models.ensemble.settings import FloatVector, IntVector
 from mlkit.models.ensemble.spread import STRICT
@@ -63,7 +63,7 @@ class HorizonCalibration:
 
     def p_up(self, z: FloatVector) -> FloatVector:
         """Calibrated probability of a rise (half of no change included) for raw scores ``z``."""
-        return _sigmoid(self.intercept + self.slope * z)
+        return logistic(self.intercept + self.slope * z)
 
 
 def fit_calibration(
@@ -197,7 +197,7 @@ def fit_direction(
         kept = _garrote(_by_time(history - 0.5, history_times), horizon, BASE_RATE_T)
         rate = float(np.clip(0.5 + kept * (np.mean(history) - 0.5), 1e-3, 1.0 - 1e-3))
         return float(np.log(rate / (1.0 - rate))), 0.0
-    kept = _garrote(_by_time(rise - _sigmoid(slope * z), times), horizon, T_95)
+    kept = _garrote(_by_time(rise - logistic(slope * z), times), horizon, T_95)
     return (intercept * kept if kept else 0.0), slope
 
 
@@ -218,7 +218,7 @@ def fit_logistic(z: FloatVector, rise: FloatVector) -> tuple[float, float]:
     beta = np.zeros(2)
     loss = _log_loss(design @ beta, target)
     for _ in range(100):
-        p = _sigmoid(design @ beta)
+        p = logistic(design @ beta)
         hessian = (design * (p * (1.0 - p))[:, None]).T @ design + 1e-12 * np.eye(2)
         step = np.linalg.solve(hessian, design.T @ (target - p))
         while (trial := _log_loss(design @ (beta + step), target)) > loss and np.abs(step).max() > 1e-12:
@@ -254,10 +254,6 @@ def _garrote(values: FloatVector, horizon: int, critical: float) -> float:
 def _by_time(values: FloatVector, times: IntVector | None) -> FloatVector:
     """Sum of the values at each bar time; the values themselves where each row has its own."""
     return values if times is None else np.asarray(np.bincount(times, weights=values), dtype=np.float64)
-
-
-def _sigmoid(x: FloatVector) -> FloatVector:
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)), dtype=np.float64)
 
 
 def _log_loss(logit: FloatVector, target: FloatVector) -> float:
