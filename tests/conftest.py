@@ -15,7 +15,14 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_threa
 
 SHARED = Path(__file__).parents[1] / "../shared/data/ohlcv"
 # Files that take longest, after the notebooks: begun last, one of them would run while the other workers are idle.
-LONGEST = ("test_notebook_net.py", "test_guides.py", "test_panel_lab.py", "test_scale.py", "test_threads.py")
+LONGEST = (
+    "test_notebook_net.py",
+    "test_guides.py",
+    "test_panel_lab.py",
+    "test_scale.py",
+    "test_threads.py",
+    "test_new_pattern.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
