@@ -1,4 +1,4 @@
-"""Commands over parameters: tune."""
+"""Command that tunes parameters: tune."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ from mlkit.errors import ConfigError
 
 def register(command: AddCommand) -> None:
     """Add the commands of this module."""
-    text = "tune the parameters of a market's models, and say out of sample whether it helped"
+    text = "tune the parameters of a market's models, and test out of sample whether it helped"
     parser = command("tune", _tune, text)
     parser.add_argument("--symbol", type=symbol_value, help="such as SP500 or BTCUSDT")
     parser.add_argument("--timeframe", type=timeframe, help="such as 1d or 1m")
@@ -24,11 +24,13 @@ def register(command: AddCommand) -> None:
 
 
 def _study_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--trials", type=count_value, help="trials that the study shall have in all; 8, full: 40")
-    parser.add_argument("--workers", type=count_value, default=1, help="processes; with 1 every run gives the same")
+    parser.add_argument("--trials", type=count_value, help="finished trials in all; 8, with --profile full 40")
+    parser.add_argument(
+        "--workers", type=count_value, default=1, help="processes; with 1, every run has the same trials"
+    )
     parser.add_argument("--storage", metavar="URL", help="Optuna storage; the SQLite file data/optuna.db")
-    parser.add_argument("--study", metavar="NAME", help="a study that is there goes on; by default the market's own")
-    parser.add_argument("--only", choices=("patterns",), help="patterns: the pattern CNN, on simulated bars alone")
+    parser.add_argument("--study", metavar="NAME", help="an existing study is continued; by default the market's own")
+    parser.add_argument("--only", choices=("patterns",), help="tune the pattern CNN, on simulated bars")
 
 
 def _tune(arguments: Arguments) -> None:
@@ -36,11 +38,11 @@ def _tune(arguments: Arguments) -> None:
     from mlkit.operations.tuning import save_tuned, tune, tune_patterns
 
     settings = for_command(settings_from(profile=arguments.profile, seed=arguments.seed))
-    wished = {name: getattr(arguments, name) for name in ("trials", "workers", "storage", "study")}
+    options = {name: getattr(arguments, name) for name in ("trials", "workers", "storage", "study")}
     if arguments.only:
         if arguments.symbol or arguments.timeframe:
             raise ConfigError("--only patterns learns from simulated bars; leave --symbol and --timeframe out")
-        search: Callable[..., Any] = partial(tune_patterns, settings, **wished)
+        search: Callable[..., Any] = partial(tune_patterns, settings, **options)
         name, sources = "patterns", []
     else:
         from mlkit.evaluation import Source
@@ -51,7 +53,7 @@ def _tune(arguments: Arguments) -> None:
                 raise ConfigError(f"tune needs --{option}, such as mlkit tune --symbol SP500 --timeframe 1d")
         bars = load_bars(arguments.symbol, arguments.timeframe, settings=settings)
         name, sources = f"{arguments.symbol}-{arguments.timeframe}", [Source.of(bars)]
-        search = partial(tune, bars, settings, **wished)
+        search = partial(tune, bars, settings, **options)
     with tracked("tune", settings, name=name, sources=sources) as run, _bar() as report:
         tuning = search(progress=report)
         path = save_tuned(tuning.tuned, settings)
@@ -101,7 +103,7 @@ def _figures(run: Any, tuning: Any) -> None:
 
 
 def _print(tuning: Any) -> None:
-    """Best beside default parameters, what they score, and whether it helped."""
+    """Best and default parameters side by side, their scores, and whether tuning helped."""
     tuned, default = tuning.tuned, tuning.trials.loc[tuning.trials["default"]]
     rows = {
         name: (f"{default[name].iloc[0]:.4g}" if len(default) else "-", f"{value:.4g}")

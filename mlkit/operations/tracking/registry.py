@@ -1,6 +1,6 @@
-"""Bundles in MLflow's model registry: registered as versions, pointed at by aliases, fetched back as plain files.
+"""Bundles in MLflow's model registry: registered as versions with aliases, and copied back as plain files.
 
-A fetched bundle is checked like one from a stranger before anything uses it.
+A copied bundle is checked against its manifest, and its models are read by another process, before it is used.
 """
 
 import re
