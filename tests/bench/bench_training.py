@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from mlkit.models.ensemble.learners import LEARNERS, lightgbm, random_forest, xgboost
-from mlkit.models.ensemble.learners.learner import Parts
+from mlkit.models.ensemble.learners.learner import TrainingParts
 from mlkit.models.ensemble.price_predictor import PricePredictor
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.models.ensemble.split import NormalisedRows, TrainingArrays, split_rows
@@ -41,7 +41,7 @@ def market(n: int) -> tuple[np.ndarray, ...]:
     return X, Y, end, spread[:, None] * np.sqrt(HORIZONS), terms
 
 
-def bare(parts: Parts, settings: EnsembleSettings, patch: pytest.MonkeyPatch) -> None:
+def bare(parts: TrainingParts, settings: EnsembleSettings, patch: pytest.MonkeyPatch) -> None:
     """The libraries' own calls, as the learners make them, without converting the trees."""
     for module, name in ((xgboost, "xgboost_model"), (lightgbm, "lightgbm_model"), (random_forest, "forest_model")):
         patch.setattr(module, name, lambda *_: None)

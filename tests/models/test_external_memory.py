@@ -8,7 +8,7 @@ import pytest
 
 from mlkit.errors import ConfigError
 from mlkit.models.ensemble.learners.learner import DiskBatches
-from mlkit.models.ensemble.learners.lightgbm import RUN, block_rows
+from mlkit.models.ensemble.learners.lightgbm import RUN_ROWS, block_rows
 from mlkit.models.ensemble.price_predictor import PricePredictor
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.models.ensemble.split import TrainingArrays
@@ -95,9 +95,9 @@ def test_rows_with_holes_and_shared_times_learn_as_in_memory(arrays: dict[str, A
 
 
 def test_blocks_hold_every_row_once_from_all_of_the_history() -> None:
-    blocks = block_rows(50 * RUN + 7, 4, seed=1)
-    assert np.array_equal(np.sort(np.concatenate(blocks)), np.arange(50 * RUN + 7))
-    assert all(block[0] < 12 * RUN and block[-1] > 38 * RUN for block in blocks)
+    blocks = block_rows(50 * RUN_ROWS + 7, 4, seed=1)
+    assert np.array_equal(np.sort(np.concatenate(blocks)), np.arange(50 * RUN_ROWS + 7))
+    assert all(block[0] < 12 * RUN_ROWS and block[-1] > 38 * RUN_ROWS for block in blocks)
 
 
 def test_a_batch_of_a_few_rows_is_refused(arrays: dict[str, Any], tmp_path: Path) -> None:

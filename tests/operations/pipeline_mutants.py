@@ -16,7 +16,7 @@ from mlkit.evaluation.metrics import r2_no_change
 from mlkit.evaluation.splits import WalkForward
 from mlkit.labels import forward_returns
 from mlkit.models.ensemble import experts, price_predictor
-from mlkit.models.ensemble.learners.learner import Parts, Rows
+from mlkit.models.ensemble.learners.learner import Rows, TrainingParts
 from mlkit.models.ensemble.learners.random_forest import RandomForest
 from mlkit.models.ensemble.learners.xgboost import XGBoost
 from mlkit.operations.training import training, training_set
@@ -216,7 +216,7 @@ def last_fold_trains_on_its_test(patch: pytest.MonkeyPatch, world: World) -> Non
 def early_stopping_on_test(patch: pytest.MonkeyPatch, world: World) -> None:
     honest = XGBoost.train
 
-    def leaky(self: XGBoost, parts: Parts, *args: Any) -> Any:
+    def leaky(self: XGBoost, parts: TrainingParts, *args: Any) -> Any:
         seen = Rows(np.ascontiguousarray(world.data.X[world.test]), world.z(world.test))
         return honest(self, replace(parts, valid=seen), *args)
 
@@ -226,7 +226,7 @@ def early_stopping_on_test(patch: pytest.MonkeyPatch, world: World) -> None:
 def forest_of_all_rows(patch: pytest.MonkeyPatch, world: World) -> None:
     honest = RandomForest.train
 
-    def leaky(self: RandomForest, parts: Parts, *args: Any) -> Any:
+    def leaky(self: RandomForest, parts: TrainingParts, *args: Any) -> Any:
         early = parts.early
         X, z = world.data.X[world.test], world.z(world.test)
         return honest(self, replace(parts, early=Rows(np.vstack([early.X, X]), np.vstack([early.z, z]))), *args)

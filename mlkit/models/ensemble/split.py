@@ -10,7 +10,7 @@ import numpy.typing as npt
 from mlkit.errors import ConfigError
 from mlkit.evaluation import distinct, inner_split
 from mlkit.models.ensemble.calibration import demand_rows
-from mlkit.models.ensemble.learners.learner import DiskBatches, Parts, Rows
+from mlkit.models.ensemble.learners.learner import DiskBatches, Rows, TrainingParts
 from mlkit.models.ensemble.settings import EnsembleSettings, Float32Matrix, FloatMatrix, IntMatrix, IntVector
 from mlkit.models.ensemble.spread import HorizonSpread, fit_spread, spread_scale
 
@@ -143,7 +143,7 @@ class NormalisedRows:
                 features[batch] = X[rows]
         return cls(features, z, clipped, scale)
 
-    def parts(self, split: TrainingSplit, disk: DiskBatches | None) -> tuple[Parts, IntVector]:
+    def parts(self, split: TrainingSplit, disk: DiskBatches | None) -> tuple[TrainingParts, IntVector]:
         """Rows for the learners, and the positions of the calibration rows among all usable ones.
 
         Where the arrays are files, a part ends at its first hole (purging leaves one at the end), so it is read in
@@ -155,7 +155,7 @@ class NormalisedRows:
             holes = np.flatnonzero(np.diff(positions) > 1)
             found.append(positions if disk is None or not len(holes) else positions[: holes[0] + 1])
         *training, held_out = found
-        return Parts(*(Rows(take(self.X, rows), take(self.clipped, rows)) for rows in training)), held_out
+        return TrainingParts(*(Rows(take(self.X, rows), take(self.clipped, rows)) for rows in training)), held_out
 
 
 def on_disk(split: TrainingSplit, held_out: IntVector, disk: DiskBatches) -> TrainingSplit:

@@ -24,7 +24,7 @@ FEATURE_LIMIT = 2**16
 # One load reads a whole node. The child of a leaf is the leaf itself, so that extra steps do no harm.
 NODE = np.dtype([("threshold", np.float32), ("feature", np.uint32), ("child", np.uint32)])
 ROW_BLOCK = 128  # rows evaluated on all trees before the next rows are
-LANES = 8  # rows or trees walked side by side: one walk alone waits for memory at every step
+WALKS = 8  # rows or trees walked side by side: one walk alone waits for memory at every step
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,27 +202,27 @@ def _next(X: Any, row: Any, nodes: Any, at: Any) -> Any:
 @njit(cache=True, nogil=True, error_model="numpy")
 def _evaluate(X: Any, nodes: Any, value: Any, roots: Any, depths: Any, last: Any, float32_sums: Any, out: Any) -> None:
     """Sum the leaf values of each model's trees, in their order."""
-    at = np.empty(LANES, dtype=np.uint64)
+    at = np.empty(WALKS, dtype=np.uint64)
     total = np.empty(ROW_BLOCK)
     for first in range(0, X.shape[0], ROW_BLOCK):
         rows = min(ROW_BLOCK, X.shape[0] - first)
         tree = 0
         for model in range(len(last)):
             total[:rows] = 0.0
-            if rows < LANES:
+            if rows < WALKS:
                 for row in range(rows):
-                    for k in range(tree, last[model], LANES):
-                        trees = min(LANES, last[model] - k)
+                    for k in range(tree, last[model], WALKS):
+                        trees = min(WALKS, last[model] - k)
                         _few_trees(X, first + row, nodes, roots[k : k + trees], depths[k : k + trees], at)
                         for lane in range(trees):
                             total[row] = _add(total[row], value[at[lane]], float32_sums)
             else:
                 for k in range(tree, last[model]):
-                    for start in range(0, rows, LANES):
+                    for start in range(0, rows, WALKS):
                         # The last rows overlap with those before, which are not added again.
-                        begin = min(start, rows - LANES)
+                        begin = min(start, rows - WALKS)
                         _few_rows(X, first + begin, nodes, roots[k], depths[k], at)
-                        for lane in range(start - begin, LANES):
+                        for lane in range(start - begin, WALKS):
                             total[begin + lane] = _add(total[begin + lane], value[at[lane]], float32_sums)
             tree = last[model]
             for row in range(rows):
@@ -236,22 +236,22 @@ def _add(total: Any, leaf: Any, float32_sums: Any) -> Any:
 
 @njit(inline="always")
 def _few_trees(X: Any, row: Any, nodes: Any, roots: Any, depths: Any, at: Any) -> None:
-    """Leaves that one row reaches in at most ``LANES`` trees."""
+    """Leaves that one row reaches in at most ``WALKS`` trees."""
     depth = 0
-    for lane in range(LANES):
+    for lane in range(WALKS):
         tree = min(lane, len(roots) - 1)
         at[lane] = roots[tree]
         depth = max(depth, depths[tree])
     for _ in range(depth):
-        for lane in range(LANES):
+        for lane in range(WALKS):
             at[lane] = _next(X, row, nodes, at[lane])
 
 
 @njit(inline="always")
 def _few_rows(X: Any, first: Any, nodes: Any, root: Any, depth: Any, at: Any) -> None:
-    """Leaves that ``LANES`` consecutive rows reach in one tree."""
-    for lane in range(LANES):
+    """Leaves that ``WALKS`` consecutive rows reach in one tree."""
+    for lane in range(WALKS):
         at[lane] = root
     for _ in range(depth):
-        for lane in range(LANES):
+        for lane in range(WALKS):
             at[lane] = _next(X, first + lane, nodes, at[lane])

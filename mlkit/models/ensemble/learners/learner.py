@@ -46,7 +46,7 @@ class Rows:
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class TrainingParts:
     """The rows that a learner trains on."""
 
     fit: Rows
@@ -101,7 +101,7 @@ class Learner(ABC):
 
     @abstractmethod
     def train(
-        self, parts: Parts, settings: EnsembleSettings, seed: int, disk: DiskBatches | None = None
+        self, parts: TrainingParts, settings: EnsembleSettings, seed: int, disk: DiskBatches | None = None
     ) -> Iterator[TrainedModel]:
         """Train a model for each column of the labels, in order.
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from mlkit.models.ensemble.learners.learner import DiskBatches, Learner, Parts, TrainedModel
+from mlkit.models.ensemble.learners.learner import DiskBatches, Learner, TrainedModel, TrainingParts
 from mlkit.models.ensemble.settings import EnsembleSettings, Float32Matrix, FloatMatrix, FloatVector, IntVector
 from mlkit.models.ensemble.trees import LEAF, TreeArrays
 
-RUN = 1024  # consecutive rows that stay together in a block
+RUN_ROWS = 1024  # consecutive rows that stay together in a block
 _BIN_SAMPLE = 30_000  # rows that the bins of blocks are cut from
 _VISIT = 20  # most trees grown on a block before the next one is loaded
 _SWEEPS = 4  # times that every block is visited, at least, if early stopping allows
@@ -32,7 +32,7 @@ class LightGBM(Learner):
     native = "txt"
 
     def train(
-        self, parts: Parts, settings: EnsembleSettings, seed: int, disk: DiskBatches | None = None
+        self, parts: TrainingParts, settings: EnsembleSettings, seed: int, disk: DiskBatches | None = None
     ) -> Iterator[TrainedModel]:
         """See `Learner.train`."""
         import lightgbm
@@ -127,7 +127,7 @@ def _outside_zero(threshold: FloatVector) -> FloatVector:
 
 
 def _train_in_blocks(
-    parts: Parts, parameters: dict[str, Any], settings: EnsembleSettings, disk: DiskBatches
+    parts: TrainingParts, parameters: dict[str, Any], settings: EnsembleSettings, disk: DiskBatches
 ) -> Iterator[TrainedModel]:
     """Boost each horizon from block to block; one block is in memory at a time."""
     import lightgbm
@@ -150,11 +150,11 @@ def _train_in_blocks(
 
 
 def block_rows(n: int, blocks: int, seed: int) -> list[IntVector]:
-    """Rows of every block, sorted: runs of ``RUN`` consecutive rows are dealt out in a seeded order."""
-    runs = np.random.default_rng(seed).permutation(-(-n // RUN))
+    """Rows of every block, sorted: runs of ``RUN_ROWS`` consecutive rows are dealt out in a seeded order."""
+    runs = np.random.default_rng(seed).permutation(-(-n // RUN_ROWS))
     owner = np.empty(len(runs), dtype=np.int64)
     owner[runs] = np.arange(len(runs)) % blocks
-    of_row = np.repeat(owner, RUN)[:n]
+    of_row = np.repeat(owner, RUN_ROWS)[:n]
     return [np.flatnonzero(of_row == k) for k in range(blocks)]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlkit.models.ensemble.learners.learner import DiskBatches, Learner, Parts, TrainedModel
+from mlkit.models.ensemble.learners.learner import DiskBatches, Learner, TrainedModel, TrainingParts
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.models.ensemble.trees import LEAF, TreeArrays
 
@@ -20,7 +20,7 @@ class RandomForest(Learner):
     mean = True
 
     def train(
-        self, parts: Parts, settings: EnsembleSettings, seed: int, disk: DiskBatches | None = None
+        self, parts: TrainingParts, settings: EnsembleSettings, seed: int, disk: DiskBatches | None = None
     ) -> Iterator[TrainedModel]:
         """See `Learner.train`; rows on disk are read in place."""
         from sklearn.ensemble import RandomForestRegressor

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlkit.models.ensemble.learners.learner import DiskBatches, Learner, Parts, TrainedModel
+from mlkit.models.ensemble.learners.learner import DiskBatches, Learner, TrainedModel, TrainingParts
 from mlkit.models.ensemble.settings import EnsembleSettings, Float32Matrix, FloatMatrix
 from mlkit.models.ensemble.trees import LEAF, TreeArrays
 
@@ -22,7 +22,7 @@ class XGBoost(Learner):
     float32_sums = True
 
     def train(
-        self, parts: Parts, settings: EnsembleSettings, seed: int, disk: DiskBatches | None = None
+        self, parts: TrainingParts, settings: EnsembleSettings, seed: int, disk: DiskBatches | None = None
     ) -> Iterator[TrainedModel]:
         """See `Learner.train`."""
         import xgboost
@@ -96,7 +96,7 @@ def xgboost_model(booster: Any) -> TrainedModel:
     return TrainedModel(arrays, importance, bytes(booster.save_raw("ubj")))
 
 
-def _binned(parts: Parts, settings: EnsembleSettings, disk: DiskBatches | None) -> tuple[Any, Any]:
+def _binned(parts: TrainingParts, settings: EnsembleSettings, disk: DiskBatches | None) -> tuple[Any, Any]:
     """Binned rows for training and for early stopping.
 
     Rows larger than memory are binned batch by batch into a cache on disk, which XGBoost reads once a level of a tree:
