@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-MLKIT = Path(__file__).parents[2] / "mlkit"
+MLKIT = Path(__file__).parents[3] / "mlkit"
 FOLDER = Path("models", "ensemble", "learners")
 
 LEARNER = '''
@@ -17,7 +17,7 @@ LEARNER = '''
 
 from collections.abc import Iterator
 
-from mlkit.models.ensemble.learners.learner import DiskBatches, Learner, Parts, TrainedModel
+from mlkit.models.ensemble.learners.learner import DiskBatches, Learner, TrainedModel, TrainingParts
 from mlkit.models.ensemble.learners.random_forest import forest_model
 from mlkit.models.ensemble.settings import EnsembleSettings
 
@@ -29,7 +29,7 @@ class ExtraTrees(Learner):
     mean = True
 
     def train(
-        self, parts: Parts, settings: EnsembleSettings, seed: int, disk: DiskBatches | None = None
+        self, parts: TrainingParts, settings: EnsembleSettings, seed: int, disk: DiskBatches | None = None
     ) -> Iterator[TrainedModel]:
         from sklearn.ensemble import ExtraTreesRegressor
 
