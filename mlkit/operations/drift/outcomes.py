@@ -35,8 +35,8 @@ def coverage_table(monitored: "pd.DataFrame", manifest: "Manifest") -> "pd.DataF
     import pandas as pd
 
     found = []
-    for horizon, part in monitored.groupby("horizon", sort=False):
-        horizon, metrics = int(horizon), manifest.metrics.get(str(horizon))
+    for horizon in map(int, monitored["horizon"].unique()):
+        part, metrics = monitored[monitored["horizon"] == horizon], manifest.metrics.get(str(horizon))
         for level in (80, 90):
             known = part[["outcome", f"lo{level}", f"hi{level}"]].to_numpy()
             y, low, high = known[np.isfinite(known).all(axis=1)].T
@@ -64,8 +64,9 @@ def calibration_table(monitored: "pd.DataFrame", excess: dict[int, MeanError]) -
     import pandas as pd
 
     found = []
-    for horizon, part in monitored.groupby("horizon", sort=False):
-        h, p_up = int(horizon), part["p_up"].to_numpy()
+    for h in map(int, monitored["horizon"].unique()):
+        part = monitored[monitored["horizon"] == h]
+        p_up = part["p_up"].to_numpy()
         values = brier_excess(part["outcome"].to_numpy(), p_up)
         known = np.isfinite(values)
         rows = int(known.sum())

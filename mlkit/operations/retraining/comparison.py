@@ -157,7 +157,7 @@ def compare(
     parts = pd.MultiIndex.from_tuples(list(old), names=["horizon", "part"])
     each = judged.iloc[:-1].set_axis(parts)
     table = pd.concat([pd.DataFrame({"champion": ours.mean(0), "challenger": theirs.mean(0)}, parts), each], axis=1)
-    difference, low, high = judged.loc["all", ["difference", "low", "high"]]
+    difference, low, high = (float(judged[name].iloc[-1]) for name in ("difference", "low", "high"))
     return Comparison(
         champion=champion.id,
         challenger=challenger.id,

@@ -59,9 +59,9 @@ class Execution:
     def named(self, name: str) -> Progress:
         """The progress callable, with ``name`` before each step."""
 
-        def report(step: str, done: int, total: int) -> None:
+        def report(stage: str, done: int, total: int) -> None:
             if self.progress is not None:
-                self.progress(f"{name}: {step}", done, total)
+                self.progress(f"{name}: {stage}", done, total)
 
         return report
 

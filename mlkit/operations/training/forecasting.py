@@ -28,10 +28,11 @@ def forecast_rows(data: TrainingSet, model: "PricePredictor", rows: IntVector) -
     for market in np.unique(data.market[rows]):
         picked = np.flatnonzero(data.market[rows] == market)
         own, bars = np.flatnonzero(data.market == market), data.bar[rows[picked]]
+        span: Any
         first, last = int(bars[0]), int(bars[-1])
-        span: IntVector | slice = own[max(first - model.lookback, 0) : last + 1]
-        if span[-1] - span[0] + 1 == len(span):
-            span = slice(int(span[0]), int(span[-1]) + 1)  # consecutive rows are not copied
+        span = own[max(first - model.lookback, 0) : last + 1]
+        if span[-1] - span[0] + 1 == len(span):  # a slice of consecutive rows copies nothing
+            span = slice(int(span[0]), int(span[-1]) + 1)
         terms = data.terms[span] if model.spreads else None
         forecast = model.predict(data.X[span], data.scale[span], terms)
         blocks = block_numbers(data.index[span].as_unit("ns").asi8, timeframe_ns(data.sources[0].timeframe))
