@@ -31,7 +31,7 @@ def panel(
 ) -> "InsightPanel":
     """The live panel of a market, as a widget: shows the newest insight and renews it while the panel is in view.
 
-    New bars of the lake, such as those of `mlkit fetch --follow`, are processed one by one by `Predictor.update`; a
+    New bars of the lake, such as those of `mlkit fetch`, are processed one by one by `Predictor.update`; a
     newly published bundle is used from the next request on. Without JavaScript the static card is shown.
 
     Parameters

@@ -41,6 +41,10 @@ class Request:
     revised: Revised = "replace"
     show: Show = lambda state: None
 
+    def __post_init__(self) -> None:
+        if self.revised not in ("replace", "keep"):
+            raise ConfigError(f"revised={self.revised!r} is unknown; use 'replace' or 'keep'")
+
 
 def lake_names(symbols: str | Sequence[str], name: str | None, timeframe: str) -> dict[str, str]:
     """Names in the lake -> the source's names. ConfigError for a name that is not accepted, or none."""

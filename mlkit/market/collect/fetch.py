@@ -35,40 +35,33 @@ def fetch_bars(
 ) -> FetchReport:
     """Collect closed bars from an exchange into the lake; calling it again resumes and continues.
 
-    What the lake lacks between ``since`` and ``until`` is asked for: before its first bar, after its last, and
-    in its holes. So an interrupted collection is resumed by the same call, from the last committed bar. Around
-    what is missing, ten bars are fetched again and compared with the lake. Bars are committed every
-    10,000; the candle that is still open by the exchange's clock is never taken. A page that lacks bars is asked
-    for twice, and what is lacking then counts as absent.
+    Fetched is what the lake lacks between ``since`` and ``until``: before its first bar, after its last, and in its
+    holes. So the same call resumes an interrupted collection. Ten bars on either side of what is missing are fetched
+    again and compared. Bars are committed every 10,000; the candle that is still open by the exchange's time is never
+    taken. A page that lacks bars is asked for twice, and what is lacking then counts as absent.
 
     Parameters
     ----------
     symbols: the exchange's ids or ccxt's names, such as ``"BTCUSDT"`` or ``"BTC/USDT"``; spot before futures.
     timeframe: one that the exchange has, such as ``"1m"``.
-    since, until: half-open span of open times; ISO 8601 or Timestamp, naive is UTC. ``since`` may be left out
-        where the lake has bars (its last one then), ``until`` is now by default.
+    since, until: half-open span of open times; ISO 8601 or Timestamp, naive is UTC. ``since`` is the lake's last bar
+        by default, ``until`` is now.
     exchange: ccxt's name of the exchange, or an ``Exchange`` around a client of your own.
     name: the lake's name of the one symbol, where it is to differ; two exchanges' bars need two names.
-    revised: what to do with a bar that the exchange now gives other values: ``"replace"`` takes the new ones,
-        ``"keep"`` keeps the lake's. Either is counted. Where 3 bars or more and at least half of
-        those compared differ, the lake holds another market, and the symbol ends with an error.
+    revised: whether a bar that the exchange now gives other values gets these, ``"replace"``, or keeps the lake's,
+        ``"keep"``. Either is counted. Where 3 bars or more and at least half of those compared differ, the lake holds
+        another market, and the symbol ends with an error.
     progress: True shows a line a symbol (tqdm); or a function that is called with each ``FetchProgress``.
     jobs: symbols collected at a time; their requests share one rate limit.
     settings: names the lake; ``Settings()`` by default.
 
-    Returns a FetchReport, one row a symbol, when every symbol ended well.
-
-    Raises ConfigError for names and times that are wrong, DependencyError without ccxt, FetchError when a symbol
-    failed (after the others are done; ``error.report`` holds all of them). KeyboardInterrupt commits the
-    fetched pages first.
+    Returns a FetchReport, one row a symbol. Raises ConfigError for names and times that are wrong, DependencyError
+    without ccxt, FetchError when a symbol failed (after the others are done; ``error.report`` holds all of them).
+    KeyboardInterrupt commits the fetched pages first.
     """
     markets = lake_names(symbols, name, timeframe)
-    if revised not in ("replace", "keep"):
-        raise ConfigError(f"revised={revised!r} is unknown; use 'replace' or 'keep'")
     span = (moment("since", since), moment("until", until))
-    exchange = Exchange(connect(exchange)) if isinstance(exchange, str) else exchange
-    exchange.check_timeframe(timeframe)
-    exchange.halt.clear()
+    exchange = opened(exchange, timeframe)
     # Once for all symbols, before the threads start: the list of markets and the exchange's time.
     exchange.ask("the list of markets", exchange.client.load_markets)
     exchange.now()
@@ -77,6 +70,14 @@ def fetch_bars(
         collectors = [ExchangeCollector(request, exchange.twin(), *market) for market in markets.items()]
         _run(collectors, jobs, exchange.halt)
     return report_of([collector.result for collector in collectors])
+
+
+def opened(exchange: str | Exchange, timeframe: str) -> Exchange:
+    """The exchange, by its name or as it is. ConfigError for a timeframe that it does not have."""
+    exchange = Exchange(connect(exchange)) if isinstance(exchange, str) else exchange
+    exchange.check_timeframe(timeframe)
+    exchange.halt.clear()
+    return exchange
 
 
 def missing_spans(have: Int64Array, start: int, stop: int, step: int, join: int) -> list[tuple[int, int]]:
@@ -196,6 +197,8 @@ class ExchangeCollector(Collector):
 
 def _run(collectors: list[ExchangeCollector], jobs: int, halt: Event) -> None:
     """Run all collectors on at most ``jobs`` threads; an interrupt lets them commit what they have."""
+    if jobs < 1:
+        raise ConfigError(f"jobs={jobs!r} is not 1 or more")
     with ThreadPoolExecutor(jobs) as pool:
         tasks = [pool.submit(collector.run) for collector in collectors]
         try:

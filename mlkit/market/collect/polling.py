@@ -7,8 +7,8 @@ import pandas as pd
 from mlkit.config import Settings
 from mlkit.errors import FetchError
 from mlkit.market.collect.collector import Request, Time, lake_names
-from mlkit.market.collect.exchange import SETTLE, Exchange, connect
-from mlkit.market.collect.fetch import ExchangeCollector
+from mlkit.market.collect.exchange import SETTLE, Exchange
+from mlkit.market.collect.fetch import ExchangeCollector, opened
 from mlkit.market.lake.store import BarStore
 from mlkit.market.times import moment, timeframe_delta
 
@@ -41,8 +41,7 @@ def follow(
 
     Raises ConfigError and DependencyError as ``fetch_bars``; BarsError or LakeError when bars cannot be kept.
     """
-    exchange = Exchange(connect(exchange)) if isinstance(exchange, str) else exchange
-    exchange.check_timeframe(timeframe)
+    exchange = opened(exchange, timeframe)
     ((kept, _),) = lake_names(symbol, name, timeframe).items()
     store = BarStore((settings or Settings()).lake)
     start, last = moment("since", since), store.last(kept, timeframe)

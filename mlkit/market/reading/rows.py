@@ -129,7 +129,7 @@ class Intake:
         check_values(data, index, piece.where, piece.first_row)
 
     def _settled(self, times: Int64Array, data: Float64Array) -> BarArrays:
-        """Sorted, each time once."""
+        """Sorted and without repeated times."""
         steps = np.diff(times)
         if (steps <= 0).any():
             order = np.argsort(times, kind="stable")
