@@ -19,11 +19,12 @@ from numpy.typing import ArrayLike
 
 from mlkit.errors import ConfigError
 from mlkit.evaluation.metrics import average_rank, direction, expected_calibration_error, wilson_interval
-from mlkit.evaluation.significance import t_under_null
+from mlkit.evaluation.significance import LEVEL, default_block, t_under_null
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Fold = tuple[IntArray, IntArray]  # rows to fit on, rows to score
+RIDGE = 10.0  # penalty in rows, so that columns that are seldom non-zero have small weights
 
 
 def agreement(
@@ -72,7 +73,6 @@ def returns_after(
     returns: pd.DataFrame,
     *,
     least: int = 50,
-    level: float = 0.95,
     reps: int = 500,
     seed: int = 7,
 ) -> pd.DataFrame:
@@ -88,16 +88,13 @@ def returns_after(
     flags : (n, k), one column a pattern: -1, 0 or +1, known at the row's close.
     returns : (n, H), one column a horizon in bars; log return that begins at the row's close, NaN where none.
     least : patterns with fewer hits are left out.
-    level, reps, seed : nominal coverage, resamples, seed.
+    reps, seed : resamples of the bootstrap, its seed.
 
     Returns
     -------
     One row a pattern and horizon: pattern, horizon, hits, mean_bps, low_bps, high_bps (basis points), p.
 
-    Raises
-    ------
-    ConfigError
-        When the two have not the same rows.
+    Raises ConfigError when the two have different rows.
 
     References
     ----------
@@ -114,9 +111,9 @@ def returns_after(
         kept = np.flatnonzero(hits >= least)
         if not len(kept):
             continue
-        block = max(10.0, 2.0 * float(horizon))
+        block = default_block(int(horizon))
         mean, error = _directed_means(d[:, kept], r[known], block, reps, seed)
-        table = _judged(mean, error, np.minimum(len(d) / (2.0 * block), hits[kept] - 1.0), level)
+        table = _judged(mean, error, np.minimum(len(d) / (2.0 * block), hits[kept] - 1.0))
         names = [flags.columns[int(k)] for k in kept]
         rows += [(name, int(horizon), *line) for name, *line in zip(names, hits[kept].tolist(), *table.T, strict=True)]
     return pd.DataFrame(rows, columns=["pattern", "horizon", "hits", "mean_bps", "low_bps", "high_bps", "p"])
@@ -141,12 +138,12 @@ def _directed_means(d: FloatArray, r: FloatArray, block: float, reps: int, seed:
     return means(rows), draws.std(axis=0)
 
 
-def _judged(mean: FloatArray, error: FloatArray, freedom: FloatArray, level: float) -> FloatArray:
+def _judged(mean: FloatArray, error: FloatArray, freedom: FloatArray) -> FloatArray:
     """mean, low, high in basis points and the two-sided p-value, (k, 4)."""
     from scipy.stats import t
 
     freedom = np.maximum(freedom, 1.0)
-    reach = t.ppf(0.5 * (1.0 + level), freedom) * error
+    reach = t.ppf(0.5 * (1.0 + LEVEL), freedom) * error
     ratio = np.divide(np.abs(mean), error, out=np.zeros_like(mean), where=error > 0)
     bps = 1e4 * np.stack([mean, mean - reach, mean + reach], axis=1)
     return np.concatenate([bps, 2.0 * t.sf(ratio, freedom)[:, None]], axis=1)
@@ -237,12 +234,12 @@ def _disjoint(rows: IntArray, horizon: int) -> int:
 
 
 def with_discoveries(table: pd.DataFrame, *, level: float = 0.05, method: str = "by") -> pd.DataFrame:
-    """The table with ``q``, its p-values adjusted for all its rows asked at once, and ``found``: q at most ``level``.
+    """The table with ``q``, p-values adjusted for false discoveries over all rows, and ``found``, q <= ``level``.
 
     Parameters
     ----------
     table : rows with a column ``p``, such as several of :func:`returns_after` concatenated.
-    level : share of the rows found that may be false, in expectation.
+    level : false discovery rate: expected share of the rows found that are false.
     method : "by" under any dependence (Benjamini & Yekutieli 2001, *Annals of Statistics* 29), "bh" when tests
         are independent or positively dependent (Benjamini & Hochberg 1995, *JRSS B* 57).
     """
@@ -279,8 +276,6 @@ def incremental_ic(
     folds: Iterable[Fold],
     *,
     block: float,
-    ridge: float = 10.0,
-    level: float = 0.95,
     reps: int = 500,
     seed: int = 7,
 ) -> Increment:
@@ -296,8 +291,7 @@ def incremental_ic(
     base, extra : (n, k) and (n, m); rows with NaN in either are left out of both.
     folds : training and test rows, purged by the time a label is known (``WalkForward.split``).
     block : mean block of the bootstrap in rows, at least the horizon.
-    ridge : penalty in rows: a column that is seldom nonzero is trusted little.
-    level, reps, seed : of the intervals.
+    reps, seed : resamples of the bootstrap, its seed.
 
     Raises
     ------
@@ -312,14 +306,14 @@ def incremental_ic(
         train, test = train[usable[train]], test[usable[test]]
         if not (len(train) and len(test)):
             raise ConfigError("incremental_ic: a fold has no complete row to fit or to score; pass more bars")
-        scored.append((y[test], *(_ridge_forecast(x, y, train, test, ridge) for x in (small, large))))
+        scored.append((y[test], *(_ridge_forecast(x, y, train, test) for x in (small, large))))
     if not scored:
         raise ConfigError("incremental_ic: no fold; pass those of WalkForward.split")
     y, *forecasts = (np.concatenate(parts) for parts in zip(*scored, strict=True))
     draws, estimate = _ic_draws(y, np.stack(forecasts, axis=1), block, reps, seed)
-    low, high = np.quantile(draws, [0.5 * (1 - level), 0.5 * (1 + level)], axis=0)
+    low, high = np.quantile(draws, [0.5 * (1 - LEVEL), 0.5 * (1 + LEVEL)], axis=0)
     parts = zip(estimate, low, high, strict=True)
-    base_ic, full_ic, gain = (Interval(float(mid), float(least), float(most), level) for mid, least, most in parts)
+    base_ic, full_ic, gain = (Interval(float(mid), float(least), float(most), LEVEL) for mid, least, most in parts)
     return Increment(base_ic, full_ic, gain, len(y))
 
 
@@ -347,7 +341,7 @@ def _ic_draws(
     return StationaryBootstrap(block, rows, seed=seed).apply(ics, reps), ics(rows)
 
 
-def _ridge_forecast(x: FloatArray, y: FloatArray, train: IntArray, test: IntArray, ridge: float) -> FloatArray:
+def _ridge_forecast(x: FloatArray, y: FloatArray, train: IntArray, test: IntArray) -> FloatArray:
     """Forecasts for the test rows, beyond the mean return of training: that mean is the fold's, it ranks no row of it.
 
     Columns that never vary in training say nothing.
@@ -355,5 +349,5 @@ def _ridge_forecast(x: FloatArray, y: FloatArray, train: IntArray, test: IntArra
     centre, spread = x[train].mean(axis=0), x[train].std(axis=0)
     scale = np.where(spread > 0, spread, np.inf)
     z = (x[train] - centre) / scale
-    weights = np.linalg.solve(z.T @ z + ridge * np.eye(z.shape[1]), z.T @ (y[train] - y[train].mean()))
+    weights = np.linalg.solve(z.T @ z + RIDGE * np.eye(z.shape[1]), z.T @ (y[train] - y[train].mean()))
     return np.asarray((x[test] - centre) / scale @ weights)
