@@ -39,6 +39,9 @@ from .windows import LENGTH as LENGTH
 # float32 array.
 from .windows import Float32Array as Float32Array
 
+# float64 array.
+from .windows import Float64Array as Float64Array
+
 # Make raw windows (n, 20, 5) scale-free.
 from .windows import scale_windows as scale_windows
 

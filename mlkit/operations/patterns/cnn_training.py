@@ -30,8 +30,8 @@ from mlkit.config import sha256_file, write_atomic
 from mlkit.errors import BundleError, ConfigError
 from mlkit.features import STANDARDS, Standard
 from mlkit.market import load_bars
-from mlkit.models.patterns import PatternCNN, PatternModel, folded, net_logits, save_cnn
-from mlkit.operations.patterns.samples import N_OUTPUTS, BoolArray, Float32Array, natural_windows, training_windows
+from mlkit.models.patterns import Float32Array, PatternCNN, PatternModel, folded, net_logits, save_cnn
+from mlkit.operations.patterns.samples import N_OUTPUTS, BoolArray, natural_windows, training_windows
 from mlkit.operations.patterns.thresholds import best_f1, calibrated, macro_f1
 
 EpochCallback = Callable[[dict[str, float]], None]  # takes the row of the history of an epoch
@@ -288,7 +288,24 @@ def ship_patterns(
     bits are the same on every run on one kind of processor; another kind may round otherwise.
     """
     models, history = _train(STANDARDS, seed, profile, checkpoint, progress)
-    return [_ship(folder, model, history) for model in models]
+    paths = []
+    for model in models:
+        path = folder / f"{model.standard}.safetensors"
+        save_cnn(path, model)
+        manifest: dict[str, object] = {
+            "file": path.name,
+            "size": path.stat().st_size,
+            "sha256": sha256_file(path),
+            "command": model.meta.command,
+            "epochs": len(history),
+            "simulated_macro_f1": round(float(history["valid_macro_f1"].max()), 4),
+        }
+        for symbol in ("SP500", "NASDAQ"):
+            score = macro_f1(model, load_bars(symbol, "1d").to_numpy())
+            manifest[f"{symbol.lower()}_macro_f1"] = round(score, 4)
+        write_atomic(path.with_suffix(".json"), (json.dumps(manifest, indent=2) + "\n").encode())
+        paths.append(path)
+    return paths
 
 
 def epochs_of(profile: str | Profile) -> int:
@@ -318,22 +335,3 @@ def _train(
         command = f"mlkit train --only patterns --profile {name} --seed {seed}"
         models = calibrated(state.averaged, standards, size.calibration, seed, command)
     return models, pd.DataFrame(state.history).astype({"epoch": "int64"})
-
-
-def _ship(folder: Path, model: PatternModel, history: pd.DataFrame) -> Path:
-    """Write weights and manifest of one standard."""
-    path = folder / f"{model.standard}.safetensors"
-    save_cnn(path, model)
-    manifest = {
-        "file": path.name,
-        "size": path.stat().st_size,
-        "sha256": sha256_file(path),
-        "command": model.meta.command,
-        "epochs": len(history),
-        "simulated_macro_f1": round(float(history["valid_macro_f1"].max()), 4),
-    }
-    for symbol in ("SP500", "NASDAQ"):
-        score = macro_f1(model, load_bars(symbol, "1d").to_numpy())
-        manifest[f"{symbol.lower()}_macro_f1"] = round(score, 4)
-    write_atomic(path.with_suffix(".json"), (json.dumps(manifest, indent=2) + "\n").encode())
-    return path

@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 
 from mlkit.features import PATTERNS, STANDARDS, pattern_flags
 from mlkit.market.simulate import pattern_factory
-from mlkit.models.patterns import LENGTH, scale_windows, windows
+from mlkit.models.patterns import LENGTH, Float32Array, Float64Array, scale_windows, windows
 
-Float64Array = NDArray[np.float64]
-Float32Array = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
 N_OUTPUTS = len(STANDARDS) * len(PATTERNS)  # both standards are trained at once and share the blocks

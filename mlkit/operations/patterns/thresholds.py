@@ -9,6 +9,7 @@ from mlkit.evaluation import logistic
 from mlkit.features import PATTERNS, STANDARDS, Standard
 from mlkit.models.patterns import (
     LENGTH,
+    Float64Array,
     PatternCNN,
     PatternMeta,
     PatternModel,
@@ -17,7 +18,7 @@ from mlkit.models.patterns import (
     net_of,
     weights_of,
 )
-from mlkit.operations.patterns.samples import BoolArray, Float64Array, natural_windows, rule_labels
+from mlkit.operations.patterns.samples import BoolArray, natural_windows, rule_labels
 
 
 def best_f1(p: Float64Array, y: BoolArray) -> tuple[float, float]:
