@@ -76,7 +76,7 @@ def fit_calibration(
     times: IntVector | None = None,
     history_times: IntVector | None = None,
 ) -> HorizonCalibration:
-    """Calibrate one horizon on held-out rows in time order.
+    """Calibrate one horizon on held-out rows in time order; ConfigError for fewer than ``MIN_ROWS`` of them.
 
     Parameters
     ----------
@@ -91,19 +91,13 @@ def fit_calibration(
         Logarithm of the scale in the rows of ``history``, (m,). Default 0.
     times, history_times
         Number of each row's bar time, counted from 0, (n,) and (m,), where rows of several markets share them.
-
-    Raises
-    ------
-    ConfigError
-        Fewer than ``MIN_ROWS`` rows.
     """
     demand_rows(len(z), horizon)
-    history = y if history is None else history
+    history, logs = y if history is None else history, np.zeros(1) if log_scale is None else log_scale
     shrink, trust, t_stat = shrinkage(z, y, horizon, times)
     intercept, slope = fit_direction(z, direction(y), horizon, trust, direction(history), times, history_times)
     residual = y - shrink * z if shrink else history
-    low80, high80 = conformal_quantiles(residual, 0.8)
-    low90, high90 = conformal_quantiles(residual, 0.9)
+    (low80, high80), (low90, high90) = (conformal_quantiles(residual, level) for level in (0.8, 0.9))
     return HorizonCalibration(
         horizon=horizon,
         rows=len(z),
@@ -116,8 +110,8 @@ def fit_calibration(
         high80=high80,
         low90=low90,
         high90=high90,
-        log_scale=0.0 if log_scale is None else float(np.mean(log_scale)),
-        log_scale_std=0.0 if log_scale is None else float(np.std(log_scale)),
+        log_scale=float(np.mean(logs)),
+        log_scale_std=float(np.std(logs)),
         lookback=LOOKBACK,
         rate=adaptation_rate(horizon, len(history) if history_times is None else len(np.unique(history_times))),
         slope_rate=slope_rate(horizon),
