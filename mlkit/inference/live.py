@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from mlkit.inference.closed_bar import ClosedBar
 from mlkit.inference.insight import Insight
-from mlkit.inference.recent_bars import NewestRows, RecentBars
+from mlkit.inference.recent_bars import ClosedBar, NewestRows, RecentBars
 from mlkit.market import OUTAGE_NEVER_CLOSED, OUTAGE_SESSIONS, timeframe_ns
 
 if TYPE_CHECKING:

@@ -10,14 +10,13 @@ import pandas as pd
 from mlkit.config import Settings
 from mlkit.errors import BundleError, ConfigError, DependencyError, NotTrainedError, TooFewBarsError
 from mlkit.inference.bundle_roots import current_bundle
-from mlkit.inference.closed_bar import BarLike
 from mlkit.inference.freshness import at_time
 from mlkit.inference.insight import Insight
 from mlkit.inference.insight_data import NOT_TRAINED, ModelStatus, PatternReading, PricePrediction, Signal
 from mlkit.inference.live import LiveState, realised_returns
 from mlkit.inference.loaded_models import LoadedModels
 from mlkit.inference.reading import ModelOutputs, pattern_reading, price_predictions, read_insight
-from mlkit.inference.recent_bars import RecentBars
+from mlkit.inference.recent_bars import BarLike, RecentBars
 from mlkit.inference.signals import SignalRules
 from mlkit.labels import market_standard
 from mlkit.market import COLUMNS, load_bars, never_closes, timeframe_ns, validate_bars
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
     from mlkit.models.ensemble import Forecast, PricePredictor
     from mlkit.models.patterns import PatternModel
 
-FloatArray = npt.NDArray[np.float64]
-Inputs = tuple[npt.NDArray[np.float32], FloatArray, FloatArray | None]
+# Features (n, F), GARCH scale (n, H), volatility terms (n, H, K) or None.
+Inputs = tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], npt.NDArray[np.float64] | None]
 LIVE_BARS = 1000  # newest bars that a predictor keeps, for the candles beside an insight
 
 
@@ -233,14 +232,14 @@ class Predictor:
         outputs = ModelOutputs(self._probabilities(bars), forecast, waiting)
         return read_insight(bars, outputs, self._models, self._rules)
 
-    def _probabilities(self, bars: RecentBars) -> FloatArray | None:
+    def _probabilities(self, bars: RecentBars) -> npt.NDArray[np.float64] | None:
         """Pattern probabilities at the newest bar, (n_patterns,); None without a pattern CNN."""
         cnn, _ = self._models.cnn(bars.hours.standard)
         if cnn is None:
             return None
         need, values = cnn.meta.sequence_length, bars.ohlcv.rows
         _require(len(values), need, "the pattern CNN", bars.market)
-        probabilities: FloatArray = cnn.probabilities(values[-need:])[-1]
+        probabilities: npt.NDArray[np.float64] = cnn.probabilities(values[-need:])[-1]
         return probabilities
 
     def _forecast(self, bars: RecentBars, past: "Forecast | None") -> "tuple[Forecast | None, str | None]":
