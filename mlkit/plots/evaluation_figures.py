@@ -59,8 +59,8 @@ def folds(ax: Axes, splits: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]],
         for rows, colour, label in ((train, SKY, "train"), (test, RED, "test")):
             start, end = index[rows[0]], index[rows[-1]]
             ax.barh(count, end - start, left=start, height=0.6, color=colour, label=label if count == 1 else None)
-        purged = {"color": INK, "lw": 3, "solid_capstyle": "butt", "label": "purged" if count == 1 else None}
-        ax.plot([index[train[-1]], index[test[0]]], [count, count], **purged)
+        gap, name = [index[train[-1]], index[test[0]]], "purged" if count == 1 else None
+        ax.plot(gap, [count, count], color=INK, lw=3, solid_capstyle="butt", label=name)
     ax.set_yticks(range(1, count + 1))
     ax.set_ylim(count + 0.5, 0.5)
     ax.grid(axis="y", visible=False)

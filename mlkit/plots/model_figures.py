@@ -1,5 +1,7 @@
 """Figures of the models: learning curves, feature importance, grouped bars."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -44,7 +46,7 @@ def learning_curve(ax: Axes, history: pd.DataFrame, *, unit: str = "loss") -> Ax
         if str(name).startswith("val"):
             best = int(np.nanargmin(values))
             ax.axvline(epochs[best], color=GREY, ls="--", lw=1)
-            ring = {"ms": 8, "mfc": "none", "color": INK}
+            ring: dict[str, Any] = {"ms": 8, "mfc": "none", "color": INK}
             ax.plot(epochs[best], values[best], "o", label=f"best: epoch {epochs[best]}", **ring)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="epoch", ylabel=unit)
