@@ -1,4 +1,4 @@
-"""The command that asks whether the market is still the one that the model learned."""
+"""The command drift: the bars since a model's training against that training."""
 
 import json
 from datetime import UTC, datetime

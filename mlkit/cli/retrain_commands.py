@@ -14,7 +14,7 @@ from mlkit.cli.arguments import AddCommand, Arguments, count_value, market_argum
 from mlkit.cli.steps import Steps
 from mlkit.errors import ConfigError, MlkitError
 
-UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}  # seconds
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}  # seconds
 
 
 def register(command: AddCommand) -> None:
@@ -49,9 +49,9 @@ def _retrain_arguments(parser: argparse.ArgumentParser) -> None:
 def period_value(text: str) -> float:
     """Seconds of a length of time such as 30m, 6h or 1d."""
     number, unit = text[:-1], text[-1:]
-    if unit not in UNITS or not (number.isascii() and number.isdigit() and 0 < int(number[:9]) == int(number)):
+    if unit not in _UNITS or not (number.isascii() and number.isdigit() and 0 < int(number[:9]) == int(number)):
         raise ConfigError(f"{text!r} is not a length of time such as 30m, 6h or 1d")
-    return float(int(number) * UNITS[unit])
+    return float(int(number) * _UNITS[unit])
 
 
 def _keep_value(text: str) -> int:
@@ -103,7 +103,7 @@ def _show(told: Any, as_json: bool, indent: int | None) -> None:
 
 
 def _go_on(round_: Callable[[], None], every: float) -> None:
-    """A round every so many seconds; one that fails is told, and the next one is due as if it had not."""
+    """A round every so many seconds; one that fails is reported, and the next one keeps its time."""
     worked = False
     due = time.monotonic()
     while True:
@@ -111,11 +111,11 @@ def _go_on(round_: Callable[[], None], every: float) -> None:
             round_()
             worked = True
         except (MlkitError, OSError) as error:
-            if not worked:  # what never worked is an error, what fails for once is told and tried again
+            if not worked:  # the first round failed: an error of the command, not a passing one
                 raise
             _say(f"this round failed, {' '.join(str(error).split())}")
         now = time.monotonic()
-        due += every * max(1.0, (now - due) // every + 1.0)  # rounds that a long one ran over are left out
+        due += every * max(1.0, (now - due) // every + 1.0)  # rounds that fell due during a long one are left out
         _say(f"next round at {datetime.now(UTC) + timedelta(seconds=due - now):%Y-%m-%d %H:%M:%S} UTC")
         time.sleep(due - now)
 
@@ -126,7 +126,7 @@ def _say(text: str) -> None:
 
 @contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM end the block wherever it is; whatever was running, the current model is a whole one."""
+    """SIGINT and SIGTERM end the block at any point; the current model is complete whatever was running."""
 
     def stop(number: int, frame: Any) -> None:
         raise KeyboardInterrupt

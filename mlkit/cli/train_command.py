@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from mlkit.models.ensemble import EnsembleSettings
     from mlkit.operations.tracking import TrackedRun
 
-COLUMNS = ("r2", "hit_rate", "brier_skill", "coverage_80", "coverage_90", "interval_ratio", "net_bps", "verdict")
-MOST = 12  # markets of a pool that the table names one by one
+_SHOWN = ("r2", "hit_rate", "brier_skill", "coverage_80", "coverage_90", "interval_ratio", "net_bps", "verdict")
+_MAX_MARKETS = 12  # of a pool, that the summary lists one by one
 
 
 def register(command: AddCommand) -> None:
@@ -88,7 +88,7 @@ def _train(arguments: Arguments) -> None:
 def _tuned(
     symbols: tuple[str, ...], bars: "list[pd.DataFrame]", settings: "Settings", run: "TrackedRun"
 ) -> "tuple[EnsembleSettings, pd.Timestamp]":
-    """The tuned parameters of the market, and the last bar that tuning saw: only later ones may judge them."""
+    """The tuned parameters of the market, and the last bar that tuning used: only later bars may judge them."""
     from mlkit.operations.tuning import load_tuned
 
     if len(bars) > 1:
@@ -112,23 +112,23 @@ def _symbols(arguments: Arguments) -> tuple[str, ...]:
 
 
 def summary(bundle: "ModelBundle") -> str:
-    """The bundle's folder and what it is worth out of sample: a row a horizon; of a pool also a row a market."""
+    """The bundle's folder and its out-of-sample scores: a row a horizon; of a pool also a row a market."""
     from mlkit.operations.training import bundle_scores
 
     manifest = bundle.manifest
     lines = [str(bundle.path), _shown(bundle_scores(bundle))]
-    for symbol, member in list(manifest.pool.items())[:MOST]:
+    for symbol, member in list(manifest.pool.items())[:_MAX_MARKETS]:
         rows = {int(h): row for h, row in member.metrics.items() if isinstance(row, dict)}
         verdicts = ", ".join(f"{h}: {rows[h]['verdict']}" for h in sorted(rows))
         lines.append(f"{symbol}, {member.training_span.bars:,} bars, out of sample alone: {verdicts or 'not tested'}")
-    if len(manifest.pool) > MOST:
-        lines.append(f"and {len(manifest.pool) - MOST} markets more, in {bundle.path / 'manifest.json'}")
+    if len(manifest.pool) > _MAX_MARKETS:
+        lines.append(f"and {len(manifest.pool) - _MAX_MARKETS} markets more, in {bundle.path / 'manifest.json'}")
     return "\n".join(lines)
 
 
 def _shown(scores: "pd.DataFrame") -> str:
-    """The columns of a score that fit a terminal."""
-    table = scores[[column for column in COLUMNS if column in scores]].rename_axis("bars ahead").reset_index()
+    """The columns of a score table that fit a terminal."""
+    table = scores[[column for column in _SHOWN if column in scores]].rename_axis("bars ahead").reset_index()
     return table.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.3f}")
 
 
@@ -161,7 +161,7 @@ def _train_patterns(arguments: Arguments, settings: Any) -> None:
 
     from mlkit.operations.patterns import epochs_of, ship_patterns
 
-    # The whole training unless something smaller was asked for: it makes the very weights that mlkit ships.
+    # The full training by default: it makes the weights that mlkit ships, bit for bit.
     profile = settings.profile if "profile" in settings.model_fields_set else "full"
     folder = arguments.out or settings.models / "patterns"
     checkpoint = folder / f"checkpoint-{profile}-{settings.seed}.safetensors"

@@ -135,18 +135,11 @@ def check_drift(
     after = after[usable_rows(data.X[after], data.scale[after])]
     monitored = _monitored(data, model, after[-JUDGED_ROWS:])
     shifts = {} if reference is None or not len(after) else _shifts(reference, data, after, monitored)
-    calibration = calibration_table(monitored, {} if reference is None else reference.excess)
-    coverage = coverage_table(monitored, manifest)
-    rows: dict[str, Family] = {}
-    for name, share in LEVEL_SHARES.items():
-        level = share * settings.drift_level
-        if name in ("calibration", "coverage"):
-            rows[name] = _judge_outcomes(name, calibration if name == "calibration" else coverage, level)
-        else:
-            known = None if reference is None else getattr(reference, name)
-            rows[name] = _judge_shift(name, shifts.get(name), known, len(after), level)
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["rows", "p", "level", "verdict", "reason"])
-    table.index.name = "family"
+    outcomes = {
+        "calibration": calibration_table(monitored, {} if reference is None else reference.excess),
+        "coverage": coverage_table(monitored, manifest),
+    }
+    table = _families(reference, shifts, outcomes, len(after), settings.drift_level)
     verdict, reasons = _verdict(table)
     stale = _stale(bundle, bars, now)
     empty = pd.DataFrame(columns=["psi", "usual_psi", "ks", "p", "adjusted_p"], index=pd.Index([], name="name"))
@@ -162,8 +155,7 @@ def check_drift(
         reasons=(*reasons, *stale),
         stale=bool(stale),
         table=table,
-        calibration=calibration,
-        coverage=coverage,
+        **outcomes,
         monitored=monitored,
         **{name: empty if (shift := shifts.get(name)) is None else shift.table() for name in names},
     )
@@ -228,6 +220,28 @@ def _shifts(
 
 
 Family = tuple[int, float, float, DriftVerdict, str]  # rows, corrected p, level, verdict, reason
+
+
+def _families(
+    reference: DriftReference | None,
+    shifts: dict[str, WindowShift | None],
+    outcomes: "dict[str, pd.DataFrame]",
+    after: int,
+    drift_level: float,
+) -> "pd.DataFrame":
+    """One row a family of tests."""
+    import pandas as pd
+
+    rows = {}
+    for name, share in LEVEL_SHARES.items():
+        level = share * drift_level
+        if name in outcomes:
+            rows[name] = _judge_outcomes(name, outcomes[name], level)
+        else:
+            known = None if reference is None else getattr(reference, name)
+            rows[name] = _judge_shift(name, shifts.get(name), known, after, level)
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["rows", "p", "level", "verdict", "reason"])
+    return table.rename_axis("family")
 
 
 def _judge_shift(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from mlkit.errors import BundleError
 from mlkit.evaluation import default_block, direction
 from mlkit.models.bundle import pack_vectors, unpack_vectors
-from mlkit.models.ensemble import FloatMatrix, FloatVector, usable_rows
+from mlkit.models.ensemble import FloatMatrix, FloatVector, IntVector, usable_rows
 from mlkit.operations.drift.distribution import BinnedReference
 from mlkit.operations.training.training_set import TrainingSet
 
@@ -27,7 +27,6 @@ DRIFT_FILE = "drift.npz"
 _DISTRIBUTIONS = ("features", "predictions", "errors")
 _VECTORS = {"edges": "<f8", "counts": "|u1", "follows": "|u1"}  # of each distribution; of a pool also the market
 MeanError = tuple[float, float]  # a mean and its standard error
-IntVector = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

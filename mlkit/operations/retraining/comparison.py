@@ -46,9 +46,10 @@ from mlkit.inference import Predictor
 from mlkit.labels import forward_returns
 from mlkit.market import validate_bars
 from mlkit.models.bundle import ModelBundle
+from mlkit.models.ensemble import FloatMatrix, FloatVector
 
-FloatVector = npt.NDArray[np.float64]
 Losses = dict[tuple[int, str], FloatVector]  # (horizon, part of the loss) -> loss of each later bar
+_LEVEL, _RESAMPLES = 0.95, 1000  # nominal coverage of the interval, and bootstrap resamples
 INDEPENDENT_BLOCKS = 4  # fewer blocks of overlapping labels than this show no difference
 
 
@@ -114,8 +115,6 @@ def compare(
     *,
     features: FeatureSet | None = None,
     after: pd.Timestamp | None = None,
-    level: float = 0.95,
-    reps: int = 1000,
 ) -> Comparison:
     """Score both on every bar that opened after the last training bar of both (see the head of this module).
 
@@ -126,7 +125,6 @@ def compare(
         A history that reaches beyond both trainings. Each bundle forecasts it as a live predictor does.
     features : own features, where the bundles were trained with some
     after : last bar that parameters of one of them were chosen on, such as ``Tuned.saw_until``: only later ones count
-    level, reps : nominal coverage of the interval, and bootstrap resamples
 
     A horizon that only one of them has, or with too few later bars (`comparable`), is left out.
 
@@ -149,15 +147,7 @@ def compare(
     if len(rows) < INDEPENDENT_BLOCKS * default_block(max(horizons)):
         raise BarsError(f"only {len(rows)} of {len(ours)} later bars have a forecast and an outcome; load newer bars")
     ours, theirs = ours[rows], theirs[rows]
-    columns = dict(zip(map(str, range(len(old))), (theirs - ours).T, strict=True))
-    # A bar's loss is the sum of its parts, averaged over the horizons.
-    columns["all"] = (theirs - ours).sum(axis=1) / len(horizons)
-    judged = metric_intervals(_means, columns, horizon=max(horizons), level=level, reps=reps, seed=settings.seed)
-    judged = judged.rename(columns={"value": "difference"})
-    parts = pd.MultiIndex.from_tuples(list(old), names=["horizon", "part"])
-    each = judged.iloc[:-1].set_axis(parts)
-    table = pd.concat([pd.DataFrame({"champion": ours.mean(0), "challenger": theirs.mean(0)}, parts), each], axis=1)
-    difference, low, high = (float(judged[name].iloc[-1]) for name in ("difference", "low", "high"))
+    table, difference = _difference(ours, theirs, list(old), horizons, settings.seed)
     return Comparison(
         champion=champion.id,
         challenger=challenger.id,
@@ -167,12 +157,25 @@ def compare(
         horizons=horizons,
         champion_loss=float(ours.sum(axis=1).mean() / len(horizons)),
         challenger_loss=float(theirs.sum(axis=1).mean() / len(horizons)),
-        difference=difference,
-        low=low,
-        high=high,
-        level=level,
+        **difference,
+        level=_LEVEL,
         table=table,
     )
+
+
+def _difference(
+    ours: FloatMatrix, theirs: FloatMatrix, parts: list[tuple[int, str]], horizons: tuple[int, ...], seed: int
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """The table of the parts of the loss, and the difference of the mean losses with its interval."""
+    columns = dict(zip(map(str, range(len(parts))), (theirs - ours).T, strict=True))
+    # A bar's loss is the sum of its parts, averaged over the horizons.
+    columns["all"] = (theirs - ours).sum(axis=1) / len(horizons)
+    judged = metric_intervals(_means, columns, horizon=max(horizons), level=_LEVEL, reps=_RESAMPLES, seed=seed)
+    judged = judged.rename(columns={"value": "difference"})
+    index = pd.MultiIndex.from_tuples(parts, names=["horizon", "part"])
+    means = pd.DataFrame({"champion": ours.mean(0), "challenger": theirs.mean(0)}, index)
+    table = pd.concat([means, judged.iloc[:-1].set_axis(index)], axis=1)
+    return table, {name: float(judged[name].iloc[-1]) for name in ("difference", "low", "high")}
 
 
 def _losses(
