@@ -1,54 +1,33 @@
 """Bars to features: one causal step, looped over a history or called once for a new bar."""
 
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
-from mlkit.errors import BarsError, ConfigError
-from mlkit.features.advance import advance
-from mlkit.features.candles import candle, rule
-from mlkit.features.catalogue import FAMILIES, feature_specs
-from mlkit.features.kernel import (
-    LINE,
-    announce_compilation,
-    copy,
-    entry,
-    kernel,
-    local,
-    place_in_line,
-    settle,
-    write_line,
-)
-from mlkit.features.lanes import WIDTH, Shelf, put, shelf, turn_columns
-from mlkit.features.many import each_symbol
-from mlkit.features.microstructure import market
-from mlkit.features.rules import N_FLAGS
-from mlkit.features.state import (
-    AT_ONCE,
-    BARS_SEEN,
+from mlkit.errors import BarsError, ConfigError, DependencyError, MlkitError
+from mlkit.features.catalogue import ROWS, SPECS
+from mlkit.features.columns import FORMULAS
+from mlkit.features.kernel import OPTIONS, STAMP, announce_compilation
+from mlkit.features.rows import (
+    ALPHA,
+    BETA,
+    BLOCK_BARS,
     NEWEST,
-    STATE_SIZE,
+    OMEGA,
+    SEEN,
     STEP,
-    Bar,
-    Seen,
+    TOGETHER,
     Vector,
-    new_state,
-    start_anew,
-    view_state,
+    place,
+    rows_by_formulas,
 )
-from mlkit.features.technical import (
-    lag,
-    momentum,
-    moving_average,
-    price,
-    share,
-    statistics,
-    trend,
-    volatility,
-    volume,
-)
+from mlkit.features.state import advancer, new_state
 from mlkit.market import (
     MaxGap,
     forgotten,
@@ -71,127 +50,76 @@ Float32Matrix = npt.NDArray[np.float32]
 #: GARCH(1,1) omega, alpha, beta until fitted ones are passed; omega -1 aims at the last 200 bars' variance.
 DEFAULT_GARCH = (-1.0, 0.08, 0.90)
 
-FEATURE_NAMES: tuple[str, ...] = tuple(spec.name for spec in feature_specs())
-N_FEATURES = len(FEATURE_NAMES)
-_PLACES = {name: place for place, name in enumerate(FEATURE_NAMES)}
-_WARM_UPS = np.array([spec.warm_up for spec in feature_specs()], dtype=np.int64)
+FEATURE_NAMES: tuple[str, ...] = tuple(spec.name for spec in SPECS)
+N_FEATURES = len(SPECS)
+_POSITIONS = {name: position for position, name in enumerate(FEATURE_NAMES)}
+_WARM_UPS = np.array([spec.warm_up for spec in SPECS], dtype=np.int64)
 #: Rows at the start in which at least one feature is NaN.
 WARM_UP = int(_WARM_UPS.max())
-# First column of each family, in catalogue order.
-_FIRST = np.cumsum([0] + [len(rows()) for rows in FAMILIES.values()])[:-1]
-A0, A1, A2, A3, A4, A5, A6, A7, A8, A9, A10 = (int(at) for at in _FIRST)
+
+_fill = rows_by_formulas([(row, FORMULAS[row]) for row in ROWS], optional=True)
+_advance, _keep, STATE_SIZE = advancer()
+_PLACES = np.array([place(int(row)) for row in ROWS])
 
 
 class Wanted(NamedTuple):
     """Which columns are asked for."""
 
-    places: Any  # in the catalogue, int64 (n_columns,)
-    families: Any  # whether any of a family is, bool (n_families,)
+    places: npt.NDArray[np.int64]  # of the columns in the state
+    warm_ups: npt.NDArray[np.int64]  # rows of each that are NaN
+    loops: npt.NDArray[np.bool_]  # of formulas: whether any is asked for
 
 
-_ALL = Wanted(np.arange(N_FEATURES), np.ones(len(FAMILIES), dtype=np.bool_))
+def _with_stamp(stamp: str) -> Any:
+    """The compiled entry. Numba keys its cache by the values that a function closes over, so a new stamp recompiles."""
+
+    @njit(cache=True, **OPTIONS)
+    def steps(o: Vector, h: Vector, low: Vector, c: Vector, v: Vector, x: Vector, wanted: Wanted, out: Any) -> None:
+        """Take closed bars into the state x, a block at a time; the features of each go into its row of ``out``.
+
+        A history and a single new bar go through this one function: a new bar is a block of one.
+        """
+        _ = stamp
+        i = 0
+        while i < o.shape[0]:
+            t = int(x[SEEN])
+            first = t % BLOCK_BARS
+            end, zero = min(BLOCK_BARS, first + o.shape[0] - i), t - first
+            _advance(o, h, low, c, v, x, i, first, end)
+            _fill(x, first, end, zero, wanted.loops)
+            for r in range(first, end):
+                for j in range(out.shape[1]):
+                    out[np.uintp(i + r - first), np.uintp(j)] = np.float32(x[np.uintp(wanted.places[j] + r)])
+            if t < WARM_UP:
+                for r in range(first, end):
+                    for j in range(out.shape[1]):
+                        if zero + r < wanted.warm_ups[j]:
+                            out[i + r - first, j] = np.nan
+            if end == BLOCK_BARS:
+                _keep(x)
+            x[SEEN] = zero + end
+            i += end - first
+
+    return steps
 
 
-# Sizes of the arrays of a block: the columns in lanes, the rows of a block that is not full, the rules.
-_COLUMNS, _ROWS, _FLAGS = N_FEATURES * WIDTH, WIDTH * N_FEATURES + LINE, N_FLAGS * WIDTH
-MUCH = 4096  # bars of which the rows outgrow the processor's cache
-
-
-@kernel
-def _sheets(s: Seen, b: Bar, flags: Shelf, families: Any, columns: Any) -> None:
-    """The wanted families of a block of bars, in the order of the catalogue."""
-    x = share(s, b)
-    if families[0]:
-        put(columns, A0, price(s, b, x))
-    if families[1]:
-        put(columns, A1, moving_average(s, b))
-    if families[2]:
-        put(columns, A2, volatility(s, b, x))
-    if families[3]:
-        put(columns, A3, volume(s, b, x))
-    if families[4]:
-        put(columns, A4, momentum(s, b, x))
-    if families[5]:
-        put(columns, A5, trend(s, b, x))
-    if families[6]:
-        put(columns, A6, lag(s, b, x))
-    if families[7]:
-        put(columns, A7, statistics(s, b, x))
-    if families[8]:
-        put(columns, A8, candle(s, b, x))
-    if families[9]:
-        put(columns, A9, rule(flags))
-    if families[10]:
-        put(columns, A10, market(s, b, x))
-
-
-@kernel
-def _write(columns: Any, rows: Any, out: Any, first: int, n: int) -> None:
-    """Columns in lanes into ``n`` rows of ``out``, by way of ``rows``, so that memory is written in order.
-
-    Much is written past the processor's cache, a line at a time, as far as lines are whole.
-    """
-    width = out.shape[1]
-    start, size = first * width, n * width
-    before = place_in_line(out, start)
-    for j in range(0, width - WIDTH, WIDTH):
-        turn_columns(columns, j, rows, before + j, width)
-    last = max(width - WIDTH, 0)  # some a second time, or some too many, which the next row overwrites
-    turn_columns(columns, last, rows, before + last, width)
-    if out.shape[0] >= MUCH:
-        end = before + size
-        whole = end - end % LINE
-        copy(out, start, rows, before, min(LINE - before, size))
-        for j in range(LINE, whole, LINE):
-            write_line(out, start - before + j, rows, j)
-        if whole >= LINE:
-            copy(out, start - before + whole, rows, whole, end - whole)
-    else:
-        copy(out, start, rows, before, size)
-
-
-@entry
-def _steps(
-    o: Vector, h: Vector, low: Vector, c: Vector, v: Vector, state: Vector, warm_ups: Any, wanted: Wanted, out: Any
-) -> None:
-    """Take closed bars into the state, eight at a time; the features of each go into its row of ``out``, float32.
-
-    A history and a single new bar go through this one function: a new bar is a block of one.
-    """
-    s, i, every = view_state(state), 0, out.shape[1] == N_FEATURES
-    found, columns, rows, picked = local(_FLAGS, o), local(_COLUMNS, out), local(_ROWS, out), local(_COLUMNS, out)
-    flags = shelf(found, 0, WIDTH)
-    while i < o.shape[0]:
-        t = int(s.clock[BARS_SEEN])
-        n = min(WIDTH, o.shape[0] - i, AT_ONCE - (t & (AT_ONCE - 1)))
-        bars, seen = advance(o, h, low, c, v, i, n, s, flags)
-        _sheets(seen, bars, flags, wanted.families, columns)
-        if t < WARM_UP:
-            for j in range(N_FEATURES):
-                for r in range(n):
-                    if t + r < warm_ups[j]:
-                        columns[j * WIDTH + r] = np.nan
-        if every:
-            _write(columns, rows, out, i, n)
-        else:
-            for j in range(out.shape[1]):
-                copy(picked, j * WIDTH, columns, wanted.places[j] * WIDTH, WIDTH)
-            _write(picked, rows, out, i, n)
-        i += n
-    settle()
+_steps = _with_stamp(STAMP)
 
 
 def _wanted(columns: Sequence[str] | None) -> tuple[list[str], Wanted]:
-    """Names of the wanted columns in the order of the catalogue, and what the kernel is told of them."""
-    if columns is None:
-        return list(FEATURE_NAMES), _ALL
-    if unknown := [name for name in columns if name not in _PLACES]:
+    """Names of the wanted columns in the order of the catalogue, and what the kernel needs of them."""
+    names = FEATURE_NAMES if columns is None else columns
+    if unknown := [name for name in names if name not in _POSITIONS]:
         raise ConfigError(f"no feature {unknown[0]!r}; mlkit.feature_catalogue() lists them")
-    if not columns or len(set(columns)) < len(columns):
+    if not names or len(set(names)) < len(names):
         raise ConfigError("columns must name at least one feature, and none twice")
-    places = np.array(sorted(_PLACES[name] for name in columns))
-    families = np.isin(np.arange(len(FAMILIES)), np.searchsorted(_FIRST, places, side="right") - 1)
-    return [FEATURE_NAMES[place] for place in places], Wanted(places, families)
+    at = np.array(sorted(_POSITIONS[name] for name in names))
+    loops = np.isin(np.arange(-(-N_FEATURES // TOGETHER)), at // TOGETHER)
+    return [FEATURE_NAMES[position] for position in at], Wanted(_PLACES[at], _WARM_UPS[at], loops)
+
+
+_ALL = _wanted(None)[1]
+_FEW = 4  # symbols that need no progress bar
 
 
 @overload
@@ -255,20 +183,59 @@ def build_features(
     import pandas as pd
 
     if isinstance(bars, Mapping):
-        return each_symbol(
+        return _each_symbol(
             lambda one: build_features(one, columns=columns, garch=garch, max_gap=max_gap), bars, progress
         )
     bars = validate_bars(bars)
     names, wanted = _wanted(columns)
     out = np.empty((len(bars), len(names)), dtype=np.float32)
     announce_compilation(_steps)
-    arrays, start = ohlcv_arrays(bars), new_state(_check_garch(garch))
+    arrays, start = ohlcv_arrays(bars), new_state(_check_garch(garch), STATE_SIZE)
     cuts = [0] if max_gap is None else np.flatnonzero(np.diff(unbroken_runs(bars, max_gap), prepend=-1)).tolist()
     for first, last in zip(cuts, [*cuts[1:], len(bars)], strict=True):
-        _steps(*(array[first:last] for array in arrays), start.copy(), _WARM_UPS, wanted, out[first:last])
+        _steps(*(array[first:last] for array in arrays), start.copy(), wanted, out[first:last])
     frame = pd.DataFrame(out, index=bars.index, columns=names, copy=False)
     frame.attrs.update(bars.attrs)
     return frame
+
+
+def _each_symbol(
+    build: Callable[["pd.DataFrame"], "pd.DataFrame"], bars: Mapping[str, "pd.DataFrame"], progress: bool | None
+) -> dict[str, "pd.DataFrame"]:
+    """``build`` of every symbol's bars in threads over all cores, in the order of ``bars``: kernels release the GIL.
+
+    Raises what ``build`` raises, naming the symbol; DependencyError for ``progress=True`` without tqdm.
+    """
+    if not bars:
+        return {}
+    build(next(iter(bars.values())).iloc[:1])  # compiles, where that is still to do, once and not in each thread
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(min(len(bars), cores)) as pool:
+        jobs = {pool.submit(build, frame): symbol for symbol, frame in bars.items()}
+        try:
+            for job in _watched(as_completed(jobs), len(jobs), progress):
+                job.result()
+        except MlkitError as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            if str(error).startswith(f"{jobs[job]} "):
+                raise
+            raise type(error)(f"{jobs[job]}: {error}") from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return {symbol: job.result() for job, symbol in jobs.items()}
+
+
+def _watched(jobs: Iterable[Any], total: int, progress: bool | None) -> Iterable[Any]:
+    """``jobs`` under a progress bar; by default for more than 4 where standard error is a terminal."""
+    if not (total > _FEW and sys.stderr.isatty() if progress is None else progress):
+        return jobs
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError as error:
+        raise DependencyError("a progress bar needs tqdm: pip install 'mlkit[lab]', or progress=False") from error
+    watched: Iterable[Any] = tqdm(jobs, total=total, desc="features", unit="symbol")
+    return watched
 
 
 def _check_garch(garch: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -290,7 +257,7 @@ class FeatureStream:
     """
 
     def __init__(self, *, garch: tuple[float, float, float] = DEFAULT_GARCH, timeframe: str | None = None) -> None:
-        self._vector = new_state(_check_garch(garch))
+        self._vector = new_state(_check_garch(garch), STATE_SIZE)
         self._newest: int | None = None  # open time of the last bar, where it was told
         self._step = 0 if timeframe is None else timeframe_ns(timeframe)  # ns
         self._bar = np.empty(5)
@@ -324,7 +291,7 @@ class FeatureStream:
             self._meet(opened)
         self._bar[:] = open, high, low, close, volume
         row = np.empty((1, N_FEATURES), dtype=np.float32)
-        _steps(*self._parts, self._vector, _WARM_UPS, _ALL, row)
+        _steps(*self._parts, self._vector, _ALL, row)
         first: Float32Matrix = row[0]
         return first
 
@@ -337,7 +304,7 @@ class FeatureStream:
         arrays, times, starts = ohlcv_arrays(bars), open_times(bars), memory_starts(bars).tolist()
         for first, last in zip(starts, [*starts[1:], len(bars)], strict=True):
             self._meet(int(times[first]))
-            _steps(*(array[first:last] for array in arrays), self._vector, _WARM_UPS, _ALL, out[first:last])
+            _steps(*(array[first:last] for array in arrays), self._vector, _ALL, out[first:last])
             self._newest = int(times[last - 1])
         return out
 
@@ -352,13 +319,13 @@ class FeatureStream:
     def _meet(self, opened: int) -> None:
         """Forget all bars where the next one opens after an outage."""
         if self._newest is not None and forgotten(self._newest, opened, self._step):
-            start_anew(self._vector)
+            self._vector = new_state(tuple(self._vector[[OMEGA, ALPHA, BETA]]), STATE_SIZE)
         self._newest = opened
 
     @property
     def bars_seen(self) -> int:
         """Bars that the features remember: those pushed so far, or since the last outage."""
-        return int(self._vector[BARS_SEEN])
+        return int(self._vector[SEEN])
 
     @property
     def state(self) -> Vector:

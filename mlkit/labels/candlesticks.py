@@ -5,19 +5,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from mlkit.features import PATTERNS, STANDARDS, WARM_UP, Standard, pattern_flags
+from mlkit.features import PATTERNS, RULES, STANDARDS, WARM_UP, Standard, pattern_flags
 from mlkit.market import never_closes, ohlcv_arrays, validate_bars
 
 #: Patterns that are bullish by name.
-BULLISH = ("hammer", "engulfing_bullish", "morning_star", "three_white_soldiers", "piercing_line", "tweezer_bottom")
-_BEARISH = (
-    "shooting_star",
-    "engulfing_bearish",
-    "evening_star",
-    "three_black_crows",
-    "dark_cloud_cover",
-    "tweezer_top",
-)
+BULLISH = tuple(name for name, rule in RULES.items() if rule.claim == 1)
 
 
 def market_standard(bars: pd.DataFrame) -> Standard:
@@ -77,9 +69,12 @@ def pattern_direction(name: str, colour: int, previous: int) -> Literal[-1, 0, 1
     name : one of the 15 patterns.
     colour, previous : +1 where the last bar, and the one before it, closes at or above its open, else -1.
     """
-    if name in ("marubozu", "harami"):
-        return 1 if (colour if name == "marubozu" else -previous) > 0 else -1
-    return 1 if name in BULLISH else -1 if name in _BEARISH else 0
+    claim = RULES[name].claim if name in RULES else 0
+    if claim == "colour":
+        return 1 if colour > 0 else -1
+    if claim == "against the colour before":
+        return -1 if previous > 0 else 1
+    return claim
 
 
 def claimed_directions(bars: pd.DataFrame) -> pd.DataFrame:

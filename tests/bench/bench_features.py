@@ -26,20 +26,16 @@ from numba import njit
 
 import mlkit
 from mlkit.features import engine
-from mlkit.features.advance import _enter, _measure, advance
-from mlkit.features.engine import _write
-from mlkit.features.kernel import LINE, local, settle
-from mlkit.features.lanes import fetch, shelf, store
-from mlkit.features.rules import N_FLAGS, rules_step
-from mlkit.features.state import LENGTH, PAST, SIZE_QUANTITIES, Vector, new_state, view_state
+from mlkit.features.kernel import OPTIONS
+from mlkit.features.rows import BLOCK_BARS, SEEN, Vector
+from mlkit.features.state import new_state
 from mlkit.market.bars import make_bars, ohlcv_arrays
 from mlkit.market.simulate.markets import null_market
 
 RIVALS = runpy.run_path(str(Path(__file__).with_name("rivals.py")))
 MILLION = 1_000_000
-FLAGS, COLUMNS, ROWS = N_FLAGS * 8, engine.N_FEATURES * 8, engine.N_FEATURES * 8 + LINE  # sizes of a block's arrays
 Task = Callable[[], object]
-uncached = njit(nogil=True, error_model="numpy", _nrt=False)  # as the kernels, but compiled at each run
+uncached = njit(**OPTIONS)  # as the kernels, but compiled at each run
 
 
 def tiled(n_bars: int) -> pd.DataFrame:
@@ -74,9 +70,14 @@ def say(what: str, value: str, goal: str = "") -> None:
     print(f"{what:<66} {value:>16}   {goal}", flush=True)
 
 
+def fresh_state() -> Vector:
+    """The state before the first bar."""
+    return new_state(engine.DEFAULT_GARCH, engine.STATE_SIZE)
+
+
 def steps(arrays: tuple[Vector, ...], out: np.ndarray) -> None:
     """The kernel alone, all columns."""
-    engine._steps(*arrays, new_state(engine.DEFAULT_GARCH), engine._WARM_UPS, engine._ALL, out)
+    engine._steps(*arrays, fresh_state(), engine._ALL, out)
 
 
 def against_copying(n_bars: int, repeats: int) -> None:
@@ -94,46 +95,17 @@ def against_copying(n_bars: int, repeats: int) -> None:
         repeats,
     )
     label = f"{n_bars:,} bars x {matrix.shape[1]} columns"
-    say(f"{label}: build_features / np.copyto", f"{took['all'] / took['copy']:.1f} x", "<= 8 x")
+    say(f"{label}: build_features / np.copyto", f"{took['all'] / took['copy']:.1f} x", "<= 12 x")
     say(f"{label}: kernel alone / np.copyto", f"{took['kernel'] / took['copy']:.1f} x")
 
 
 @uncached
-def _rules_only(o: Vector, h: Vector, low: Vector, c: Vector, v: Vector, state: Vector) -> None:
-    """The candlestick rules alone."""
-    s, found = view_state(state), local(FLAGS, o)
-    for i in range(0, o.shape[0] - 7, 8):
-        rules_step(i, 8, fetch(o, i), fetch(h, i), fetch(low, i), fetch(c, i), s.rules, shelf(found, 0, 8))
-
-
-@uncached
-def _bars_only(o: Vector, h: Vector, low: Vector, c: Vector, v: Vector, state: Vector, found: Vector) -> None:
-    """What each bar is by itself, logs among it."""
-    s = view_state(state)
-    for i in range(0, o.shape[0] - 7, 8):
-        at = PAST + (i & (PAST - 1))
-        _enter(o, h, low, c, v, i, 8, i, at, s.past)
-        _measure(shelf(s.past, at, LENGTH), shelf(s.past, at - 8, LENGTH), shelf(found, 0, 8))
-
-
-@uncached
-def _state_only(o: Vector, h: Vector, low: Vector, c: Vector, v: Vector, state: Vector) -> None:
-    """The whole state: what is left is the formula sheets and writing the rows."""
-    s, found = view_state(state), local(FLAGS, o)
-    for i in range(0, o.shape[0] - 7, 8):
-        _, seen = advance(o, h, low, c, v, i, 8, s, shelf(found, 0, 8))
-        store(found, 0, seen.total[0] + seen.average[0] + seen.other[0])
-
-
-@uncached
-def _rows_only(n: int, out: np.ndarray) -> None:
-    """Turning the columns into rows, and writing them."""
-    columns, rows = local(COLUMNS, out), local(ROWS, out)
-    for k in range(COLUMNS):
-        columns[k] = 0.0
-    for i in range(0, n - 7, 8):
-        _write(columns, rows, out, i, 8)
-    settle()
+def _state_only(o: Vector, h: Vector, low: Vector, c: Vector, v: Vector, x: Vector) -> None:
+    """The whole state: what is left is the formulas of the features and writing the rows."""
+    for i in range(0, o.shape[0] - BLOCK_BARS + 1, BLOCK_BARS):
+        engine._advance(o, h, low, c, v, x, i, 0, BLOCK_BARS)
+        engine._keep(x)
+        x[SEEN] += BLOCK_BARS
 
 
 def profile() -> None:
@@ -147,15 +119,9 @@ def profile() -> None:
         matrix[:, 0] = 0.0
         return matrix
 
-    def state() -> Vector:
-        return new_state(engine.DEFAULT_GARCH)
-
     took = best(
         {
-            "rules": lambda: _rules_only(*arrays, state()),
-            "bars": lambda: _bars_only(*arrays, state(), np.empty(SIZE_QUANTITIES)),
-            "state": lambda: _state_only(*arrays, state()),
-            "rows": lambda: _rows_only(len(bars), matrix),
+            "state": lambda: _state_only(*arrays, fresh_state()),
             "kernel": lambda: steps(arrays, matrix),
             "validate": lambda: ohlcv_arrays(mlkit.validate_bars(bars)),
             "fresh": fresh,
@@ -166,11 +132,8 @@ def profile() -> None:
     each = {name: seconds / len(bars) * 1e9 for name, seconds in took.items()}
     print("\nwhere the time of one bar goes, ns")
     parts = {
-        "candlestick rules": each["rules"],
-        "each bar by itself: logs, ranges, products": each["bars"],
-        "rolling sums, extremes, averages": each["state"] - each["rules"] - each["bars"],
-        "formula sheets": each["kernel"] - each["state"] - each["rows"],
-        "turning columns into rows, writing them": each["rows"],
+        "the state: rows, sums, extremes, averages": each["state"],
+        "formulas of the features, writing them": each["kernel"] - each["state"],
         "checking and copying the bars": each["validate"],
         "new memory for the matrix": each["fresh"],
         "build_features": each["all"],
@@ -196,7 +159,7 @@ def against_libraries() -> None:
     each = {name: took[name] / cells[name] for name in tasks}
     for name in list(tasks)[1:]:
         columns = cells[name] // len(bars)
-        say(f"{name}, its {columns} columns, a cell / ours", f"{each[name] / each['mlkit']:.1f} x", ">= 3 x")
+        say(f"{name}, its {columns} columns, a cell / ours", f"{each[name] / each['mlkit']:.1f} x", ">= 2 x")
 
 
 def against_pandas_ta() -> None:
@@ -285,7 +248,7 @@ def one_push() -> None:
     tail = bars.iloc[-500:]
     took = best({"tail": lambda: RIVALS["pandas_ta"](tail)}, 7)
     median = float(np.median(seconds))
-    say("one push: median", f"{median * 1e6:.1f} us", "< 20 us")
+    say("one push: median", f"{median * 1e6:.1f} us", "<= 3.6 us")
     say("pandas-ta-classic on a 500-bar tail / one push", f"{took['tail'] / median:.0f} x", ">= 500 x")
 
 

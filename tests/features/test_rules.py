@@ -12,7 +12,6 @@ from talib import abstract
 
 from mlkit.errors import BarsError, ConfigError
 from mlkit.features.rules import (
-    N_PATTERNS,
     PATTERNS,
     RELAXATIONS,
     RULE_STATE_SIZE,
@@ -174,9 +173,9 @@ def test_flags_go_on_from_a_saved_state(standard: str, nasdaq: pd.DataFrame) -> 
     prices = [column[:1500] for column in prices_of(nasdaq)]
     whole = pattern_flags(*prices, standard)
     for cut in (1, 5, 12, 13, 14, 700):
-        flat = np.zeros(RULE_STATE_SIZE)
-        first = pattern_flags(*(column[:cut] for column in prices), standard, rule_state(flat))
-        restored = rule_state(np.frombuffer(flat.tobytes()).copy())
+        state = rule_state()
+        first = pattern_flags(*(column[:cut] for column in prices), standard, state)
+        restored = np.frombuffer(state.tobytes()).copy()
         second = pattern_flags(*(column[cut:] for column in prices), standard, restored)
         np.testing.assert_array_equal(np.concatenate([first, second]), whole)
 
@@ -246,10 +245,10 @@ def test_refusals() -> None:
     with pytest.raises(BarsError, match="four arrays of one length"):
         pattern_flags(price, price, price, price[1:])
     with pytest.raises(ConfigError, match=rf"must be float64 \({RULE_STATE_SIZE},\), not float32"):
-        rule_state(np.zeros(RULE_STATE_SIZE, dtype=np.float32))
+        pattern_flags(*[price] * 4, "classic", np.zeros(RULE_STATE_SIZE, dtype=np.float32))
     with pytest.raises(ConfigError, match=r"not float64 \(3,\)"):
-        rule_state(np.zeros(3))
+        pattern_flags(*[price] * 4, "classic", np.zeros(3))
 
 
 def test_no_bars_no_flags() -> None:
-    assert pattern_flags(*[np.empty(0)] * 4).shape == (0, N_PATTERNS)
+    assert pattern_flags(*[np.empty(0)] * 4).shape == (0, len(PATTERNS))
