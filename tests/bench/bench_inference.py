@@ -60,10 +60,10 @@ def one_bar(bundle: ModelBundle, count: int, profile: str) -> None:
     walls, times = [], []
     for row in bars.iloc[first:].itertuples():
         wall, begun = time.perf_counter(), time.thread_time()
-        said = predictor.update(row)
+        insight = predictor.update(row)
         times.append(time.thread_time() - begun)
         walls.append(time.perf_counter() - wall)
-    assert said == predictor.insight(bars)
+    assert insight == predictor.insight(bars)
     say("one new bar to its insight, wall", quantiles(walls), "p99 <= 10 ms")
     say("one new bar to its insight, processor", quantiles(times))
     rival = rival_seconds(bars, profile)
@@ -86,14 +86,14 @@ def bits(home: Path, count: int) -> None:
         forecasts = predictor.forecasts(bars).set_index(["timestamp", "horizon"])
         patterns = predictor.pattern_probabilities(bars)
         differing = 0
-        for time_, said in zip(bars.index[3000:], live, strict=True):
-            numbers = list(said.patterns.probabilities.values())
+        for time_, insight in zip(bars.index[3000:], live, strict=True):
+            numbers = list(insight.patterns.probabilities.values())
             expected = patterns.loc[time_].tolist()
-            for horizon, price in said.price_predictions.items():
+            for horizon, price in insight.price_predictions.items():
                 row = forecasts.loc[(time_, int(horizon))]
                 numbers += [price.log_return, price.p_up, *(price.interval or ()), *(price.interval_80 or ())]
                 ends = (row["lo90"], row["hi90"], row["lo80"], row["hi80"])
-                expected += [row["log_return"], row["p_up"], *(said.current_price * math.exp(end) for end in ends)]
+                expected += [row["log_return"], row["p_up"], *(insight.current_price * math.exp(end) for end in ends)]
             differing += numbers != expected
         whole = live[-1] == predictor.insight(bars)
         say(f"live and history, {name}", f"{len(live):,} bars, {differing} differ; last insight equal: {whole}", "0")
@@ -233,7 +233,7 @@ def cold_start(home: Path) -> None:
     env = {**os.environ, "MLKIT_HOME": str(home), "PYTHONPATH": str(ROOT)}
     ask = ["-m", "mlkit", "insights", "--symbol", "TEST", "--timeframe", "1d", "--json"]
     rows = {
-        "mlkit insights --json, cold": (ask, "<= 3 s"),
+        "mlkit insights --json, cold": (ask, "<= 2 s"),
         "import numpy, pandas, numba": (["-c", "import numpy, pandas, numba"], ""),
         "import torch, which answers do without": (["-c", "import torch"], ""),
     }

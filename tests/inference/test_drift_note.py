@@ -98,10 +98,10 @@ def test_insight_and_terminal_say_what_was_found(
     before = predictor.insight(bars)
     assert before.model_status.drift is None and "drift: not monitored" in insight_table(before)
     (root / "drift.json").write_text(json.dumps({**REPORT, "bundle": bundle.id}))
-    said = predictor.insight(bars)
-    assert said.model_dump()["model_status"]["drift"] == {
+    insight = predictor.insight(bars)
+    assert insight.model_dump()["model_status"]["drift"] == {
         "verdict": "drift", "checked": "2019-01-01T00:00:00", "reasons": REPORT["reasons"],
     }  # fmt: skip
-    shown = insight_table(said)
+    shown = insight_table(insight)
     assert "drift: drift, checked at the close of 2019-01-01 00:00 UTC" in shown and "3 of 197 moved" in shown
-    assert type(said).model_validate_json(said.model_dump_json()) == said
+    assert type(insight).model_validate_json(insight.model_dump_json()) == insight

@@ -94,8 +94,8 @@ def test_own_features_agree_within_their_tolerance(
     for t in range(2200, 2230):
         live, full = predictor.update(bars.iloc[t]), predictor.insight(bars.iloc[: t + 1])
         assert live.patterns == full.patterns
-        for horizon, said in live.price_predictions.items():
-            assert said.prediction == pytest.approx(full.price_predictions[horizon].prediction, rel=1e-3)
+        for horizon, predicted in live.price_predictions.items():
+            assert predicted.prediction == pytest.approx(full.price_predictions[horizon].prediction, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["AAPL-1h", "BTCUSDT_BYBIT-1m", "UNITTEST_BTC-1m", "FXY-1m"])
@@ -141,8 +141,8 @@ def test_intervals_follow_what_became_of_earlier_forecasts(bundle: ModelBundle, 
     assert model is not None
     features, scale, terms = predictor._inputs(wild)
     alone = model.predict(features[-1:], scale[-1:], None if terms is None else terms[-1:])
-    said = predictor.forecasts(wild).iloc[-4]
-    assert said["hi90"] != alone.hi90[0, 0] and said["log_return"] == alone.log_return[0, 0]
+    adapted = predictor.forecasts(wild).iloc[-4]
+    assert adapted["hi90"] != alone.hi90[0, 0] and adapted["log_return"] == alone.log_return[0, 0]
 
 
 # --- every shape of a bar ------------------------------------------------------------------------------
@@ -225,8 +225,8 @@ def test_what_is_no_next_bar_is_refused_and_changes_nothing(
 
 def test_the_last_bar_again(started: Predictor, bars: pd.DataFrame) -> None:
     """The same values change nothing; other values are refused."""
-    said = started.update(bars.iloc[FIRST])
-    assert started.update(bars.iloc[FIRST]) is said
+    insight = started.update(bars.iloc[FIRST])
+    assert started.update(bars.iloc[FIRST]) is insight
     amended = bars.iloc[FIRST].copy()
     amended["volume"] += 1.0
     with pytest.raises(BarsError, match="only closed bars are taken and they do not change"):
@@ -237,9 +237,9 @@ def test_the_last_bar_again(started: Predictor, bars: pd.DataFrame) -> None:
 def test_a_gap_is_the_gap_of_a_history(started: Predictor, bars: pd.DataFrame) -> None:
     holed = bars.drop(bars.index[FIRST : FIRST + 40])
     holed.attrs.update(bars.attrs)
-    said = started.update(holed.iloc[FIRST])
-    assert same(said, started.insight(holed.iloc[: FIRST + 1]))
-    assert said.freshness.gap_bars == (holed.index[FIRST] - holed.index[FIRST - 1]).days - 1 > 50
+    insight = started.update(holed.iloc[FIRST])
+    assert same(insight, started.insight(holed.iloc[: FIRST + 1]))
+    assert insight.freshness.gap_bars == (holed.index[FIRST] - holed.index[FIRST - 1]).days - 1 > 50
 
 
 def test_a_bar_whose_answer_failed_is_answered_when_it_comes_again(
@@ -336,8 +336,8 @@ def test_a_long_outage_is_told_and_prices_wait(bundle: ModelBundle, bars: pd.Dat
     assert live.model_status.price_predictor_loaded and reason in str(live) and reason in live.card()
     assert predictor.price_prediction(torn.iloc[: at + 4]) == {}
     follow(Predictor(bundle), torn, at + WARM_UP - 2, set(range(at + WARM_UP - 2, len(torn))))
-    said = predictor.insight(torn.iloc[: at + WARM_UP + 1])
-    assert said.price_predictions and "price_predictions" not in said.reasons
+    insight = predictor.insight(torn.iloc[: at + WARM_UP + 1])
+    assert insight.price_predictions and "price_predictions" not in insight.reasons
     assert not predictor.insight(torn.iloc[: at + WARM_UP]).price_predictions
 
 

@@ -100,12 +100,12 @@ def test_insight_is_the_last_row_of_the_forecasts(predictor: Predictor, bars: pd
     assert len(frame) == len(bars) * len(HORIZONS)
     close = bars["close"].iloc[-1]
     for row in frame.tail(len(HORIZONS)).itertuples():
-        said = insight.price_predictions[str(row.horizon)]
+        predicted = insight.price_predictions[str(row.horizon)]
         assert row.timestamp == bars.index[-1]
-        assert (said.log_return, said.p_up) == (row.log_return, row.p_up)  # the same bits
-        assert said.prediction == close * math.exp(row.log_return)
-        assert said.interval == (close * math.exp(row.lo90), close * math.exp(row.hi90))
-        assert said.interval_80 == (close * math.exp(row.lo80), close * math.exp(row.hi80))
+        assert (predicted.log_return, predicted.p_up) == (row.log_return, row.p_up)  # the same bits
+        assert predicted.prediction == close * math.exp(row.log_return)
+        assert predicted.interval == (close * math.exp(row.lo90), close * math.exp(row.hi90))
+        assert predicted.interval_80 == (close * math.exp(row.lo80), close * math.exp(row.hi80))
     assert insight.current_price == close
 
 
@@ -172,10 +172,10 @@ def test_overall_confidence_is_that_of_the_leading_signal(predictor: Predictor, 
 
 def test_std_is_that_of_a_log_normal_price(predictor: Predictor, bars: pd.DataFrame) -> None:
     row = predictor.forecasts(bars).iloc[-1]
-    said = predictor.insight(bars).price_predictions["60"]
+    predicted = predictor.insight(bars).price_predictions["60"]
     rng = np.random.default_rng(0)
     drawn = bars["close"].iloc[-1] * np.exp(row["log_return"] + row["std"] * rng.standard_normal(400_000))
-    assert said.std == pytest.approx(drawn.std(), rel=0.01)
+    assert predicted.std == pytest.approx(drawn.std(), rel=0.01)
 
 
 def test_directions_are_those_of_the_rules(

@@ -10,7 +10,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from mlkit.errors import MlkitError
 
-Key = TypeVar("Key", bound=Hashable)
+CacheKey = TypeVar("CacheKey", bound=Hashable)
 Cached = TypeVar("Cached")
 # Seconds for which an error is kept, so that a market that fails cannot keep the pool busy.
 ERROR_TTL = 1.0
@@ -36,7 +36,7 @@ class _Entry(NamedTuple, Generic[Cached]):
     expires: float
 
 
-class SingleFlightCache(Generic[Key, Cached]):
+class SingleFlightCache(Generic[CacheKey, Cached]):
     """Values by key, each computed by one thread; used from one event loop.
 
     Parameters
@@ -49,15 +49,15 @@ class SingleFlightCache(Generic[Key, Cached]):
 
     def __init__(
         self,
-        compute: Callable[[Key], Cached],
+        compute: Callable[[CacheKey], Cached],
         limits: CacheLimits,
-        fresh: Callable[[Key, Cached], bool] = lambda *_: True,
+        fresh: Callable[[CacheKey, Cached], bool] = lambda *_: True,
     ) -> None:
         self._compute, self._limits, self._fresh = compute, limits, fresh
         # Created when first needed: an application may be started again after `close`.
         self._pool: ThreadPoolExecutor | None = None
-        self._entries: OrderedDict[Key, _Entry[Cached]] = OrderedDict()
-        self._flights: dict[Key, asyncio.Future[Cached]] = {}
+        self._entries: OrderedDict[CacheKey, _Entry[Cached]] = OrderedDict()
+        self._flights: dict[CacheKey, asyncio.Future[Cached]] = {}
         self.computed = self.refused = 0
 
     @property
@@ -65,7 +65,7 @@ class SingleFlightCache(Generic[Key, Cached]):
         """Number of computations that run or wait."""
         return len(self._flights)
 
-    def kept(self, key: Key) -> Cached | None:
+    def kept(self, key: CacheKey) -> Cached | None:
         """The value of a key where one is kept and still holds; raises a kept error."""
         entry = self._entries.get(key)
         if entry is None or time.monotonic() >= entry.expires:
@@ -77,17 +77,17 @@ class SingleFlightCache(Generic[Key, Cached]):
         self._entries.move_to_end(key)
         return entry.value
 
-    def last(self, key: Key) -> Cached | None:
+    def last(self, key: CacheKey) -> Cached | None:
         """The newest value of a key, whether or not it still holds."""
         entry = self._entries.get(key)
         return None if entry is None else entry.value
 
-    def remaining(self, key: Key) -> float:
+    def remaining(self, key: CacheKey) -> float:
         """Seconds for which the value of a key is still kept."""
         entry = self._entries.get(key)
         return 0.0 if entry is None else max(entry.expires - time.monotonic(), 0.0)
 
-    async def get(self, key: Key) -> Cached:
+    async def get(self, key: CacheKey) -> Cached:
         """The value of a key; BusyError where it would have to be computed and there is no room."""
         kept = self.kept(key)
         if kept is not None:
@@ -106,7 +106,7 @@ class SingleFlightCache(Generic[Key, Cached]):
         # Shielded: a request that gives up does not stop the computation that others wait for.
         return await asyncio.shield(flight)
 
-    def _finish(self, key: Key, flight: "asyncio.Future[Cached]") -> None:
+    def _finish(self, key: CacheKey, flight: "asyncio.Future[Cached]") -> None:
         """Keep the value or error of a computation."""
         if self._flights.get(key) is flight:
             del self._flights[key]
