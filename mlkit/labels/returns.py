@@ -19,38 +19,29 @@ def forward_returns(
 ) -> pd.DataFrame:
     """Log return to each horizon, with the time at which it is known.
 
-    A label looks ahead by definition: row ``t`` is about the future of a decision taken at the close of bar
-    ``t``. It is known at the close of bar ``t + h``, so a training row whose ``end_time`` reaches into the
-    test span must be purged (``WalkForward`` does). Horizons count bars, so they step over nights and
-    weekends: ``horizon`` 1 of a daily series is the next session. They never step over an outage.
+    Row ``t`` is about a decision taken at the close of bar ``t``; its label is known at the close of bar ``t + h``,
+    so a training row whose ``end_time`` reaches into the test span must be purged (``WalkForward`` does). Horizons
+    count bars, so they span nights and weekends: ``horizon`` 1 of a daily series is the next session. No label spans
+    an outage.
 
     Parameters
     ----------
-    bars : DataFrame (n_bars, 5)
-        See ``validate_bars``.
-    horizons : integers
-        Bars ahead, each positive, no two alike.
-    max_gap : "auto", length of time or None
-        Most time that may be missing between the close of a bar and the open of the next. Where more is
-        missing, what lies between is unknown and no label crosses it. "auto" is ``gap_tolerance(bars)``;
-        None lets labels cross any gap.
+    bars : DataFrame (n_bars, 5), see ``validate_bars``.
+    horizons : bars ahead, positive integers, no two alike.
+    max_gap : most time that may be missing between the close of a bar and the open of the next for a label to span
+        it. "auto" is ``gap_tolerance(bars)``; None lets labels span any gap.
 
     Returns
     -------
     DataFrame (n_bars, 2 * n_horizons)
         Index of ``bars``; column levels ``label`` and ``horizon``:
-        ``("log_return", h)`` float64, log(close[t+h] / close[t]), NaN where bar t+h does not exist or lies
-        beyond an outage;
+        ``("log_return", h)`` float64, log(close[t+h] / close[t]), NaN if bar t+h does not exist or an outage is
+        in between;
         ``("end_time", h)`` datetime64[ns, UTC], the open time of bar t+h, NaT where the return is NaN.
         ``Y["log_return"][5]`` is the series of 5-bar returns.
 
-    Raises
-    ------
-    ConfigError
-        For no horizon, one that is not a positive integer or is given twice, or a ``max_gap`` that is no
-        length of time.
-    BarsError
-        For bars that break the contract, or with no label at the longest horizon.
+    Raises ConfigError for no horizon, one that is not a positive integer or repeated, or an invalid ``max_gap``;
+    BarsError for bars that break the contract, or without a label at the longest horizon.
     """
     steps = _check_horizons(horizons)
     bars = validate_bars(bars)
