@@ -21,8 +21,7 @@ def forward_returns(
 
     Row ``t`` is about a decision taken at the close of bar ``t``; its label is known at the close of bar ``t + h``,
     so a training row whose ``end_time`` reaches into the test span must be purged (``WalkForward`` does). Horizons
-    count bars, so they span nights and weekends: ``horizon`` 1 of a daily series is the next session. No label spans
-    an outage.
+    count bars: ``horizon`` 1 of a daily series is the next session. No label spans an outage.
 
     Parameters
     ----------
@@ -35,8 +34,7 @@ def forward_returns(
     -------
     DataFrame (n_bars, 2 * n_horizons)
         Index of ``bars``; column levels ``label`` and ``horizon``:
-        ``("log_return", h)`` float64, log(close[t+h] / close[t]), NaN if bar t+h does not exist or an outage is
-        in between;
+        ``("log_return", h)`` float64, log(close[t+h] / close[t]), NaN without bar t+h or over an outage;
         ``("end_time", h)`` datetime64[ns, UTC], the open time of bar t+h, NaT where the return is NaN.
         ``Y["log_return"][5]`` is the series of 5-bar returns.
 
@@ -59,9 +57,9 @@ def forward_returns(
     for h in steps:
         same = runs[h:] == runs[:-h]
         gain = np.where(same, np.log(close[h:] / close[:-h]), np.nan)
-        end = np.where(same, opened[h:], np.datetime64("NaT"))
         returns["log_return", h] = _padded(gain, n_bars)
-        ends["end_time", h] = pd.DatetimeIndex(_padded(end, n_bars), tz="UTC")
+        end = _padded(np.where(same, opened[h:], np.datetime64("NaT")), n_bars)
+        ends["end_time", h] = pd.DatetimeIndex(end, tz="UTC")
     frame = pd.DataFrame({**returns, **ends}, index=bars.index)
     frame.columns = frame.columns.set_names(["label", "horizon"])
     frame.attrs = dict(bars.attrs)
