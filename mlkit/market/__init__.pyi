@@ -31,6 +31,9 @@ from .calendar import calendar_names as calendar_names
 from .calendar import get_calendar as get_calendar
 from .calendar_choice import choose_calendar as choose_calendar
 
+# Bars kept by (symbol, timeframe) in a local folder or behind an fsspec URL.
+from .lake import BarStore as BarStore
+
 # Longest gap that is no outage: of a market that never closes, and of a session market.
 from .outages import OUTAGE_NEVER_CLOSED as OUTAGE_NEVER_CLOSED
 from .outages import OUTAGE_SESSIONS as OUTAGE_SESSIONS
@@ -67,6 +70,9 @@ from .outages import unbroken_runs as unbroken_runs
 
 # Bars of a larger timeframe: first open, highest high, lowest low, last close, summed volume.
 from .resampling import resample as resample
+
+# A market (planted_edge) of n_bars whose character changes with bar at.
+from .simulate import regime_change as regime_change
 
 # The built-in daily series, SP500 and NASDAQ.
 from .sources import BUILT_IN as BUILT_IN
