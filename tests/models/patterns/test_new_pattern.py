@@ -75,9 +75,6 @@ def answers(package: Path, folder: Path, task: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    TABLE not in (MLKIT / "features" / "rules.py").read_text(), reason="the rules are not yet one table of functions"
-)
 def test_a_pattern_is_one_function_in_the_table_of_rules(tmp_path: Path) -> None:
     before = answers(MLKIT, tmp_path, "train")
     copied = Path(shutil.copytree(MLKIT, tmp_path / "copy" / "mlkit"))
