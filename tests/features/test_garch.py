@@ -9,6 +9,8 @@ import mlkit
 from mlkit.errors import BarsError
 from mlkit.features.engine import DEFAULT_GARCH, FeatureStream
 from mlkit.features.garch import fit_garch
+from mlkit.features.rows import BLOCK_BARS, place
+from mlkit.features.state import GARCH
 
 
 def test_the_filter_is_that_of_arch(sp500: pd.DataFrame) -> None:
@@ -20,7 +22,8 @@ def test_the_filter_is_that_of_arch(sp500: pd.DataFrame) -> None:
     ours = []
     for bar in sp500.to_numpy():
         stream.push(*bar)
-        ours.append(np.sqrt(stream.state[2]))  # float64, before the column is rounded to float32
+        newest = place(GARCH) + (stream.bars_seen - 1) % BLOCK_BARS
+        ours.append(np.sqrt(stream._vector[newest]))  # float64, before the column is rounded to float32
     # arch starts from a backcast over later bars, which fades as beta ** t; row t here speaks of bar t + 1.
     np.testing.assert_allclose(ours[1500:-1], fixed[1500:], rtol=1e-8)
 
