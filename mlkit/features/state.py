@@ -28,7 +28,6 @@ from mlkit.features.rows import (
     WINDOWS,
     Bars,
     Formula,
-    RowNumber,
     Vector,
     ago,
     at,
@@ -175,13 +174,6 @@ def _trend(n: int) -> tuple[np.int64, np.int64, np.int64, np.int64]:
 
 MEAN20, VARIANCE20, SLOPE20, R_SQUARED20 = _trend(20)
 MEAN50, VARIANCE50, SLOPE50, R_SQUARED50 = _trend(50)
-
-
-@kernel
-def range_position(b: Bars, highest: RowNumber, lowest: RowNumber, otherwise: float) -> float:
-    """Position of the close between two extremes, 0 to 1."""
-    span = at(b, highest) - at(b, lowest)
-    return (close(b) - at(b, lowest)) * (1.0 / span) if span > 0.0 else otherwise
 
 
 def _stochastic(b: Bars) -> float:
