@@ -6,7 +6,7 @@ A candle that closes at its open is white, as in TA-Lib. Each total is kept as T
 import numpy as np
 
 from mlkit.features.kernel import formula, kernel
-from mlkit.features.rows import Bars, Formula, RowNumber, Vector, ago, at, close, high, low, new_row, open_, place
+from mlkit.features.state_rows import Bars, Formula, RowNumber, Vector, ago, at, close, high, low, new_row, open_, place
 
 #: Rows of the parts, with the formulas that fill them.
 PARTS: list[tuple[np.int64, Formula]] = []

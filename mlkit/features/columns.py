@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlkit.features.kernel import formula
-from mlkit.features.rows import Formula, new_row
+from mlkit.features.state_rows import Formula, new_row
 
 ANY, SHARE, SIGNED, PERCENT, POSITIVE = "any", "0 to 1", "-1 to 1", "0 to 100", ">= 0"
 TRUE_FALSE, THREE_WAY = "0 or 1", "-1, 0 or 1"
@@ -33,7 +33,7 @@ FORMULAS: dict[np.int64, Formula] = {}
 def family(name: str) -> Callable[..., Callable[[Formula], None]]:
     """The decorator of the features of a family: ``(name, formula, range, warm_up, source)``.
 
-    What is decorated is a function of one bar, `mlkit.features.rows.Bars`, that returns the value. The family's columns
+    What is decorated is a function of one bar, `state_rows.Bars`, that returns the value. The family's columns
     stand in the order in which they are declared.
     """
     columns = FAMILIES.setdefault(name, [])

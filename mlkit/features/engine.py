@@ -14,7 +14,8 @@ from mlkit.errors import BarsError, ConfigError, DependencyError, MlkitError
 from mlkit.features.catalogue import ROWS, SPECS
 from mlkit.features.columns import FORMULAS
 from mlkit.features.kernel import OPTIONS, STAMP, announce_compilation
-from mlkit.features.rows import (
+from mlkit.features.state import advancer, new_state
+from mlkit.features.state_rows import (
     ALPHA,
     BETA,
     BLOCK_BARS,
@@ -27,7 +28,6 @@ from mlkit.features.rows import (
     place,
     rows_by_formulas,
 )
-from mlkit.features.state import advancer, new_state
 from mlkit.market import (
     MaxGap,
     forgotten,

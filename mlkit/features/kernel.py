@@ -31,7 +31,7 @@ def kernel(function: Kernel) -> Kernel:
 
 
 def formula(function: Kernel) -> Kernel:
-    """A function of one bar, `mlkit.features.rows.Bars`; copied into the loop over the bars, which compiles faster."""
+    """A function of one bar, `state_rows.Bars`; copied into the loop over the bars, which compiles faster."""
     copied: Kernel = njit(inline="always", **_INNER)(function)
     return copied
 

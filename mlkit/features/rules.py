@@ -55,7 +55,7 @@ from mlkit.features.candle_rows import (
     rises,
 )  # fmt: skip
 from mlkit.features.kernel import OPTIONS, STAMP, formula, kernel
-from mlkit.features.rows import (
+from mlkit.features.state_rows import (
     BLOCK_BARS,
     CLOSE,
     HIGH,

@@ -1,7 +1,7 @@
 """The causal state behind the features: recent bars, rolling sums, extremes, regressions and averages.
 
 `advance` takes a block of closed bars into the state, which is one float64 vector, and fills the rows that the families
-of features read (`mlkit.features.rows`). It reads nothing else, so a feature cannot see a later bar. Rows are computed
+of features read (`state_rows.py`). It reads nothing else, so a feature cannot see a later bar. Rows are computed
 in this order: `CANDLE` formulas, averages, `AVERAGED` formulas, averages of those, rolling windows, `ROLLED` formulas.
 
 A file of features declares what it needs beyond what stands here with `measure`, `quantity` or `average`.
@@ -15,7 +15,7 @@ import numpy as np
 from mlkit.features import rules
 from mlkit.features.candle_rows import move_totals
 from mlkit.features.kernel import formula, kernel
-from mlkit.features.rows import (
+from mlkit.features.state_rows import (
     ALPHA,
     BETA,
     CLOSE,

@@ -27,8 +27,8 @@ from numba import njit
 import mlkit
 from mlkit.features import engine
 from mlkit.features.kernel import OPTIONS
-from mlkit.features.rows import BLOCK_BARS, SEEN, Vector
 from mlkit.features.state import new_state
+from mlkit.features.state_rows import BLOCK_BARS, SEEN, Vector
 from mlkit.market.bars import make_bars, ohlcv_arrays
 from mlkit.market.simulate.markets import null_market
 

@@ -2,7 +2,8 @@
 
 from mlkit.features import rules
 from mlkit.features.columns import ANY, SHARE, SIGNED, THREE_WAY, TRUE_FALSE, family
-from mlkit.features.rows import (
+from mlkit.features.state import BODY, HIGHEST20, LOWEST20, RANGE, RUN, quantity
+from mlkit.features.state_rows import (
     CLOSE,
     HIGH,
     LOW,
@@ -19,7 +20,6 @@ from mlkit.features.rows import (
     open_,
     total,
 )
-from mlkit.features.state import BODY, HIGHEST20, LOWEST20, RANGE, RUN, quantity
 
 candle = family("candle")
 

@@ -4,7 +4,6 @@ import math
 
 from mlkit.features.columns import ANY, POSITIVE, family
 from mlkit.features.kernel import kernel
-from mlkit.features.rows import Bars, Formula, RowNumber, at, close, high, inverse, low, open_, total
 from mlkit.features.state import (
     ATR7,
     ATR14,
@@ -22,6 +21,7 @@ from mlkit.features.state import (
     VARIANCE20,
     quantity,
 )
+from mlkit.features.state_rows import Bars, Formula, RowNumber, at, close, high, inverse, low, open_, total
 
 volatility = family("volatility")
 LOG_2, LOG_14 = math.log(2.0), math.log(14.0)

@@ -4,7 +4,6 @@ import math
 
 from mlkit.features.columns import POSITIVE, SHARE, SIGNED, family
 from mlkit.features.families.dispersion import deviation
-from mlkit.features.rows import CLOSE, TINY, Bars, Formula, ago, at, close, inverse, ratio, total
 from mlkit.features.state import (
     AVERAGED,
     BODY,
@@ -21,6 +20,7 @@ from mlkit.features.state import (
     quantity,
     volume,
 )
+from mlkit.features.state_rows import CLOSE, TINY, Bars, Formula, ago, at, close, inverse, ratio, total
 
 market = family("market")
 

@@ -1,7 +1,6 @@
 """Family momentum: speed and exhaustion of a move."""
 
 from mlkit.features.columns import ANY, PERCENT, SIGNED, family
-from mlkit.features.rows import CLOSE, Bars, Formula, RowNumber, ago, at, close, high, inverse, low, open_, total
 from mlkit.features.state import (
     DOWN_MOVE,
     E12,
@@ -17,6 +16,7 @@ from mlkit.features.state import (
     TYPICAL,
     UP_MOVE,
 )
+from mlkit.features.state_rows import CLOSE, Bars, Formula, RowNumber, ago, at, close, high, inverse, low, open_, total
 
 momentum = family("momentum")
 

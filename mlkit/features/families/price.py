@@ -4,7 +4,19 @@ import math
 
 from mlkit.features.columns import ANY, POSITIVE, SHARE, family
 from mlkit.features.kernel import kernel
-from mlkit.features.rows import (
+from mlkit.features.state import (
+    CLOSE_VOLUME,
+    E5,
+    E10,
+    E20,
+    E50,
+    E100,
+    E200,
+    RETURN,
+    TYPICAL,
+    VOLUME,
+)
+from mlkit.features.state_rows import (
     CLOSE,
     HIGH,
     LOW,
@@ -20,18 +32,6 @@ from mlkit.features.rows import (
     low,
     open_,
     total,
-)
-from mlkit.features.state import (
-    CLOSE_VOLUME,
-    E5,
-    E10,
-    E20,
-    E50,
-    E100,
-    E200,
-    RETURN,
-    TYPICAL,
-    VOLUME,
 )
 
 price = family("price")

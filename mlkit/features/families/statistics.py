@@ -4,7 +4,6 @@ import math
 
 from mlkit.features.columns import ANY, SHARE, family
 from mlkit.features.families.dispersion import variance
-from mlkit.features.rows import Bars, Formula, RowNumber, at, close, inverse, total
 from mlkit.features.state import (
     LAGGED_PRODUCT,
     MEAN20,
@@ -17,6 +16,7 @@ from mlkit.features.state import (
     measure,
     quantity,
 )
+from mlkit.features.state_rows import Bars, Formula, RowNumber, at, close, inverse, total
 
 statistics = family("statistics")
 

@@ -1,7 +1,6 @@
 """Family trend: direction and persistence of the price path."""
 
 from mlkit.features.columns import ANY, PERCENT, POSITIVE, SHARE, family
-from mlkit.features.rows import CLOSE, HIGH, LOW, Bars, Formula, RowNumber, ago, at, close, high, inverse, low, total
 from mlkit.features.state import (
     ADX,
     ATR14,
@@ -17,6 +16,21 @@ from mlkit.features.state import (
     SLOPE50,
     TRUE_RANGE,
     quantity,
+)
+from mlkit.features.state_rows import (
+    CLOSE,
+    HIGH,
+    LOW,
+    Bars,
+    Formula,
+    RowNumber,
+    ago,
+    at,
+    close,
+    high,
+    inverse,
+    low,
+    total,
 )
 
 trend = family("trend")

@@ -4,9 +4,9 @@ import math
 
 from mlkit.features.columns import ANY, PERCENT, POSITIVE, SIGNED, family
 from mlkit.features.families.dispersion import deviation
-from mlkit.features.rows import Bars, Formula, ago, at, close, high, inverse, low, ratio, total
 from mlkit.features.state import RETURN, ROLLED, TYPICAL, VOLUME, measure, quantity
 from mlkit.features.state import volume as traded
+from mlkit.features.state_rows import Bars, Formula, ago, at, close, high, inverse, low, ratio, total
 
 volume = family("volume")
 
