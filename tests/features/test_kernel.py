@@ -74,7 +74,7 @@ def test_a_feature_is_one_entry_and_a_pattern_is_one_entry(tmp_path: Path) -> No
     """In a copy of the package whose kernels are compiled already: one edit adds a feature, one a pattern."""
     shutil.copytree(FOLDER.parent, tmp_path / "mlkit")
     trend, table = (tmp_path / "mlkit/features" / name for name in ("families/trend.py", "rules.py"))
-    text = trend.read_text().replace("rows import CLOSE, HIGH, LOW,", "rows import CLOSE, HIGH, LOW, OPEN,")
+    text = trend.read_text() + "\nfrom mlkit.features.state_rows import OPEN\n"
     trend.write_text(text + ADDED)
     assert table.read_text().count("\nPATTERNS: tuple") == 1
     table.write_text(table.read_text().replace("\nPATTERNS: tuple", RULE))
