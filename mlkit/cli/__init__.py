@@ -24,7 +24,9 @@ from mlkit.cli import train_command as training
 from mlkit.cli import tune_command as tuning
 from mlkit.cli.arguments import Arguments
 from mlkit.errors import ConfigError, MlkitError
+from mlkit.untrusted import printable
 
+_LONGEST = 2000  # characters of an error
 # In the order of --help.
 GROUPS = (fetch, data, training, models, tuning, drift, retraining, scale, inference, report, track)
 
@@ -54,12 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _one_line(error: Exception) -> str:
     """The message in one line; a missing module of mlkit itself is a bug, and raised again."""
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+        return printable(f"{error.filename}: {error.strerror}", _LONGEST)
     if isinstance(error, ModuleNotFoundError):
         if (error.name or "mlkit").split(".")[0] == "mlkit":
             raise error
         return f"{error.name} is not installed: pip install 'mlkit[train,lab]'"
-    return " ".join(str(error).split())
+    return printable(" ".join(str(error).split()), _LONGEST)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlkit.report.headlines import shown_value
 from mlkit.report.receipt import read_receipt
+from mlkit.untrusted import printable
 
 _INPUTS = ("symbol", "timeframe", "profile", "seed", "data", "parameters", "git", "versions", "threads", "platform")
 
@@ -79,7 +80,7 @@ def _changed(name: str, a: Any, b: Any) -> list[tuple[str, str, str]]:
 
 
 def _brief(value: Any) -> str:
-    text = "none" if value is None else str(value)
+    text = printable("none" if value is None else str(value), 41)
     return text if len(text) <= 40 else f"{text[:16]}…"
 
 
@@ -94,7 +95,7 @@ def _shown(entry: Mapping[str, Any] | None) -> str:
 def _label(key: Key) -> str:
     notebook, title, name, count = key
     parts = [notebook.removesuffix(".ipynb"), title or "", name + (f" ({count + 1})" if count else "")]
-    return ": ".join(part for part in parts if part)
+    return printable(": ".join(part for part in parts if part))
 
 
 def _change(left: Mapping[Key, Any], right: Mapping[Key, Any], key: Key) -> str:

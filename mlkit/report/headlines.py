@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.util import find_spec
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
-from mlkit.errors import ConfigError
+from mlkit.errors import ConfigError, ReportError
+from mlkit.untrusted import Line, Text, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +23,32 @@ HEADLINE_MIME = "application/vnd.mlkit.headline+json"
 INSIGHT_MIME = "application/vnd.mlkit.insight+json"
 
 Value = float | int | str | bool | None
+_DIGITS = 17  # significant digits of a float at most
+_CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@with_config(_CLOSED)
+class Headline(TypedDict):
+    """A headline number in a receipt, which may come from a stranger."""
+
+    notebook: Line
+    cell: Annotated[int, Field(ge=0)]
+    title: Text | None
+    name: Line
+    value: float | int | Text | bool | None
+    digits: Annotated[int, Field(ge=1, le=_DIGITS)]
+
+
+@with_config(_CLOSED)
+class _Numbers(TypedDict):
+    """The output of one call of `headline`."""
+
+    title: Text | None
+    digits: Annotated[int, Field(ge=1, le=_DIGITS)]
+    numbers: list[tuple[Line, float | int | Text | bool | None]]
+
+
+_NUMBERS: TypeAdapter[_Numbers] = TypeAdapter(_Numbers)
 
 
 class SupportsInsight(Protocol):
@@ -46,8 +75,8 @@ def headline(title: str | None = None, /, *, digits: int = 4, **numbers: Any) ->
 
     Raises ConfigError for a value that is no number, string, bool or None.
     """
-    if not numbers or digits < 1:
-        raise ConfigError("headline() takes at least one number and digits of at least 1")
+    if not numbers or not 1 <= digits <= _DIGITS:
+        raise ConfigError(f"headline() takes at least one number, and digits from 1 to {_DIGITS}")
     kept = {name: _rounded(name, value, digits) for name, value in numbers.items()}
     rows = [(name.replace("_", " "), shown_value(value, digits)) for name, value in kept.items()]
     # A list keeps the order.
@@ -80,23 +109,22 @@ def _rounded_json(value: Any) -> Any:
     return [_rounded_json(item) for item in value] if isinstance(value, list) else value
 
 
-def collect_headlines(notebooks: Mapping[str, Any]) -> list[dict[str, Any]]:
+def collect_headlines(notebooks: Mapping[str, Any]) -> list[Headline]:
     """Every headline number of executed notebooks (file name -> notebook), in order.
 
-    ``cell`` counts from 0 in the executed notebook, which has an additional cell of injected parameters.
+    ``cell`` counts from 0 in the executed notebook, which has an additional cell of injected parameters. ReportError
+    for an output that `headline` did not make.
     """
-    return [
-        {
-            "notebook": name,
-            "cell": cell,
-            "title": data["title"],
-            "name": key,
-            "value": value,
-            "digits": data["digits"],
-        }
-        for name, cell, data, _ in _outputs(notebooks, HEADLINE_MIME)
-        for key, value in data["numbers"]
-    ]
+    found: list[Headline] = []
+    for notebook, cell, payload, _ in _outputs(notebooks, HEADLINE_MIME):
+        try:
+            shown = _NUMBERS.validate_python(payload)
+        except ValidationError as error:
+            raise ReportError(f"{notebook}, cell {cell}: its headline numbers were edited") from error
+        title, digits = shown["title"], shown["digits"]
+        for name, value in shown["numbers"]:
+            found.append(Headline(notebook=notebook, cell=cell, title=title, name=name, value=value, digits=digits))
+    return found
 
 
 def collect_insight(notebooks: Mapping[str, Any]) -> tuple[dict[str, Any], str, str] | None:
@@ -104,8 +132,11 @@ def collect_insight(notebooks: Mapping[str, Any]) -> tuple[dict[str, Any], str, 
     found = _outputs(notebooks, INSIGHT_MIME)
     if not found:
         return None
-    _, _, data, shown = found[-1]
-    return data, shown.get("text/html", ""), shown.get("text/plain", "")
+    notebook, cell, data, shown = found[-1]
+    card, text = shown.get("text/html", ""), shown.get("text/plain", "")
+    if not isinstance(data, dict) or not isinstance(card, str) or not isinstance(text, str):
+        raise ReportError(f"{notebook}, cell {cell}: its insight was edited")
+    return data, card, text
 
 
 def headline_digest(headlines: Sequence[Mapping[str, Any]]) -> str:
@@ -123,7 +154,7 @@ def shown_value(value: Value, digits: int) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, str):
-        return value
+        return printable(value, len(value))
     if value == 0:
         return "0"
     exponent = math.floor(math.log10(abs(value)))

@@ -10,8 +10,10 @@ from typing import Any
 from mlkit.errors import ConfigError
 from mlkit.report.plan import Plan, ReportRequest, make_plan
 from mlkit.report.receipt import read_receipt
+from mlkit.untrusted import read_regular
 
 _KEYS = ("name", "symbol", "timeframe", "profile", "seed", "since", "until", "notebooks", "parameters")
+_FILE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,9 @@ def read_matrix(path: Path) -> list[ReportRequest]:
     import yaml
 
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # every scalar stays text
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = read_regular(path, _FILE_BYTES).decode()
+        content = yaml.load(text, Loader=yaml.BaseLoader)  # every scalar stays text
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(content, dict) or not isinstance(content.get("runs"), list) or not content["runs"]:
         raise ConfigError(f"{path}: write a list under 'runs', such as\nruns:\n  - {{symbol: SP500, timeframe: 1d}}")
@@ -58,6 +61,10 @@ def _request(path: Path, number: int, defaults: Any, given: Any) -> ReportReques
     for name in ("symbol", "timeframe"):
         if not isinstance(merged.get(name), str):
             raise ConfigError(f"{where}: {name} is missing")
+    for name, value in merged.items():
+        words = value if name == "notebooks" and isinstance(value, list) else [value]
+        if name != "parameters" and not all(isinstance(word, str) for word in words):
+            raise ConfigError(f"{where}: {name} must be one word, and notebooks a list of numbers such as 02,04")
     parameters |= {name: merged[name] for name in ("since", "until") if name in merged}
     listed = merged.get("notebooks", [])
     only = tuple(word.strip() for word in (listed.split(",") if isinstance(listed, str) else listed))
@@ -128,5 +135,5 @@ def _make(request: ReportRequest, plan: Plan, force: bool) -> ReportOutcome:
         reason = errors[-1].removeprefix("mlkit: error: ") if errors else f"ended with status {done.returncode}"
         return ReportOutcome(plan.run, None, reason, ())
     folder = plan.reports / plan.run
-    verdicts = tuple(e["value"] for e in read_receipt(folder)["headlines"] if e["name"] == "verdict")
+    verdicts = tuple(str(e["value"]) for e in read_receipt(folder)["headlines"] if e["name"] == "verdict")
     return ReportOutcome(plan.run, folder, None, verdicts)

@@ -23,6 +23,7 @@ _TYPES: dict[str, Any] = {
     "dict": dict,
     "Literal": Literal,
 }
+_LONGEST = 200  # characters of an annotation
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,9 @@ def declared_parameters(notebook: Path) -> dict[str, Parameter]:
         return {}
     try:
         body = ast.parse(tagged[0].source).body
-    except SyntaxError as error:
-        raise ConfigError(f"{notebook.name}: the cell tagged parameters is not Python: {error.msg}") from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise ConfigError(f"{notebook.name}: the cell tagged parameters is not Python: {reason}") from error
     found = [_parameter(statement, notebook.name) for statement in body]
     return {parameter.name: parameter for parameter in found if parameter is not None}
 
@@ -112,7 +114,9 @@ def _parameter(statement: ast.stmt, notebook: str) -> Parameter | None:
     else:
         return None
     try:
-        kind = eval(written, {"__builtins__": {}}, _TYPES)
+        if len(written) > _LONGEST:
+            raise ValueError("too long")
+        kind = _kind(ast.parse(written, mode="eval").body)
         TypeAdapter(kind)
     # An annotation outside the table raises any error.
     except Exception as error:
@@ -120,3 +124,21 @@ def _parameter(statement: ast.stmt, notebook: str) -> Parameter | None:
             f"{notebook}: parameter {name} has the annotation {written}; use {', '.join(_TYPES)} or | None"
         ) from error
     return Parameter(name, written, kind)
+
+
+def _kind(node: ast.expr) -> Any:
+    """The type that an annotation of the names in `_TYPES` stands for; nothing is evaluated. ValueError for others."""
+    match node:
+        case ast.Name(id=name) if name in _TYPES:
+            return _TYPES[name]
+        case ast.Constant(value=None):
+            return None
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _kind(left) | _kind(right)
+        case ast.Subscript(value=ast.Name(id=name), slice=inside) if name in _TYPES:
+            parts = inside.elts if isinstance(inside, ast.Tuple) else [inside]
+            if name == "Literal":
+                return Literal[tuple(map(ast.literal_eval, parts))]
+            dots = isinstance(parts[-1], ast.Constant) and parts[-1].value is ...
+            return _TYPES[name][tuple([_kind(part) for part in parts[: len(parts) - dots]] + [...] * dots)]
+    raise ValueError("not an annotation of a parameter")

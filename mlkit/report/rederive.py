@@ -1,11 +1,14 @@
 """Verify a report: check its files against the receipt, then run its notebooks again and compare the numbers."""
 
+import hashlib
 import json
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import from_json
 
 from mlkit.config import Settings, project_root
 from mlkit.errors import ConfigError, ReportError
@@ -18,10 +21,11 @@ from mlkit.report.receipt import (
     PAGE,
     RECEIPT,
     THREADS,
+    Receipt,
     environment_of,
-    file_digests,
+    parse_notebooks,
+    read_files,
     read_notebook,
-    read_notebooks,
     read_receipt,
 )
 from mlkit.report.run import run_plan
@@ -47,34 +51,36 @@ def verify_report(
     Raises ReportError naming the first thing that differs, or if there is no receipt to check against.
     """
     receipt = read_receipt(folder)
-    lines = _check_files(folder, receipt, notebooks or project_root() / "notebooks")
+    # Read once: what is checked is what is parsed, whatever is written to the folder meanwhile.
+    files = read_files(folder)
+    written = parse_notebooks(files)
+    lines = _check_files(folder, receipt, files, written, notebooks or project_root() / "notebooks")
     if receipt["failure"]:
         raise ReportError(f"{folder} is the report of a run that failed: {receipt['failure']}")
-    return [*lines, *_check_again(folder, receipt, notebooks, progress)] if again else lines
+    return [*lines, *_check_again(folder, receipt, written, notebooks, progress)] if again else lines
 
 
-def _check_files(folder: Path, receipt: Mapping[str, Any], sources: Path) -> list[str]:
+def _check_files(
+    folder: Path, receipt: Receipt, files: Mapping[str, bytes], notebooks: Mapping[str, Any], sources: Path
+) -> list[str]:
     """Checks that need only the files."""
-    from mlkit.report.index_page import render_page
-
-    found, promised = file_digests(folder), receipt["files"]
+    found = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    promised = receipt["files"]
     faults = [f"{name} is missing" for name in promised if name not in found]
     faults += [f"{name} is not in the receipt" for name in found if name not in promised]
     faults += [f"{name} was changed" for name in found if promised.get(name, found[name]) != found[name]]
     if faults:
         raise ReportError(f"{folder}: {'; '.join(faults)}; run mlkit report again")
-    notebooks = read_notebooks(folder)
     headlines = collect_headlines(notebooks)
     if headlines != receipt["headlines"] or headline_digest(headlines) != receipt["headline_digest"]:
         raise ReportError(f"{folder}: the headline numbers of the notebooks are not those of {RECEIPT}")
     insight = collect_insight(notebooks)
-    if insight is not None and json.loads((folder / INSIGHT).read_bytes()) != insight[0]:
+    if insight is not None and _parsed(files.get(INSIGHT, b"")) != insight[0]:
         raise ReportError(f"{folder}: {INSIGHT} is not the insight that the notebooks show")
     # Other versions of the packages may render other bytes.
-    if receipt["versions"] == package_versions():
-        page = render_page(receipt, notebooks, folder=sources)
-        if (folder / PAGE).read_text(encoding="utf-8") != page:
-            raise ReportError(f"{folder}: {PAGE} is not what its notebooks render to; it was edited")
+    same = receipt["versions"] == package_versions()
+    if same and files.get(PAGE) != _rendered(folder, receipt, notebooks, sources):
+        raise ReportError(f"{folder}: {PAGE} is not what its notebooks render to; it was edited")
     return [
         f"files: {len(promised)} as written",
         f"headlines: {len(headlines)}, digest {receipt['headline_digest']}",
@@ -82,9 +88,29 @@ def _check_files(folder: Path, receipt: Mapping[str, Any], sources: Path) -> lis
     ]
 
 
-def _check_again(folder: Path, receipt: Mapping[str, Any], sources: Path | None, progress: bool) -> list[str]:
+def _parsed(data: bytes) -> Any:
+    """JSON values; None for what is not JSON."""
+    try:
+        return from_json(data, allow_inf_nan=False)
+    except ValueError:
+        return None
+
+
+def _rendered(folder: Path, receipt: Receipt, notebooks: Mapping[str, Any], sources: Path) -> bytes:
+    """The page of a report; ReportError where its notebooks cannot be rendered."""
+    from mlkit.report.index_page import render_page
+
+    try:
+        return render_page(receipt, notebooks, folder=sources).encode()
+    # Each library of the page raises its own errors for a notebook that it cannot show.
+    except Exception as error:
+        raise ReportError(f"{folder}: its notebooks make no page ({type(error).__name__}); it was edited") from error
+
+
+def _check_again(
+    folder: Path, receipt: Receipt, written: Mapping[str, Any], sources: Path | None, progress: bool
+) -> list[str]:
     """Run the same notebooks on the same bars and compare."""
-    written = read_notebooks(folder)
     with tempfile.TemporaryDirectory(prefix="mlkit-verify-") as place:
         plan = _same_plan(receipt, list(written), sources, Path(place))
         _check_bars(folder, receipt, plan)
@@ -104,7 +130,7 @@ def _check_again(folder: Path, receipt: Mapping[str, Any], sources: Path | None,
         difference = first_difference(receipt["headlines"], new["headlines"], 0.0 if strict else TOLERANCE)
         if difference:
             raise ReportError(f"{folder}: {difference}")
-        old_insight, new_insight = collect_insight(written), collect_insight(read_notebooks(again))
+        old_insight, new_insight = collect_insight(written), collect_insight(parse_notebooks(read_files(again)))
         if strict and (old_insight and old_insight[0]) != (new_insight and new_insight[0]):
             raise ReportError(f"{folder}: the insight comes out differently: {_differing(old_insight, new_insight)}")
     how = "equal" if strict else f"within {TOLERANCE:g} of their size, on another kind of machine or other versions"
@@ -117,14 +143,17 @@ def _lake() -> str:
     return path if "://" in path else str((project_root() / path).resolve())
 
 
-def _same_plan(receipt: Mapping[str, Any], names: Sequence[str], sources: Path | None, place: Path) -> Plan:
+def _same_plan(receipt: Receipt, names: Sequence[str], sources: Path | None, place: Path) -> Plan:
     passed: dict[str, str] = {}
     for values in receipt["parameters"].values():
         passed |= {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
     named = ("symbol", "timeframe", "profile", "seed")
     try:
         request = ReportRequest(
-            **{name: receipt[name] for name in named},
+            receipt["symbol"],
+            receipt["timeframe"],
+            receipt["profile"],
+            receipt["seed"],
             name="again",
             only=tuple(name[:2] for name in names),
             parameters={name: value for name, value in passed.items() if name not in named},
@@ -134,7 +163,7 @@ def _same_plan(receipt: Mapping[str, Any], names: Sequence[str], sources: Path |
         raise ReportError(f"it cannot be run again here: {error}") from error
 
 
-def _check_bars(folder: Path, receipt: Mapping[str, Any], plan: Plan) -> None:
+def _check_bars(folder: Path, receipt: Receipt, plan: Plan) -> None:
     was, now = receipt["data"], plan.inputs["data"]
     if was["sha256"] != now["sha256"]:
         spans = f"{was['bars']:,} bars to {was['last'][:16]} then, {now['bars']:,} to {now['last'][:16]} now"

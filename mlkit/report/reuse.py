@@ -51,14 +51,14 @@ class FinishedNotebooks:
         folder = self._folder / key
         try:
             entry = json.loads((folder / _ENTRY).read_bytes())
-            source = folder / entry["notebook"]
-            sound = sha256_file(source) == entry["sha256"] and all(
+            executed = (folder / entry["notebook"]).read_bytes()
+            sound = hashlib.sha256(executed).hexdigest() == entry["sha256"] and all(
                 sha256_file(project_root() / name) == digest for name, digest in entry["artifacts"].items()
             )
         except (OSError, ValueError, KeyError, TypeError):
             return False
         if sound:
-            write_atomic(target, source.read_bytes())
+            write_atomic(target, executed)
             # _prune removes the oldest.
             os.utime(folder)
         return sound

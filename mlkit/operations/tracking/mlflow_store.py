@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from mlkit.config import project_root, sqlite_url
 from mlkit.errors import DependencyError, MlkitError, TrackingError
+from mlkit.untrusted import without_password
 
 EXPERIMENT = "mlkit"
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the page shows runs instead of LLM traces
@@ -133,13 +134,6 @@ class MlflowStore:
                 return TrackingError(f"{self} cannot be reached ({type(cause).__name__})")
             cause = cause.__cause__ or cause.__context__
         return TrackingError(f"{self}: {one_line(error)}")
-
-
-def without_password(url: str) -> str:
-    """An address of a server or database without user and password."""
-    scheme, separator, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def one_line(error: BaseException) -> str:

@@ -16,12 +16,12 @@ from mlkit.features import FeatureSet, fit_garch
 from mlkit.labels import forward_returns
 from mlkit.market import validate_bars
 from mlkit.models.ensemble import FloatMatrix, Progress
-from mlkit.operations.tracking.mlflow_store import without_password
 from mlkit.operations.tracking.tracking import tracked
 from mlkit.operations.training.training import fit_price
 from mlkit.operations.training.training_set import TrainingSet, ensemble_settings, prepare
 from mlkit.operations.tuning.study import Study, StudyResult
 from mlkit.operations.tuning.tuned import OutOfSample, TunedT, Tuning
+from mlkit.untrusted import without_password
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from mlkit.errors import ConfigError, DependencyError, MlkitError
-from mlkit.operations.tracking.mlflow_store import without_password
+from mlkit.untrusted import without_password
 
 try:
     import optuna

@@ -1,0 +1,48 @@
+"""What others made: files read with a limit, text without control characters, addresses without passwords.
+
+``SECURITY.md`` lists which file is parsed where and under which limits.
+"""
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import StringConstraints
+
+# Text of one line that a terminal shows as it is: no control, format or private characters.
+Line = Annotated[str, StringConstraints(max_length=1000, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]*$")]
+Text = Annotated[str, StringConstraints(max_length=20_000)]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """Content of a regular file of at most ``most`` bytes.
+
+    Raises OSError for anything else, such as a pipe, a device or a link, without waiting for it.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        # The size may grow after the check.
+        data = file.read(most + 1) if status.st_size <= most else b""
+    if max(status.st_size, len(data)) > most:
+        raise OSError(errno.EFBIG, f"too long, over {most:,} bytes", str(path))
+    return data
+
+
+def printable(text: str, most: int = 300) -> str:
+    """Text of at most ``most`` characters in which a ``?`` stands for each that is not printable."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:most])
+
+
+def without_password(url: str) -> str:
+    """An address of a server, database or store without user, password and query, which may hold a key."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    host, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
