@@ -1,10 +1,13 @@
 """A researcher's own feature: a plain pandas function with a name and a lookback, held to the same laws."""
 
 import re
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Self
 
 from mlkit.errors import ConfigError
 from mlkit.features.laws import TOLERANCE, FeatureFunction, LawReport, as_table, bars_needed, check_feature
@@ -59,6 +62,23 @@ class Feature:
 
     def __repr__(self) -> str:
         return f"Feature({self.name!r}, lookback={self.lookback}, tolerance={self.tolerance})"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Pickled by its name in its module, as a function is; ConfigError where it has none there."""
+        name: str = getattr(self.function, "__qualname__", "")
+        with suppress(AttributeError):
+            found = attrgetter(name)(sys.modules[self.function.__module__])
+            if found is self:
+                return name
+            if found is self.function:
+                return type(self), (self.function, self.name, self.lookback, self.tolerance)
+        raise ConfigError(
+            f"feature {self.name}: only a feature of a module can be pickled or sent to another process; "
+            "write it at the top level of a file and import it"
+        )
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -128,6 +148,8 @@ def feature(
         own_name: str = getattr(function, "__name__", "feature")
         made = Feature(function, own_name if name is None else name, lookback, tolerance)
         object.__setattr__(made, "__doc__", function.__doc__ or Feature.__doc__)
+        # Pickle finds the feature under the name of the function, in the module of the function.
+        object.__setattr__(made, "__module__", function.__module__)
         return made
 
     return register

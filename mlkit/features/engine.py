@@ -344,6 +344,10 @@ class FeatureStream:
         stream._newest = None if np.isnan(state[NEWEST]) else int(state[NEWEST])
         return stream
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied as its state: the arrays of one bar are views, which pickle would separate."""
+        return type(self).from_state, (self.state,)
+
 
 def volatility_scale(
     features: "pd.DataFrame", horizons: Sequence[int], garch: tuple[float, float, float]
