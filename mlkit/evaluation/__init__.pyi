@@ -24,6 +24,9 @@ from .ledger import configuration_hash as configuration_hash
 # Write and count under the run of another process, such as the one that started this worker.
 from .ledger import join_run as join_run
 
+# Values as float64 arrays whose rows stand for the same bars; other rows are refused.
+from .metrics import aligned as aligned
+
 # Brier skill score 1 - brier(p) / brier(reference); above 0 is better than the reference.
 from .metrics import brier_skill as brier_skill
 

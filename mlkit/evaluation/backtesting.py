@@ -21,6 +21,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from mlkit.errors import ConfigError
+from mlkit.evaluation.metrics import aligned
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -163,7 +164,7 @@ def backtest(
     Raises
     ------
     ConfigError
-        Lengths differ, fewer than 3 bars, prices not positive, a signal outside [-1, 1], or a negative cost.
+        Lengths or indexes differ, fewer than 3 bars, prices not positive, a signal outside [-1, 1], or a negative cost.
     """
     opens, wanted = _checked(open_price, signal, horizon)
     if min(cost_bps, slippage_bps) < 0:
@@ -193,8 +194,7 @@ def _trade(simple: FloatArray, position: FloatArray, cost_bps: float) -> Account
 
 
 def _checked(open_price: ArrayLike, signal: ArrayLike, horizon: int) -> tuple[FloatArray, FloatArray]:
-    opens = np.asarray(open_price, dtype=np.float64)
-    wanted = np.asarray(signal, dtype=np.float64)
+    opens, wanted = aligned("backtest", open_price=open_price, signal=signal)
     if opens.ndim != 1 or opens.shape != wanted.shape or len(opens) < 3:
         raise ConfigError(
             f"backtest: open_price and signal must be vectors of one length, at least 3, got {opens.shape}"

@@ -9,12 +9,38 @@ So a forecast without skill scores 0.5 whatever the share of ties, and a calibra
 probability of a rise plus half that of no change.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from mlkit.errors import ConfigError
+
 FloatArray = npt.NDArray[np.float64]
+Table = pd.Series | pd.DataFrame
+
+
+def aligned(caller: str, **values: Any) -> tuple[FloatArray, ...]:
+    """The values as float64 arrays whose rows stand for the same bars; arrays without an index are taken as they are.
+
+    Raises ConfigError where two pandas objects have other rows, or the same rows in another order: their arrays would
+    pair the outcome of one bar with the forecast of another.
+    """
+    indexed = [(name, value.index) for name, value in values.items() if isinstance(value, Table)]
+    for name, index in indexed[1:]:
+        first, expected = indexed[0]
+        if not index.equals(expected):
+            n = min(len(index), len(expected))
+            rows = np.flatnonzero(index[:n] != expected[:n])
+            at = int(rows[0]) if len(rows) else n
+            shown = [repr(str(one[at])) if at < len(one) else "missing" for one in (expected, index)]
+            raise ConfigError(
+                f"{caller}: {first} and {name} have different rows (row {at} is {shown[0]} and {shown[1]}); "
+                f"align them, as {name}.reindex({first}.index), or pass arrays"
+            )
+    return tuple(np.asarray(value, dtype=np.float64) for value in values.values())
 
 
 def r2_no_change(y: ArrayLike, pred: ArrayLike) -> float:
@@ -219,7 +245,8 @@ def interval_scores(y: FloatArray, low: FloatArray, high: FloatArray, level: flo
 
 def _scored(*arrays: ArrayLike) -> tuple[FloatArray, ...]:
     """The arguments as float64 vectors of one length, without the rows where any is NaN."""
-    columns = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in arrays))
+    named = {f"argument {number}": array for number, array in enumerate(arrays, 1)}
+    columns = np.broadcast_arrays(*aligned("metric", **named))
     keep = ~np.any([np.isnan(c) for c in columns], axis=0)
     return tuple(c[keep] for c in columns)
 

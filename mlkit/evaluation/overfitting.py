@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from mlkit.errors import ConfigError
+from mlkit.evaluation.metrics import aligned
 
 FloatArray = npt.NDArray[np.float64]
 _CHUNK = 2048  # splits computed at once
@@ -123,8 +124,8 @@ def reality_check(
     ----------
     White (2000), *Econometrica* 68; Hansen (2005), *J. Business & Economic Statistics* 23 (``arch.bootstrap.SPA``).
     """
-    r = np.nan_to_num(np.asarray(returns, dtype=np.float64), nan=0.0)
-    to_beat = np.zeros(len(r)) if benchmark is None else np.nan_to_num(np.asarray(benchmark, dtype=np.float64))
+    r, beaten = aligned("reality_check", returns=returns, benchmark=0.0 if benchmark is None else benchmark)
+    r, to_beat = np.nan_to_num(r, nan=0.0), np.nan_to_num(np.broadcast_to(beaten, len(r)))
     r = r[:, (r - to_beat[:, None]).std(axis=0) > 0.0]
     names = ["lower", "consistent", "upper"]
     if r.shape[1] == 0:

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from mlkit.errors import ConfigError
-from mlkit.evaluation.metrics import average_rank, direction, expected_calibration_error, wilson_interval
+from mlkit.evaluation.metrics import aligned, average_rank, direction, expected_calibration_error, wilson_interval
 from mlkit.evaluation.significance import LEVEL, default_block, t_under_null
 
 FloatArray = npt.NDArray[np.float64]
@@ -47,8 +47,11 @@ def agreement(
     """
     from sklearn.metrics import average_precision_score
 
+    if set(p.columns) != set(truth.columns):
+        raise ConfigError(f"agreement: truth has the columns {list(truth.columns)}, p has {list(p.columns)}")
     known = p.notna().all(axis=1).to_numpy()
-    y, q = truth.to_numpy(dtype=bool)[known], p.to_numpy(dtype=np.float64)[known]
+    flags, q = (table[known] for table in aligned("agreement", truth=truth, p=p[list(truth.columns)]))
+    y = flags.astype(bool)
     hit = q >= np.asarray(thresholds)
     both, found, there = (a.sum(axis=0).astype(np.float64) for a in (hit & y, hit, y))
     some = np.where(there > 0, 1.0, np.nan)
@@ -100,13 +103,11 @@ def returns_after(
     ----------
     Politis & Romano (1994), *JASA* 89: the stationary bootstrap (``arch.bootstrap``).
     """
-    if len(flags) != len(returns):
-        raise ConfigError(f"returns_after: flags have {len(flags)} rows, returns {len(returns)}; pass the same bars")
+    sides, gains = aligned("returns_after", flags=flags, returns=returns)
     rows: list[tuple[object, ...]] = []
-    for horizon in returns.columns:
-        r = returns[horizon].to_numpy(dtype=np.float64)
+    for horizon, r in zip(returns.columns, gains.T, strict=True):
         known = np.isfinite(r)
-        d = flags.to_numpy(dtype=np.float64)[known]
+        d = sides[known]
         hits = np.count_nonzero(d, axis=0)
         kept = np.flatnonzero(hits >= least)
         if not len(kept):
@@ -179,7 +180,7 @@ def traded_patterns(
     """
     from scipy.stats import t
 
-    sides, gains = flags.to_numpy(dtype=np.float64), returns.to_numpy(dtype=np.float64)
+    sides, gains = aligned("traded_patterns", flags=flags, returns=returns)
     known, horizons = np.isfinite(gains), [int(h) for h in returns.columns]
     measured = []
     for k in range(sides.shape[1]):
@@ -298,7 +299,7 @@ def incremental_ic(
     ConfigError
         Without a fold, or when a fold has no row with all its numbers.
     """
-    y, small, more = (np.asarray(a, dtype=np.float64) for a in (returns, base, extra))
+    y, small, more = aligned("incremental_ic", returns=returns, base=base, extra=extra)
     large = np.concatenate([small, more], axis=1)
     usable = np.isfinite(y) & np.isfinite(large).all(axis=1)
     scored: list[tuple[FloatArray, FloatArray, FloatArray]] = []

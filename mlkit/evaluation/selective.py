@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from mlkit.errors import ConfigError
+from mlkit.evaluation.metrics import aligned
 from mlkit.evaluation.significance import metric_intervals
 
 FloatArray = npt.NDArray[np.float64]
@@ -48,7 +49,7 @@ def risk_coverage(
     """
     if not shares or min(shares) <= 0 or max(shares) > 1:
         raise ConfigError(f"risk_coverage: shares must be above 0 and at most 1, got {tuple(shares)}")
-    gain, confidence = (np.asarray(a, dtype=np.float64) for a in (gain, confidence))
+    gain, confidence = aligned("risk_coverage", gain=gain, confidence=confidence)
     if gain.ndim != 1 or gain.shape != confidence.shape:
         raise ConfigError(f"risk_coverage: gain and confidence must be (n,), got {gain.shape} and {confidence.shape}")
     known = np.isfinite(gain) & np.isfinite(confidence)

@@ -29,7 +29,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from mlkit.errors import ConfigError
-from mlkit.evaluation.metrics import r2_no_change
+from mlkit.evaluation.metrics import aligned, r2_no_change
 
 FloatArray = npt.NDArray[np.float64]
 Statistic = Callable[..., Any]  # a float, or a vector of them
@@ -69,7 +69,7 @@ def metric_intervals(
     from scipy.stats import t
 
     names = list(columns)
-    data = [np.asarray(columns[name], dtype=np.float64) for name in names]
+    data = list(aligned("metric_intervals", **columns))
     block = default_block(horizon)
     value = dict(metrics(dict(zip(names, data, strict=True))))
 
@@ -135,8 +135,7 @@ def verdict(
     earned : log return that acting on the forecast earns, (n,), such as open to open from the next bar on.
         Default ``y``, which assumes a fill at the close at which the forecast is made.
     """
-    y, pred = np.asarray(y, dtype=np.float64), np.asarray(pred, dtype=np.float64)
-    gain = y if earned is None else np.asarray(earned, dtype=np.float64)
+    y, pred, gain = aligned("verdict", y=y, pred=pred, earned=y if earned is None else earned)
     scored, signal, cost = _positions(y, pred, gain, horizon, cost_bps)
     columns = [signal[scored], gain[scored], cost[scored]]
     held = _Positions(columns, _net, _net_excess, bool(signal.any()), len(columns[0]))
@@ -166,7 +165,8 @@ def pool_verdict(
     net, excess, rows = (np.zeros(len(times)) for _ in range(3))
     y, pred, acted = [], [], False
     for market in markets:
-        of = {name: np.asarray(values, dtype=np.float64) for name, values in market.items() if name != "times"}
+        named = {name: values for name, values in market.items() if name != "times"}
+        of = dict(zip(named, aligned("pool_verdict", **named), strict=True))
         known, signal, cost = _positions(of["y"], of["pred"], of["earned"], horizon, cost_bps)
         at = np.searchsorted(times, np.asarray(market["times"])[known])
         held, gain, paid = signal[known], of["earned"][known], cost[known]
@@ -213,13 +213,12 @@ def verdict_table(
 
     ``y`` and ``pred`` are (n, H); ``options`` are those of :func:`verdict`, ``earned`` (n, H) if given.
     """
-    y, pred = np.asarray(y, dtype=np.float64), np.asarray(pred, dtype=np.float64)
+    earned = options.pop("earned", None)
+    y, pred, gain = aligned("verdict_table", y=y, pred=pred, earned=y if earned is None else earned)
     if y.shape != pred.shape or y.shape[1:] != (len(horizons),):
         raise ConfigError(
             f"verdict_table: y and pred must both be (n, {len(horizons)}), got {y.shape} and {pred.shape}"
         )
-    earned = options.pop("earned", None)
-    gain = y if earned is None else np.asarray(earned, dtype=np.float64)
     claims = trials * len(horizons)
     judged = [
         verdict(y[:, j], pred[:, j], earned=gain[:, j], horizon=h, trials=claims, **options)
@@ -230,7 +229,7 @@ def verdict_table(
 
 def net_rows(y: ArrayLike, pred: ArrayLike, earned: ArrayLike, horizon: int, cost_bps: float) -> FloatArray:
     """Net log return of the tranche that each row opens, (n,), as in the verdict; NaN where a row is not scored."""
-    y, pred, gain = (np.asarray(a, dtype=np.float64) for a in (y, pred, earned))
+    y, pred, gain = aligned("net_rows", y=y, pred=pred, earned=earned)
     scored, signal, cost = _positions(y, pred, gain, horizon, cost_bps)
     return np.where(scored, signal * gain - cost, np.nan)
 

@@ -310,6 +310,12 @@ def _find_ends(splitter: object, X: Any, y: Any, groups: Any) -> IntArray:
     """Label end positions from the first argument that has them."""
     for labels in (X, y):
         if isinstance(labels, pd.DataFrame) and "end_time" in labels.columns.get_level_values(0):
+            for other in (X, y):
+                if isinstance(other, pd.Series | pd.DataFrame) and not other.index.equals(labels.index):
+                    raise ConfigError(
+                        f"{type(splitter).__name__}.split: X and y have different rows; align them, as "
+                        "X.reindex(y.index)"
+                    )
             return label_end_positions(labels)
     where = f"{type(splitter).__name__}.split"
     if groups is None:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
-from mlkit.evaluation import wilson_interval
+from mlkit.evaluation import aligned, wilson_interval
 from mlkit.plots.look import (
     BLUE,
     GREY,
@@ -80,7 +80,7 @@ def forecast_vs_outcome(ax: Axes, predicted: npt.ArrayLike, realised: npt.ArrayL
     ----------
     predicted, realised: log returns, (n,) each; pairs with a NaN are left out.
     """
-    p, r = np.asarray(predicted, dtype=float) * 1e4, np.asarray(realised, dtype=float) * 1e4
+    p, r = (1e4 * values for values in aligned("forecast_vs_outcome", predicted=predicted, realised=realised))
     known = np.isfinite(p) & np.isfinite(r)
     order = np.argsort(p[known], kind="stable")
     groups = [rows for rows in np.array_split(order, bins) if len(rows) > 1]

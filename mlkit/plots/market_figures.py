@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.ticker import FuncFormatter
 
+from mlkit.errors import ConfigError
 from mlkit.labels import BULLISH
 from mlkit.plots.look import BLUE, GREY, INK, PALE, RED, SKY, date_axis, legend_beside, padded, words
 from mlkit.plots.model_figures import grouped_bars
@@ -163,6 +164,8 @@ def cones(ax: Axes, bars: pd.DataFrame, forecasts: pd.DataFrame, *, n_past: int 
     rows = forecasts if "timestamp" in forecasts else forecasts.reset_index()
     rows = rows[rows["timestamp"] == rows["timestamp"].max()].sort_values("horizon")
     now = int(bars.index.get_indexer(pd.DatetimeIndex(rows["timestamp"].iloc[:1]))[0])
+    if now < 0:
+        raise ConfigError(f"cones: the forecast is of {rows['timestamp'].iloc[0]}, which is no bar of these")
     closes = bars["close"].to_numpy()
     last = float(closes[now])
     x = np.concatenate([[0.0], rows["horizon"].to_numpy(dtype=float)])
