@@ -4,13 +4,14 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from mlkit.errors import BarsError, ConfigError, DependencyError, MlkitError
+from mlkit.errors import ConfigError, DependencyError, MlkitError
 from mlkit.features.catalogue import ROWS, SPECS
 from mlkit.features.columns import FORMULAS
 from mlkit.features.kernel import OPTIONS, STAMP, announce_compilation
@@ -30,6 +31,7 @@ from mlkit.features.state_rows import (
 )
 from mlkit.market import (
     MaxGap,
+    bar_values,
     forgotten,
     memory_starts,
     ohlcv_arrays,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Float32Matrix = npt.NDArray[np.float32]
+BarNumber = float | str | Decimal  # of one bar, as a feed delivers it
 
 #: GARCH(1,1) omega, alpha, beta until fitted ones are passed; omega -1 aims at the last 200 bars' variance.
 DEFAULT_GARCH = (-1.0, 0.08, 0.90)
@@ -266,30 +269,30 @@ class FeatureStream:
 
     def push(
         self,
-        open: float,
-        high: float,
-        low: float,
-        close: float,
-        volume: float,
+        open: BarNumber,
+        high: BarNumber,
+        low: BarNumber,
+        close: BarNumber,
+        volume: BarNumber,
         timestamp: "pd.Timestamp | datetime | str | int | None" = None,
     ) -> Float32Matrix:
         """Take one closed bar; returns its features, float32 (n_features,), NaN in the warm-up.
 
-        ``timestamp`` is its open time, with a zone or in ns since the epoch: after an outage beyond
-        `mlkit.market.outages.memory_gap` the features start anew. Without one the bar follows the last.
+        ``timestamp`` is its open time: a datetime or ISO 8601 text with a zone, or an epoch number in s, ms, us or ns,
+        read by its magnitude. After an outage beyond `mlkit.market.memory_gap` the features start anew. Without one the
+        bar follows the last.
 
         Raises BarsError, and keeps the state as it was, when the bar is not a bar or not later than the last;
         ConfigError for a time where the stream was told no timeframe.
         """
-        inside = 0.0 < low <= open <= high < np.inf and low <= close <= high
-        if not (inside and 0.0 <= volume < np.inf):
-            raise BarsError(
-                f"bar {self.bars_seen}: open {open}, high {high}, low {low}, close {close}, volume {volume}; "
-                "want 0 < low <= open, close <= high and volume >= 0, all finite"
-            )
-        if (opened := self._opened(timestamp)) is not None:
+        bar = bar_values((open, high, low, close, volume), f"bar {self.bars_seen}")
+        return self._take(bar, self._opened(timestamp))
+
+    def _take(self, bar: tuple[float, ...], opened: int | None) -> Float32Matrix:
+        """The features after a bar that was checked, and its open time in ns, None where no bar has one."""
+        if opened is not None:
             self._meet(opened)
-        self._bar[:] = open, high, low, close, volume
+        self._bar[:] = bar
         row = np.empty((1, N_FEATURES), dtype=np.float32)
         _steps(*self._parts, self._vector, _ALL, row)
         first: Float32Matrix = row[0]
@@ -314,7 +317,7 @@ class FeatureStream:
             return None if self._newest is None else self._newest + self._step
         if not self._step:
             raise ConfigError("a bar with a time needs FeatureStream(timeframe=...)")
-        return time_after(timestamp, self._newest, self.bars_seen)
+        return time_after(timestamp, self._newest, self.bars_seen, self._step)
 
     def _meet(self, opened: int) -> None:
         """Forget all bars where the next one opens after an outage."""

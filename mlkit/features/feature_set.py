@@ -14,11 +14,12 @@ from mlkit.features.engine import (
     DEFAULT_GARCH,
     FEATURE_NAMES,
     WARM_UP,
+    BarNumber,
     FeatureStream,
     Float32Matrix,
     build_features,
 )
-from mlkit.market import make_bars, memory_starts, open_times, time_after, timeframe_ns, validate_bars
+from mlkit.market import bar_values, make_bars, memory_starts, open_times, time_after, timeframe_ns, validate_bars
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -202,28 +203,29 @@ class FeatureSetStream:
 
     def push(
         self,
-        open: float,
-        high: float,
-        low: float,
-        close: float,
-        volume: float,
-        timestamp: "pd.Timestamp | datetime | str | None" = None,
+        open: BarNumber,
+        high: BarNumber,
+        low: BarNumber,
+        close: BarNumber,
+        volume: BarNumber,
+        timestamp: "pd.Timestamp | datetime | str | int | None" = None,
     ) -> Float32Matrix:
         """Take one closed bar; returns its features, float32 (n_features,), NaN in the warm-up.
 
         Parameters
         ----------
-        open, high, low, close, volume : float
-        timestamp : open time of the bar, with a time zone
+        open, high, low, close, volume : numbers, or text of them
+        timestamp : open time of the bar, see `FeatureStream.push`
             Own functions that read the clock need it; without one, bars follow each other without gaps.
 
         Raises
         ------
         BarsError, keeping the state as it was, when the bar is not a bar or not later than the last.
         """
+        bar = bar_values((open, high, low, close, volume), f"bar {self.bars_seen}")
         time = self._time(timestamp)
-        catalogue = self._catalogue.push(open, high, low, close, volume, time)
-        self._keep([time], [(open, high, low, close, volume)])
+        catalogue = self._catalogue._take(bar, time)
+        self._keep([time], [bar])
         return np.concatenate([catalogue, *(self._own_row(one) for one in self._own)])
 
     def extend(self, bars: "pd.DataFrame") -> None:
@@ -241,10 +243,10 @@ class FeatureSetStream:
             self._times.popleft()
             self._bars.popleft()
 
-    def _time(self, timestamp: "pd.Timestamp | datetime | str | None") -> int:
+    def _time(self, timestamp: "pd.Timestamp | datetime | str | int | None") -> int:
         last = self._times[-1] if self._times else None
         if timestamp is not None:
-            return time_after(timestamp, last, self.bars_seen)
+            return time_after(timestamp, last, self.bars_seen, self._step)
         return _MONDAY if last is None else last + self._step
 
     def _own_row(self, one: Feature) -> Float32Matrix:

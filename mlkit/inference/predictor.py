@@ -123,7 +123,8 @@ class Predictor:
         Parameters
         ----------
         bar : a row of a bars frame (``bars.iloc[i]``, or of ``bars.itertuples()``), a mapping with ``timestamp``
-            (open time with a zone), open, high, low, close, volume, or a tuple of these six.
+            (open time with a zone, or an epoch number in s, ms, us or ns), open, high, low, close, volume, or a tuple
+            of these six.
 
         A bar after a gap counts as the next one, as in a history (``freshness.gap_bars`` is the number of missing
         bars), but after a long outage (`mlkit.market.memory_gap`) as the first: ``reasons`` then say how many bars

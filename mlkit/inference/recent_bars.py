@@ -1,8 +1,6 @@
 """The newest bars of a market with the counts over its whole history, updated by one closed bar at a time."""
 
-import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -15,6 +13,8 @@ from mlkit.market import (
     COLUMNS,
     SATURDAY_SHARE,
     TIMES_SHARE,
+    bar_time,
+    bar_values,
     floor_times,
     forgotten,
     memory_starts,
@@ -209,31 +209,13 @@ def read_bar(bar: BarLike, market: str) -> ClosedBar:
     Parameters
     ----------
     bar : a row of a bars frame (`Series` named by its time, or of ``itertuples``), a mapping with ``timestamp``, or
-        ``(timestamp, open, high, low, close, volume)``; times have a zone.
+        ``(timestamp, open, high, low, close, volume)``; times as `bar_time` reads them.
     market : named in errors.
 
     Raises BarsError for a missing field, a time without a zone or values that are no bar.
     """
     time, values = _fields(bar, market)
-    if isinstance(time, str):
-        try:
-            time = pd.Timestamp(time)
-        except ValueError:
-            raise BarsError(f"{market}: {time!r} is not a time; write ISO 8601, as 2024-01-31T00:00Z") from None
-    if not isinstance(time, datetime) or pd.isna(time):
-        raise BarsError(f"{market}: the bar's time is {time!r}; want a datetime or ISO 8601 text with a zone")
-    if time.tzinfo is None:
-        raise BarsError(f"{market}: {time} has no time zone; want UTC, as pd.Timestamp(..., tz='UTC')")
-    try:
-        o, h, low, c, v = (float(value) for value in values)
-    except (TypeError, ValueError):
-        raise BarsError(f"{market}: {list(values)} are not the five numbers {', '.join(COLUMNS)}") from None
-    if not (0.0 < low <= o <= h < math.inf and low <= c <= h and 0.0 <= v < math.inf):
-        raise BarsError(
-            f"{market}: open {o}, high {h}, low {low}, close {c}, volume {v}; "
-            "want 0 < low <= open, close <= high and volume >= 0, all finite"
-        )
-    return ClosedBar(int(pd.Timestamp(time).as_unit("ns").value), o, h, low, c, v)
+    return ClosedBar(bar_time(time, market), *bar_values(values, market))
 
 
 def _fields(bar: BarLike, market: str) -> tuple[Any, Sequence[Any]]:

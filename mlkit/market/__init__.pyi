@@ -6,6 +6,9 @@ from .bar_quality import quality as quality
 # Names of the columns of bars, in their order.
 from .bars import COLUMNS as COLUMNS
 
+# Open, high, low, close and volume of one bar from numbers of any type or text; BarsError for what is no bar.
+from .bars import bar_values as bar_values
+
 # Hex SHA-256 of the bars: timeframe, index (int64 ns) and the five columns, not the symbol.
 from .bars import fingerprint as fingerprint
 
@@ -104,10 +107,13 @@ from .symbols import symbol_folder as symbol_folder
 # Names of the timeframes and their lengths.
 from .times import TIMEFRAMES as TIMEFRAMES
 
+# Open time of one bar in ns since the epoch: a datetime, ISO 8601 text, or an epoch number of any unit.
+from .times import bar_time as bar_time
+
 # Open time of the bar that holds each time, both in ns since the epoch.
 from .times import floor_times as floor_times
 
-# Open time of a live bar in ns since the epoch; BarsError unless it is later than the last one.
+# The same of the next bar of a stream; BarsError unless it is on the grid and later than the last one.
 from .times import time_after as time_after
 
 # Length of one bar; ConfigError for an unknown timeframe.

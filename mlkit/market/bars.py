@@ -1,7 +1,7 @@
 """The Bars contract: a pandas DataFrame, checked once where it enters mlkit; inner code relies on it."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -220,6 +220,20 @@ def check_values(data: Float64Array, index: pd.DatetimeIndex, where: str, first:
             fine &= (values >= column.least) & (values < np.inf)
         if not fine.all():
             _report_values(data, index, where, first)
+
+
+def bar_values(values: Sequence[Any], where: str) -> tuple[float, float, float, float, float]:
+    """Open, high, low, close and volume of one bar, numbers of any type or text. BarsError for what is no bar."""
+    try:
+        o, h, low, c, v = (float(value) for value in values)
+    except (TypeError, ValueError, OverflowError):
+        raise BarsError(f"{where}: {list(values)} are not the five numbers {', '.join(COLUMNS)}") from None
+    if not (0.0 < low <= o <= h < np.inf and low <= c <= h and 0.0 <= v < np.inf):
+        raise BarsError(
+            f"{where}: open {o}, high {h}, low {low}, close {c}, volume {v}; "
+            "want 0 < low <= open, close <= high and volume >= 0, all finite"
+        )
+    return o, h, low, c, v
 
 
 def _report_values(data: Float64Array, index: pd.DatetimeIndex, where: str, first: int) -> NoReturn:

@@ -1,6 +1,8 @@
 """Timeframes, their grids, and timestamps read by fixed rules."""
 
 from datetime import datetime
+from math import gcd
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,8 @@ TIMEFRAMES: dict[str, pd.Timedelta] = {
     "1d": pd.Timedelta(days=1),
     "1w": pd.Timedelta(weeks=1),
 }
-_MONDAY = 4 * 86_400_000_000_000  # ns from the epoch, a Thursday, to the first Monday
+_DAY = 86_400_000_000_000  # ns
+_MONDAY = 4 * _DAY  # from the epoch, a Thursday, to the first Monday
 
 # Epoch units by magnitude. The bands do not overlap: each spans the years 1973 to 5138 of its unit.
 _EPOCHS = {"s": (10**8, 10**11), "ms": (10**11, 10**14), "us": (10**14, 10**17), "ns": (10**17, 2**63 - 1)}
@@ -49,20 +52,23 @@ def floor_times(times: Int64Array, timeframe: str) -> Int64Array:
     return np.asarray(times - (times - anchor) % timeframe_ns(timeframe), dtype=np.int64)
 
 
-def time_after(timestamp: pd.Timestamp | datetime | str | int, last: int | None, number: int) -> int:
-    """Open time of bar ``number`` in ns since the epoch; an int is taken as such.
+def time_after(timestamp: Any, last: int | None, number: int, step: int) -> int:
+    """Open time of bar ``number`` in ns since the epoch, see `bar_time`; ``step`` is the length of a bar in ns.
 
-    Raises BarsError unless it has a zone and is later than ``last``.
+    Raises BarsError unless it is later than ``last`` and on a grid that bars of this length can have: midnight UTC for
+    daily bars, that of a Monday for weekly ones, whole minutes or 5 minutes inside the day.
     """
-    if isinstance(timestamp, int):
-        opened = timestamp
+    opened = bar_time(timestamp, f"bar {number}")
+    if step == 7 * _DAY:
+        anchor, unit = _MONDAY, step
     else:
-        time = pd.Timestamp(timestamp)
-        if time.tzinfo is None:
-            raise BarsError(f"bar {number}: {time} has no time zone; want UTC, as in pd.Timestamp(..., tz='UTC')")
-        opened = int(time.as_unit("ns").value)
+        anchor, unit = 0, gcd(step, _DAY if step >= _DAY else _DAY // 288)
+    time = pd.Timestamp(opened, tz="UTC")
+    if (opened - anchor) % unit:
+        length = str(pd.Timedelta(step)).removeprefix("0 days ")
+        raise BarsError(f"bar {number}: {time} is off the grid of bars of {length}; pass the open time of a whole bar")
     if last is not None and opened <= last:
-        time, before = (pd.Timestamp(at, tz="UTC") for at in (opened, last))
+        before = pd.Timestamp(last, tz="UTC")
         raise BarsError(f"bar {number}: {time} is not later than the bar before, {before}")
     return opened
 
@@ -119,6 +125,24 @@ def parse_times(values: pd.Series, *, tz: str | None = "UTC") -> pd.DatetimeInde
     if text.str.fullmatch(r"\d{9,}").all():  # 8 digits are the ISO date 20240131
         return _epochs(text.astype(np.int64))
     return _texts(text, tz)
+
+
+def bar_time(timestamp: Any, where: str) -> int:
+    """Open time of one bar in ns since the epoch.
+
+    It is a datetime or ISO 8601 text with a zone, or an epoch number whose unit (s, ms, us, ns) follows from its
+    magnitude, as in `parse_times`. BarsError, which begins with ``where``, for anything else.
+    """
+    try:
+        if isinstance(timestamp, datetime) and timestamp.tzinfo is not None:  # by far the most frequent kind
+            return int(pd.Timestamp(timestamp).as_unit("ns").value)
+        return int(parse_times(pd.Series([timestamp]), tz=None).asi8[0])
+    except RowError as error:
+        raise BarsError(f"{where}: time {error.detail}") from None
+    except pd.errors.OutOfBoundsDatetime:
+        raise BarsError(f"{where}: time {timestamp} does not fit nanoseconds (1677 to 2262)") from None
+    except (TypeError, ValueError, OverflowError):
+        raise BarsError(f"{where}: {timestamp!r} is no time; pass a datetime with a zone") from None
 
 
 def moment(name: str, value: str | pd.Timestamp | None) -> pd.Timestamp | None:

@@ -157,6 +157,7 @@ def test_every_shape_of_a_bar_is_the_same_bar(bundle: ModelBundle, bars: pd.Data
         {"timestamp": time, **row.to_dict()},
         {"timestamp": time.isoformat(), **row.to_dict(), "trades": 7},
         (time.tz_convert("America/New_York").to_pydatetime(), *values),
+        (int(time.timestamp()) * 1000, *map(str, values)),
     ]
     predictor, answers = Predictor(bundle), []
     for shape in shapes:
@@ -194,10 +195,10 @@ NEXT = pd.Timestamp("2030-01-02", tz="UTC")
         (bar(NEXT + pd.Timedelta(hours=1)), "is off the 1d grid"),
         (bar(pd.Timestamp("2030-01-02")), "has no time zone"),
         (bar("2030-01-02T00:00"), "has no time zone"),
-        (bar("next week"), "'next week' is not a time"),
-        (bar(1_900_000_000), "want a datetime or ISO 8601 text"),
-        (bar(None), "want a datetime"),
-        (bar(pd.NaT), "want a datetime"),
+        (bar("next week"), "'next week' is not an ISO 8601 time"),
+        (bar(1_900_000), "1900000 is no whole epoch number"),
+        (bar(None), "None is no time"),
+        (bar(pd.NaT), "NaT is no time"),
         (bar(NEXT, high=9.5), "want 0 < low <= open, close <= high"),
         (bar(NEXT, low=0.0), "want 0 < low"),
         (bar(NEXT, close=float("nan")), "all finite"),
