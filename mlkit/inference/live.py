@@ -1,15 +1,15 @@
 """What a predictor keeps between closed bars, so that the next one needs no recomputation."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from mlkit.inference.insight import Insight
-from mlkit.inference.recent_bars import ClosedBar, NewestRows, RecentBars
+from mlkit.inference.recent_bars import ClosedBar, RecentBars
 from mlkit.market import OUTAGE_NEVER_CLOSED, OUTAGE_SESSIONS, timeframe_ns
 
 if TYPE_CHECKING:
@@ -17,39 +17,17 @@ if TYPE_CHECKING:
     from mlkit.models.ensemble import Forecast
 
 
+@dataclass(eq=False)
 class LiveState:
-    """The bars, the features' state, the forecasts and the newest insight of a followed market.
+    """The bars, the features' state, the forecasts and the newest insight of a followed market."""
 
-    Parameters
-    ----------
-    bars : the newest bars.
-    stream : features after them; None without a price model.
-    names : of the features that the stream returns.
-    forecasts : of the newest bars, their intervals not adapted; None without a price model.
-    latest : insight of the newest bar.
-    keep : number of forecasts to keep.
-    """
-
-    def __init__(
-        self,
-        bars: RecentBars,
-        stream: "FeatureSetStream | None",
-        names: Sequence[str],
-        forecasts: "Forecast | None",
-        latest: Insight,
-        keep: int,
-    ) -> None:
-        self.bars, self.stream = bars, stream
-        self.columns = pd.Index(names)
-        # None where the newest bar has no insight yet, because computing it failed.
-        self.latest: Insight | None = latest
-        # Features of the bars without a forecast: of the newest bar, and of those before it that failed.
-        self.pending: list[npt.NDArray[np.float32]] = []
-        self._newest = forecasts
-        self._kept: dict[str, NewestRows[np.float64]] = {}
-        if forecasts is not None:
-            names_kept = ("log_return", "scale", "simple")
-            self._kept = {name: NewestRows(getattr(forecasts, name), keep) for name in names_kept}
+    bars: RecentBars
+    stream: "FeatureSetStream | None"  # features after these bars; None without a price model
+    columns: "pd.Index[str]"  # names of these features
+    forecasts: "Forecast | None"  # of the newest bars, interval bounds not adapted; None without a price model
+    latest: Insight | None  # of the newest bar; None where computing it failed
+    # Features of the bars without a forecast: of the newest bar, and of those before it that failed.
+    pending: list[npt.NDArray[np.float32]] = field(default_factory=list)
 
     def push(self, bar: ClosedBar) -> None:
         """Add an accepted bar to every state."""
@@ -58,27 +36,14 @@ class LiveState:
         if self.stream is not None:
             self.pending.append(self.stream.push(*bar[1:], timestamp=pd.Timestamp(bar.opened, tz="UTC")))
 
-    def add_forecasts(self, forecasts: "Forecast") -> None:
-        """Keep the forecasts of the pending bars."""
-        for name, kept in self._kept.items():
-            for row in getattr(forecasts, name):
-                kept.push(row)
-        self._newest = forecasts
+    def add_forecasts(self, new: "Forecast", keep: int) -> None:
+        """Append the forecasts of the pending bars and keep the newest ``keep``."""
+        old = self.forecasts
+        assert old is not None
+        columns = {name: np.concatenate([a, getattr(new, name)])[-keep:] for name, a in old.columns().items()}
+        members = {name: np.concatenate([a, new.members[name]])[-keep:] for name, a in old.members.items()}
+        self.forecasts = replace(old, members=members, **columns)
         self.pending.clear()
-
-    def recent_forecasts(self, rows: int) -> "Forecast":
-        """The newest ``rows`` forecasts as one: of the older ones only what adapts the intervals of the newest.
-
-        Center and scales are of each bar, every other array repeats the newest row.
-        """
-        assert self._newest is not None
-        kept = {name: newest.rows[-rows:] for name, newest in self._kept.items()}
-        n = len(kept["scale"])
-
-        def repeated(arrays: dict[str, Any]) -> dict[str, Any]:
-            return {name: np.broadcast_to(array[-1], (n, *array.shape[1:])) for name, array in arrays.items()}
-
-        return replace(self._newest, members=repeated(self._newest.members), **repeated(self._newest.columns()) | kept)
 
 
 def realised_returns(

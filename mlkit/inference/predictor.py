@@ -1,6 +1,7 @@
 """Bars and a bundle in; `Insight`, pattern probabilities and forecasts out."""
 
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,14 +9,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from mlkit.config import Settings
-from mlkit.errors import BundleError, ConfigError, DependencyError, NotTrainedError, TooFewBarsError
+from mlkit.errors import BundleError, ConfigError, DependencyError, NotTrainedError
 from mlkit.inference.bundle_roots import current_bundle
 from mlkit.inference.freshness import at_time
 from mlkit.inference.insight import Insight
 from mlkit.inference.insight_data import NOT_TRAINED, ModelStatus, PatternReading, PricePrediction, Signal
 from mlkit.inference.live import LiveState, realised_returns
 from mlkit.inference.loaded_models import LoadedModels
-from mlkit.inference.reading import ModelOutputs, pattern_reading, price_predictions, read_insight
+from mlkit.inference.reading import pattern_reading, price_predictions, read_insight, require_bars
 from mlkit.inference.recent_bars import BarLike, RecentBars
 from mlkit.inference.signals import SignalRules
 from mlkit.labels import market_standard
@@ -23,7 +24,7 @@ from mlkit.market import COLUMNS, load_bars, never_closes, timeframe_ns, validat
 from mlkit.models.ensemble import FORECAST_COLUMNS
 
 if TYPE_CHECKING:
-    from mlkit.features import FeatureSet, FeatureSetStream
+    from mlkit.features import FeatureSet
     from mlkit.models.bundle import ModelBundle
     from mlkit.models.ensemble import Forecast, PricePredictor
     from mlkit.models.patterns import PatternModel
@@ -72,7 +73,6 @@ class Predictor:
         self._features = features
         self._rules = SignalRules(settings.min_confidence_threshold, settings.cost_bps)
         self._live: LiveState | None = None
-        self._positions: tuple[pd.Index[str], npt.NDArray[np.intp] | None] | None = None  # see _columns
 
     # --- one bar ----------------------------------------------------------------------------------
 
@@ -90,14 +90,13 @@ class Predictor:
 
     def patterns(self, bars: pd.DataFrame) -> PatternReading:
         """Patterns in the window that ends at the last bar; see `insight` for parameters and errors."""
-        recent = RecentBars(self._checked(bars), LIVE_BARS)
-        return pattern_reading(recent, self._probabilities(recent), self._models)
+        return pattern_reading(RecentBars(self._checked(bars), LIVE_BARS), self._models)
 
     def price_prediction(self, bars: pd.DataFrame) -> dict[str, PricePrediction]:
         """Forecast per horizon from the last bar; empty, and errors, as in `insight`."""
         recent, past = self._newest(self._checked(bars))
         forecast, _ = self._forecast(recent, past)
-        return price_predictions(forecast, float(recent.ohlcv.rows[-1, 3]), self._models.verdict)
+        return price_predictions(forecast, float(recent.ohlcv[-1, 3]), self._models.verdict)
 
     def signals(self, bars: pd.DataFrame) -> list[Signal]:
         """Signals at the last bar, the leading one first; errors as `insight`."""
@@ -113,8 +112,12 @@ class Predictor:
         """Take a history and follow it live; the insight of its last bar, and its errors, as of `insight`."""
         bars = self._checked(bars)
         recent, past = self._newest(bars)
-        latest = self._read(recent, past)
-        self._live = LiveState(recent, self._stream(bars), self._feature_set().names, past, latest, self._keep)
+        latest, stream = self._read(recent, past), None
+        if past is not None:
+            garch = self._garch(recent.symbol)
+            stream = self._feature_set().stream(timeframe=recent.timeframe, symbol=recent.symbol, garch=garch)
+            stream.extend(bars)
+        self._live = LiveState(recent, stream, pd.Index(self._feature_set().names), past, latest)
         return latest
 
     def update(self, bar: BarLike) -> Insight:
@@ -140,7 +143,13 @@ class Predictor:
         if accepted is not None:
             live.push(accepted)
         if live.latest is None:
-            live.latest = self._read(live.bars, self._live_forecasts(live))
+            model = self._models.price[0]
+            if model is not None and live.pending:
+                index = pd.DatetimeIndex(live.bars.times[-len(live.pending) :], tz="UTC")
+                features = pd.DataFrame(np.stack(live.pending), index=index, columns=live.columns)
+                inputs = self._select(features, self._garch(live.bars.symbol))
+                live.add_forecasts(model.predict(*inputs), keep=model.lookback + 1)
+            live.latest = self._read(live.bars, live.forecasts)
         return live.latest
 
     @property
@@ -165,7 +174,9 @@ class Predictor:
         if cnn is None:
             raise DependencyError(reason)
         values = cnn.probabilities(bars[list(COLUMNS)].to_numpy())
-        return _labelled(pd.DataFrame(values, index=bars.index, columns=list(cnn.patterns)), bars)
+        frame = pd.DataFrame(values, index=bars.index, columns=list(cnn.patterns))
+        frame.attrs.update(bars.attrs)
+        return frame
 
     def forecasts(self, bars: pd.DataFrame) -> pd.DataFrame:
         """Forecast of each horizon at each bar, known at the bar's close; the last bar's are `insight`'s.
@@ -181,13 +192,15 @@ class Predictor:
         bars = self._checked(bars)
         model, reason = self._models.price
         if model is None:
-            why = self._models.why_no_prices(_market(bars))
+            why = self._models.why_no_prices(f"{bars.attrs['symbol']} {bars.attrs['timeframe']}")
             raise (NotTrainedError if reason == NOT_TRAINED else DependencyError)(why)
         forecast = _adapted(model, model.predict(*self._inputs(bars)), RecentBars(bars, len(bars)))
         horizons = np.array(forecast.horizons, dtype=np.int64)
         columns = {name: getattr(forecast, name).ravel() for name in FORECAST_COLUMNS}
         times = {"timestamp": bars.index.repeat(len(horizons)), "horizon": np.tile(horizons, len(bars))}
-        return _labelled(pd.DataFrame({**times, **columns}), bars)
+        frame = pd.DataFrame({**times, **columns})
+        frame.attrs.update(bars.attrs)
+        return frame
 
     # --- parts ------------------------------------------------------------------------------------
 
@@ -200,61 +213,33 @@ class Predictor:
             )
         return bars
 
-    @property
-    def _keep(self) -> int:
-        """Bars and forecasts that the newest insight and the candles beside it depend on."""
-        model = self._models.price[0]
-        return LIVE_BARS if model is None else max(LIVE_BARS, model.lookback + 1)
-
     def _newest(self, bars: pd.DataFrame) -> "tuple[RecentBars, Forecast | None]":
         """The newest bars of a history and their forecasts, intervals not adapted; None without a price model."""
-        model, past = self._models.price[0], None
-        if model is not None:
-            features, scale, terms = self._inputs(bars)
-            rows = slice(-model.lookback - 1, None)
-            past = model.predict(features[rows], scale[rows], None if terms is None else terms[rows])
-        return RecentBars(bars, self._keep), past
-
-    def _live_forecasts(self, live: LiveState) -> "Forecast | None":
-        """The same as the second of `_newest`, after the bars that were pushed."""
         model = self._models.price[0]
-        if model is None or live.stream is None:
-            return None
-        if live.pending:
-            features, bars = np.stack(live.pending), live.bars
-            index = pd.DatetimeIndex(bars.times.rows[-len(features) :], tz="UTC")
-            table = pd.DataFrame(features, index=index, columns=live.columns)
-            live.add_forecasts(model.predict(*self._select(table, self._garch(bars.symbol))))
-        return live.recent_forecasts(model.lookback + 1)
+        if model is None:
+            return RecentBars(bars, LIVE_BARS), None
+        rows = slice(-model.lookback - 1, None)
+        features, scale, terms = self._inputs(bars)
+        past = model.predict(features[rows], scale[rows], None if terms is None else terms[rows])
+        return RecentBars(bars, max(LIVE_BARS, model.lookback + 1)), past
 
     def _read(self, bars: RecentBars, past: "Forecast | None") -> Insight:
         """The insight of the newest bar, from the forecasts of the bars up to it."""
-        forecast, waiting = self._forecast(bars, past)
-        outputs = ModelOutputs(self._probabilities(bars), forecast, waiting)
-        return read_insight(bars, outputs, self._models, self._rules)
-
-    def _probabilities(self, bars: RecentBars) -> npt.NDArray[np.float64] | None:
-        """Pattern probabilities at the newest bar, (n_patterns,); None without a pattern CNN."""
-        cnn, _ = self._models.cnn(bars.hours.standard)
-        if cnn is None:
-            return None
-        need, values = cnn.meta.sequence_length, bars.ohlcv.rows
-        _require(len(values), need, "the pattern CNN", bars.market)
-        probabilities: npt.NDArray[np.float64] = cnn.probabilities(values[-need:])[-1]
-        return probabilities
+        return read_insight(bars, *self._forecast(bars, past), self._models, self._rules)
 
     def _forecast(self, bars: RecentBars, past: "Forecast | None") -> "tuple[Forecast | None, str | None]":
         """The forecast of the newest bar, its intervals adapted, or None and why."""
         model = self._models.price[0]
         if model is None or past is None:
             return None, None
-        waiting = bars.lookback.missing(self._feature_set().warm_up + 1)
+        waiting = bars.waiting(self._feature_set().warm_up + 1)
         return (None, waiting) if waiting else (_adapted(model, past, bars, rows=1), None)
 
     def _inputs(self, bars: pd.DataFrame) -> Inputs:
         """Inputs of the price model at every bar, see `_select`."""
         features, garch = self._feature_set(), self._garch(bars.attrs["symbol"])
-        _require(len(bars), features.warm_up + 1, "the price forecast", _market(bars))
+        market = f"{bars.attrs['symbol']} {bars.attrs['timeframe']}"
+        require_bars(len(bars), features.warm_up + 1, "the price forecast", market)
         return self._select(features.build(bars, garch=garch), garch)
 
     def _select(self, frame: pd.DataFrame, garch: tuple[float, float, float]) -> Inputs:
@@ -265,25 +250,22 @@ class Predictor:
         assert bundle is not None
         scale = volatility_scale(frame, bundle.manifest.horizons, garch)
         terms = volatility_terms(frame, bundle.manifest.timeframe) if model is not None and model.spreads else None
-        values, columns = frame.to_numpy(dtype=np.float32), self._columns(frame.columns)
-        return values if columns is None else values[:, columns], scale, terms
-
-    def _columns(self, names: "pd.Index[str]") -> npt.NDArray[np.intp] | None:
-        """Positions of the bundle's features in a frame; None where they are all columns in this order."""
-        if self._positions is None or self._positions[0] is not names:
-            bundle = self._models.bundle
-            assert bundle is not None
-            wanted = list(bundle.manifest.feature_names)
-            columns = names.get_indexer(pd.Index(wanted))
-            unknown = [name for name, column in zip(wanted, columns, strict=True) if column < 0]
-            if unknown:
+        wanted = self._wanted
+        if not frame.columns.equals(wanted):
+            unknown = wanted.difference(frame.columns, sort=False)
+            if len(unknown):
                 raise BundleError(
                     f"bundle {bundle.path}: its feature {unknown[0]!r} is not one of this version ({len(unknown)} of "
                     f"{len(wanted)} unknown); pass Predictor(features=...) as in training, or train again"
                 )
-            same = len(wanted) == len(names) and bool((columns == np.arange(len(names))).all())
-            self._positions = names, None if same else columns
-        return self._positions[1]
+            frame = frame[wanted]
+        return frame.to_numpy(dtype=np.float32), scale, terms
+
+    @cached_property
+    def _wanted(self) -> "pd.Index[str]":
+        """Names of the bundle's features in its order."""
+        assert self._models.bundle is not None
+        return pd.Index(list(self._models.bundle.manifest.feature_names))
 
     def _feature_set(self) -> "FeatureSet":
         from mlkit.features import FeatureSet
@@ -298,37 +280,14 @@ class Predictor:
         bundle = self._models.bundle
         return (None if bundle is None else bundle.manifest.garch_of(symbol)) or DEFAULT_GARCH
 
-    def _stream(self, bars: pd.DataFrame) -> "FeatureSetStream | None":
-        """The features of a history, ready for its next bar; None without a price model."""
-        if self._models.price[0] is None:
-            return None
-        symbol, timeframe = bars.attrs["symbol"], bars.attrs["timeframe"]
-        stream = self._feature_set().stream(timeframe=timeframe, symbol=symbol, garch=self._garch(symbol))
-        stream.extend(bars)
-        return stream
-
 
 def _adapted(model: "PricePredictor", forecasts: "Forecast", bars: RecentBars, rows: int | None = None) -> "Forecast":
     """The last ``rows`` forecasts, interval bounds adapted to the outcomes known at each; all by default."""
     from mlkit.models.ensemble import block_numbers
 
-    times, close = bars.times.rows[-len(forecasts) :], bars.ohlcv.rows[-len(forecasts) :, 3]
+    times, close = bars.times[-len(forecasts) :], bars.ohlcv[-len(forecasts) :, 3]
     outcomes = realised_returns(times, close, model.horizons, bars.timeframe, bars.hours.never_closes)
     return model.adapted(forecasts, outcomes, block_numbers(times, timeframe_ns(bars.timeframe)), rows=rows)
-
-
-def _require(have: int, need: int, what: str, market: str) -> None:
-    if have < need:
-        raise TooFewBarsError(f"{market}: need {need} bars for {what}, have {have}; load a longer history")
-
-
-def _market(bars: pd.DataFrame) -> str:
-    return f"{bars.attrs['symbol']} {bars.attrs['timeframe']}"
-
-
-def _labelled(frame: pd.DataFrame, bars: pd.DataFrame) -> pd.DataFrame:
-    frame.attrs.update(bars.attrs)
-    return frame
 
 
 def insights(

@@ -1,13 +1,12 @@
 """From the model outputs at one bar to its insight, for historical and live bars alike."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from mlkit.errors import TooFewBarsError
 from mlkit.features import PATTERNS
 from mlkit.inference.freshness import model_freshness
 from mlkit.inference.insight import Insight
@@ -30,21 +29,14 @@ if TYPE_CHECKING:
     from mlkit.models.ensemble import Forecast
 
 
-@dataclass(frozen=True, eq=False)
-class ModelOutputs:
-    """Outputs of the models at the newest bar."""
-
-    probabilities: npt.NDArray[np.float64] | None  # (n_patterns,) of the pattern CNN, None without one
-    forecast: "Forecast | None"  # one row, None without a price model or with too few bars after an outage
-    waiting: str | None  # how many bars the forecast needs after an outage
-
-
-def read_insight(bars: RecentBars, outputs: ModelOutputs, models: LoadedModels, rules: SignalRules) -> Insight:
-    """The insight of the newest bar."""
-    close, timeframe = float(bars.ohlcv.rows[-1, 3]), bars.timeframe
-    patterns = pattern_reading(bars, outputs.probabilities, models)
-    prices = price_predictions(outputs.forecast, close, models.verdict)
-    no_prices = outputs.waiting or models.why_no_prices(bars.market)
+def read_insight(
+    bars: RecentBars, forecast: "Forecast | None", waiting: str | None, models: LoadedModels, rules: SignalRules
+) -> Insight:
+    """The insight of the newest bar from its forecast, or ``waiting``: why there is none after an outage."""
+    close, timeframe = float(bars.ohlcv[-1, 3]), bars.timeframe
+    patterns = pattern_reading(bars, models)
+    prices = price_predictions(forecast, close, models.verdict)
+    no_prices = waiting or models.why_no_prices(bars.market)
     signals = combine_signals(
         pattern_signals(patterns, rules) + price_signals(prices, close, rules),
         missing=f"{patterns.reason or 'no pattern detected'}; {no_prices}",
@@ -55,9 +47,8 @@ def read_insight(bars: RecentBars, outputs: ModelOutputs, models: LoadedModels, 
         reasons["price_predictions"] = no_prices
     if signals[0].confidence is None:
         reasons["confidence"] = CONTRADICTION if signals[0].source == CONTRADICTORY else signals[0].reason
-    times = bars.times.rows
-    opened = pd.Timestamp(int(times[-1]))
-    before = int(times[-2]) if len(times) > 1 else None
+    opened = pd.Timestamp(bars.opened)
+    before = int(bars.times[-2]) if len(bars.times) > 1 else None
     return Insight(
         symbol=bars.symbol,
         timeframe=timeframe,
@@ -69,20 +60,21 @@ def read_insight(bars: RecentBars, outputs: ModelOutputs, models: LoadedModels, 
         current_price=close,
         model_status=status,
         message=None if status.models_loaded else NOT_TRAINED,
-        freshness=model_freshness(int(times[-1]), before, timeframe, models.span),
+        freshness=model_freshness(bars.opened, before, timeframe, models.span),
         known_at=(opened + timeframe_delta(timeframe)).to_pydatetime(),
         reasons=reasons,
         bundle=None if models.bundle is None else models.bundle.path.name,
     )
 
 
-def pattern_reading(
-    bars: RecentBars, probabilities: npt.NDArray[np.float64] | None, models: LoadedModels
-) -> PatternReading:
+def pattern_reading(bars: RecentBars, models: LoadedModels) -> PatternReading:
     """The detected patterns of the newest bar, or why there are none."""
     cnn, reason = models.cnn(bars.hours.standard)
-    if cnn is None or probabilities is None:
+    if cnn is None:
         return PatternReading(reason=reason)
+    need = cnn.meta.sequence_length
+    require_bars(len(bars.ohlcv), need, "the pattern CNN", bars.market)
+    probabilities = cnn.probabilities(bars.ohlcv[-need:])[-1]
     if not np.isfinite(probabilities).all():
         return PatternReading(reason="the pattern CNN gives no number for this window")
     values = dict(zip(cnn.patterns, probabilities.tolist(), strict=True))
@@ -90,7 +82,7 @@ def pattern_reading(
     found = [name for name in cnn.patterns if values[name] >= thresholds[name]]
     detected = {name: values[name] for name in sorted(found, key=lambda name: -values[name])}
     # +1 where the bar before and the newest one close at or above their open, else -1.
-    colours = np.where(bars.ohlcv.rows[-2:, 3] >= bars.ohlcv.rows[-2:, 0], 1, -1).tolist()
+    colours = np.where(bars.ohlcv[-2:, 3] >= bars.ohlcv[-2:, 0], 1, -1).tolist()
     return PatternReading(
         detected=detected,
         count=len(detected),
@@ -119,3 +111,9 @@ def price_predictions(
         )
         for column, horizon in enumerate(forecast.horizons)
     }
+
+
+def require_bars(have: int, need: int, what: str, market: str) -> None:
+    """TooFewBarsError where a model needs more bars than there are."""
+    if have < need:
+        raise TooFewBarsError(f"{market}: need {need} bars for {what}, have {have}; load a longer history")

@@ -89,8 +89,8 @@ class Markets:
                 self._feeds.popitem(last=False)
         live, latest = feed.predictor.live_bars, feed.predictor.latest
         assert live is not None and latest is not None
-        seconds = (live.times.rows // 1_000_000_000).tolist()
-        candles = [(t, *row) for t, row in zip(seconds, live.ohlcv.rows.tolist(), strict=True)]
+        seconds = (live.times // 1_000_000_000).tolist()
+        candles = [(t, *row) for t, row in zip(seconds, live.ohlcv.tolist(), strict=True)]
         insight = at_time(latest, self._clock(), never_closes=live.hours.never_closes)
         marks = [mark for mark in feed.marks if mark[0] >= seconds[0]]
         return ServedInsight(insight, candles, marks, feed.bundle)
@@ -112,9 +112,9 @@ class Markets:
             return feed
         if state is None or revised != feed.revised or not 0 <= state.rows - live.seen <= MAX_UPDATES:
             return self._start(key, feed.bundle)
-        last = pd.Timestamp(int(live.times.rows[-1]), tz="UTC")
+        last = pd.Timestamp(live.opened, tz="UTC")
         bars = load_bars(*key, since=last, settings=self._settings)
-        known = bars.index[0] == last and bars.iloc[0].tolist() == live.ohlcv.rows[-1].tolist()
+        known = bars.index[0] == last and bars.iloc[0].tolist() == live.ohlcv[-1].tolist()
         if not known or live.seen + len(bars) - 1 < state.rows:
             return self._start(key, feed.bundle)  # an older bar was added
         fresh = [mark for bar in bars.iloc[1:].itertuples() for mark in marks_of(feed.predictor.update(bar))]

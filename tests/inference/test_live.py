@@ -17,7 +17,7 @@ from mlkit.inference.freshness import at_time
 from mlkit.inference.insight import Insight
 from mlkit.inference.live import realised_returns
 from mlkit.inference.predictor import Predictor
-from mlkit.inference.recent_bars import NewestRows, TradingHours
+from mlkit.inference.recent_bars import TradingHours
 from mlkit.labels import forward_returns, market_standard
 from mlkit.market import never_closes, open_times
 from mlkit.market.simulate.markets import null_market
@@ -108,15 +108,6 @@ def test_hours_count_what_the_labels_judge(name: str, real_bars: Callable[[str],
         if t % 499 == 0 or t < 40:
             assert hours.never_closes == never_closes(found.iloc[: t + 1]), t
             assert hours.standard == market_standard(found.iloc[: t + 1])
-
-
-def test_tail_keeps_the_newest_rows() -> None:
-    rows = np.arange(50.0)[:, None]
-    tail = NewestRows(rows[:3], 7)
-    for t in range(3, 50):
-        tail.push(rows[t])
-        assert np.array_equal(tail.rows, rows[max(t - 6, 0) : t + 1])
-        assert tail.rows.flags.c_contiguous
 
 
 @pytest.mark.parametrize("name", ["BTCUSDT-15m", "AAPL-1h", "UNITTEST_BTC-1m", "AAPL-1d"])
