@@ -54,6 +54,9 @@ from .market import data_status as data_status
 # Add the bars of a file, of all files of a folder, or of a frame to the lake, in one commit.
 from .market import import_bars as import_bars
 
+# Add the bars of several markets to the lake, each under the name in its symbol column or file name.
+from .market import import_markets as import_markets
+
 # Bars by name: the built-in SP500 and NASDAQ at 1d (from arch), else those of the lake.
 from .market import load_bars as load_bars
 

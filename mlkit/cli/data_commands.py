@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from mlkit.cli.arguments import AddCommand, Arguments, market_arguments, settings_from
+from mlkit.cli.arguments import AddCommand, Arguments, settings_from, symbol_value, timeframe_value
 
 
 def register(command: AddCommand) -> None:
@@ -12,7 +12,12 @@ def register(command: AddCommand) -> None:
     sub.add_argument(
         "source", type=Path, metavar="FILE|DIR", help=".csv, .csv.gz, .parquet or .feather, or a folder of them"
     )
-    market_arguments(sub)
+    which = sub.add_mutually_exclusive_group(required=True)
+    which.add_argument("--symbol", type=symbol_value, help="such as SPY or BTCUSDT")
+    which.add_argument(
+        "--split", action="store_true", help="several markets, each under the name in its symbol column or file name"
+    )
+    sub.add_argument("--timeframe", type=timeframe_value, required=True, help="such as 1d or 1m")
     sub.add_argument("--tz", default="UTC", help="zone of times written without one, such as America/New_York")
     sub.add_argument("--repair", action="store_true", help="repair what can be repaired and print the counts")
     sub.add_argument(
@@ -27,20 +32,23 @@ def register(command: AddCommand) -> None:
 
 
 def _import(arguments: Arguments) -> None:
-    from mlkit.market import import_bars
+    from mlkit.market import import_bars, import_markets
 
-    commit, report = import_bars(
-        arguments.source,
-        symbol=arguments.symbol,
-        timeframe=arguments.timeframe,
-        tz=arguments.tz,
-        repair=arguments.repair,
-        on_conflict="replace" if arguments.replace else "refuse",
-        settings=settings_from(),
-    )
-    if report.total or arguments.repair:
-        print(report)
-    print(commit)
+    options: dict[str, Any] = {
+        "timeframe": arguments.timeframe,
+        "tz": arguments.tz,
+        "repair": arguments.repair,
+        "on_conflict": "replace" if arguments.replace else "refuse",
+        "settings": settings_from(),
+    }
+    if arguments.split:
+        done = list(import_markets(arguments.source, **options).values())
+    else:
+        done = [import_bars(arguments.source, symbol=arguments.symbol, **options)]
+    for commit, report in done:
+        if report.total or arguments.repair:
+            print(report)
+        print(commit)
 
 
 def _status(arguments: Arguments) -> None:

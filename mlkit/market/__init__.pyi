@@ -86,6 +86,9 @@ from .sources import available as available
 # Add the bars of a file, of all files of a folder, or of a frame to the lake, in one commit.
 from .sources import import_bars as import_bars
 
+# Add the bars of several markets to the lake, each under its own name.
+from .sources import import_markets as import_markets
+
 # Bars by name: the built-in SP500 and NASDAQ at 1d (from arch), else those of the lake.
 from .sources import load_bars as load_bars
 

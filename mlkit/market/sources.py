@@ -1,5 +1,6 @@
 """Bars by name, from files and frames, and into the lake."""
 
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from mlkit.errors import BarsError, ConfigError, DependencyError
 from mlkit.market.bars import listing, validate_bars
 from mlkit.market.lake.commits import Commit, Conflict
 from mlkit.market.lake.store import BarStore
+from mlkit.market.reading.instruments import by_instrument, check_files
 from mlkit.market.reading.repair import RepairReport
-from mlkit.market.reading.rows import Intake
+from mlkit.market.reading.rows import Intake, source_pieces
 from mlkit.market.reading.tables import KINDS
 from mlkit.market.symbols import check_symbol
 from mlkit.market.times import moment, timeframe_delta
@@ -123,10 +125,51 @@ def import_bars(
     store = BarStore((settings or Settings()).lake)
     name = Path(source).name if isinstance(source, str | Path) else None
     with Intake(symbol, timeframe, tz=tz, repair=repair, now=_now()) as intake:
-        for each in _files(Path(source)) if isinstance(source, str | Path) else (source,):
+        files = _files(Path(source)) if isinstance(source, str | Path) else (source,)
+        if name:
+            check_files(files)
+        for each in files:
             intake.add(each)
         commit = store.append_months(symbol, timeframe, intake.months(), on_conflict=on_conflict, source=name)
         return commit, intake.report
+
+
+def import_markets(
+    source: Any,
+    *,
+    timeframe: str,
+    tz: str | None = "UTC",
+    repair: bool = False,
+    on_conflict: Conflict = "refuse",
+    settings: Settings | None = None,
+) -> dict[str, tuple[Commit, RepairReport]]:
+    """Add the bars of several markets to the lake, each under its own name, in one commit a market.
+
+    The name is that in the column ``symbol``, ``ticker`` or ``instrument``, else that at the start of the file's name.
+    All rows are read and checked before the first commit. Other parameters and errors are those of ``import_bars``.
+
+    Returns {symbol: (commit, report)}.
+    """
+    store = BarStore((settings or Settings()).lake)
+    path = Path(source) if isinstance(source, str | Path) else None
+    intakes: dict[str, Intake] = {}
+    with ExitStack() as stack:
+        for each in _files(path) if path else (source,):
+            file_name = each.name if path else None
+            for piece in source_pieces(each, f"markets {timeframe}", {} if repair else None):
+                for symbol, rows in by_instrument(piece, file_name):
+                    if symbol not in intakes:
+                        check_free(symbol, timeframe)
+                        intake = Intake(symbol, timeframe, tz=tz, repair=repair, now=_now())
+                        intakes[symbol] = stack.enter_context(intake)
+                    intakes[symbol].add_piece(rows)
+        done = {}
+        for symbol, intake in sorted(intakes.items()):
+            commit = store.append_months(
+                symbol, timeframe, intake.months(), on_conflict=on_conflict, source=path.name if path else None
+            )
+            done[symbol] = commit, intake.report
+        return done
 
 
 def _files(path: Path) -> list[Path]:

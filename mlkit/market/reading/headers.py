@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
@@ -17,6 +18,9 @@ from mlkit.market.times import RowError, first_fault, parse_times
 
 _INDEX_NAME = "__index_level_0__"  # pandas' name for a nameless index in Parquet
 _VOLUMES = ("tickvol", "tick_volume")  # MetaTrader: its real volume is 0 at most brokers, its tick volume is not
+# Columns that name the market, the most telling first; those of LABELS may hold a longer name than its symbol.
+LABELS = ("name", "asset")
+_INSTRUMENT = ("symbol", "ticker", "instrument", "pair", "tic", *LABELS)
 _COMMA = r"[-+]?\d[\d.' ]*,[\d.,' ]*\d|[-+]?\d+[' ][\d.,' ]*\d"  # a decimal comma or thousands separators
 
 _NUMERIC = (str, int, float, np.number, Decimal)  # types of values that may be numbers
@@ -28,7 +32,7 @@ Column = Any  # pa.Array, pa.ChunkedArray or pd.Series
 class Piece:
     """Consecutive rows of a file or frame as they were read."""
 
-    columns: Mapping[str, Column]  # role (timestamp, clock, open, ... volume) -> values
+    columns: Mapping[str, Column]  # role (timestamp, clock, open, ... volume, instrument) -> values
     names: Mapping[str, str]  # role -> name of the column in the source
     where: str  # the source, for messages
     place: Callable[[int], str] = "row {}".format  # row of the source, from 0 -> how a message names it
@@ -36,6 +40,15 @@ class Piece:
 
     def __len__(self) -> int:
         return len(self.columns["timestamp"])
+
+    def take(self, rows: npt.NDArray[np.intp]) -> "Piece":
+        """Some of the rows; messages name them as rows of this piece."""
+        columns = {
+            role: values.iloc[rows] if isinstance(values, pd.Series) else values.take(pa.array(rows))
+            for role, values in self.columns.items()
+        }
+        places = (self.first_row + rows).tolist()
+        return Piece(columns, self.names, self.where, lambda row: self.place(places[row]))
 
     def values(self, tz: str | None) -> BarArrays:
         """Times and numbers, read strictly. BarsError naming source, column, row and mend for one that is neither."""
@@ -74,7 +87,8 @@ def choose(names: list[str], where: object) -> dict[str, str]:
     """Map timestamp, open, ... volume (and MetaTrader's separate clock) to a table's column names.
 
     Case, blanks and ``<>`` do not matter. The header lines of Binance, Yahoo, Kraken, MetaTrader and TradingView
-    are understood; columns that are no part of bars are left out.
+    are understood. A column that names the market is chosen as ``instrument``; others that are no part of bars are
+    left out.
     """
     plain = {name: _plain(name) for name in names}
     clock = sorted(key for key in plain.values() if key in ("date", "time")) == ["date", "time"]
@@ -99,7 +113,8 @@ def choose(names: list[str], where: object) -> dict[str, str]:
                 f"{where}: no column {role!r} among {listing(names)}; "
                 "name the columns timestamp, open, high, low, close, volume"
             )
-    return chosen
+    telling = [name for key in _INSTRUMENT for name in names if plain[name] == key]
+    return chosen | ({"instrument": telling[0]} if telling else {})
 
 
 def frame_piece(frame: Any, where: str, counts: dict[str, int]) -> Piece:
@@ -131,7 +146,7 @@ def frame_piece(frame: Any, where: str, counts: dict[str, int]) -> Piece:
     if not len(columns["timestamp"]):
         raise BarsError(f"{where}: no bars (0 rows); pass at least one")
     counts["columns renamed"] = sum(role in COLUMNS and name != role for role, name in chosen.items())
-    counts["columns left out"] = len(names) - len(chosen) + indexed
+    counts["columns left out"] = len(names) - len(chosen) + indexed + ("instrument" in chosen)
     return Piece(columns, chosen, where)
 
 

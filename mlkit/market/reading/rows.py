@@ -24,13 +24,26 @@ from mlkit.market.bars import (
     validate_bars,
 )
 from mlkit.market.reading.headers import Piece, frame_piece
+from mlkit.market.reading.instruments import check_instrument
 from mlkit.market.reading.repair import RepairReport, RowRepair
 from mlkit.market.reading.tables import file_pieces
 from mlkit.market.symbols import check_symbol
 from mlkit.market.times import TIMEFRAMES, Int64Array, such_rows, timeframe_delta, timeframe_ns
 
 _SPILL = 1 << 26  # bytes of rows that are kept in memory; more are written to temporary files, one a month
+_CONFLICTS, _CONFLICT_SHARE = 5, 0.01  # times with prices that disagree, of all times: more are no single mistakes
 _ENOUGH = 20  # distances between bars from which their timeframe is checked
+
+
+_MEND_FEW = "keep one of each, or --repair keeps the last"
+_MEND_MANY = "so many are two markets, sources or versions, which no repair may choose from; import one of them"
+
+
+def source_pieces(source: Any, where: str, counts: dict[str, int] | None = None) -> Iterator[Piece]:
+    """The rows of a path or of a frame in memory; ``counts`` as for `file_pieces`, ``where`` names a frame."""
+    if isinstance(source, str | Path):
+        return file_pieces(Path(source), counts)
+    return iter((frame_piece(source, where, {} if counts is None else counts),))
 
 
 class Intake:
@@ -73,24 +86,24 @@ class Intake:
 
     def add(self, source: Any) -> None:
         """Take the rows of a path or of a frame in memory. Raises BarsError or ConfigError, naming the place."""
-        if isinstance(source, str | Path):
-            pieces = file_pieces(Path(source), self._counts if self._repair else None)
+        where = f"{self.symbol} {self.timeframe}"
+        for piece in source_pieces(source, where, self._counts if self._repair else None):
+            check_instrument(piece, self.symbol)
+            self.add_piece(piece)
+
+    def add_piece(self, piece: Piece) -> None:
+        """Take rows of this market. Raises BarsError, naming the place."""
+        self._rows_in += len(piece)
+        if self._repair:
+            times, data = RowRepair(self.timeframe, self._counts, self._tz, self._now).rows(piece)
         else:
-            where = f"{self.symbol} {self.timeframe}"
-            pieces = iter((frame_piece(source, where, self._counts if self._repair else {}),))
-        repair = RowRepair(self.timeframe, self._counts, self._tz, self._now)
-        for piece in pieces:
-            self._rows_in += len(piece)
-            if self._repair:
-                times, data = repair.rows(piece)
-            else:
-                times, data = piece.values(self._tz)
-                self._check(times, data, piece)
-                late = int((np.diff(times) < 0).sum()) + (self._last is not None and times[0] < self._last)
-                self._counts["rows out of order"] += int(late)
-            if len(times):
-                self._last = int(times[-1])
-                self._spool.add(times, data)
+            times, data = piece.values(self._tz)
+            self._check(times, data, piece)
+            late = int((np.diff(times) < 0).sum()) + (self._last is not None and times[0] < self._last)
+            self._counts["rows out of order"] += int(late)
+        if len(times):
+            self._last = int(times[-1])
+            self._spool.add(times, data)
 
     def bars(self) -> pd.DataFrame:
         """All rows as bars (n_bars, 5), in memory. BarsError for rows of one time that disagree, or none."""
@@ -147,8 +160,10 @@ class Intake:
         first = np.flatnonzero(np.append(True, times[1:] != times[:-1]))
         group = np.cumsum(np.append(0, times[1:] != times[:-1]))
         differ = (data != data[:, first[group]]).any(axis=0)
-        if differ.any() and not self._repair:
-            moments = np.unique(times[differ])
+        moments = np.unique(times[differ])
+        prices = (data[:4] != data[:4, first[group]]).any(axis=0)
+        few = len(np.unique(times[prices])) <= max(_CONFLICTS, _CONFLICT_SHARE * len(first))
+        if len(moments) and not (self._repair and few):
             shown = ", ".join(f"{pd.Timestamp(int(moment)):%Y-%m-%d %H:%M}" for moment in moments[:5])
             row = int(np.argmax(differ))
             column = int(np.argmax(data[:, row] != data[:, first[group[row]]]))
@@ -156,9 +171,9 @@ class Intake:
             raise BarsError(
                 f"{self.symbol} {self.timeframe}: {len(moments)} times have rows that disagree ({shown}"
                 f"{', ...' if len(moments) > 5 else ''}; column {COLUMNS[column]!r} is {values}); "
-                "keep one of each, or --repair keeps the last"
+                f"{_MEND_FEW if few else _MEND_MANY}"
             )
-        conflicts = len(np.unique(group[differ]))
+        conflicts = len(moments)
         self._counts["conflicting rows dropped"] = self._counts.get("conflicting rows dropped", 0) + conflicts
         self._counts["exact duplicates dropped"] += int(again.sum()) - conflicts
         return times[~again], data[:, ~again]
