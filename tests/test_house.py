@@ -25,6 +25,7 @@ WIDE = {
     "features/state_rows.py:enter": LOOP,
     "features/state.py:advance": LOOP,
     "models/ensemble/trees.py:_evaluate": LOOP,
+    "evaluation/pattern_returns.py:incremental_ic": PUBLIC,
     "market/collect/archive.py:fetch_archive": PUBLIC,
     "market/collect/fetch.py:fetch_bars": PUBLIC,
     "operations/retraining/retraining.py:retrain": PUBLIC,

@@ -277,6 +277,7 @@ def incremental_ic(
     folds: Iterable[Fold],
     *,
     block: float,
+    level: float = LEVEL,
     reps: int = 500,
     seed: int = 7,
 ) -> Increment:
@@ -292,6 +293,7 @@ def incremental_ic(
     base, extra : (n, k) and (n, m); rows with NaN in either are left out of both.
     folds : training and test rows, purged by the time a label is known (``WalkForward.split``).
     block : mean block of the bootstrap in rows, at least the horizon.
+    level : of the intervals; 1 - 0.05 / m for m questions at once (Bonferroni).
     reps, seed : resamples of the bootstrap, its seed.
 
     Raises
@@ -312,9 +314,9 @@ def incremental_ic(
         raise ConfigError("incremental_ic: no fold; pass those of WalkForward.split")
     y, *forecasts = (np.concatenate(parts) for parts in zip(*scored, strict=True))
     draws, estimate = _ic_draws(y, np.stack(forecasts, axis=1), block, reps, seed)
-    low, high = np.quantile(draws, [0.5 * (1 - LEVEL), 0.5 * (1 + LEVEL)], axis=0)
+    low, high = np.quantile(draws, [0.5 * (1 - level), 0.5 * (1 + level)], axis=0)
     parts = zip(estimate, low, high, strict=True)
-    base_ic, full_ic, gain = (Interval(float(mid), float(least), float(most), LEVEL) for mid, least, most in parts)
+    base_ic, full_ic, gain = (Interval(float(mid), float(least), float(most), level) for mid, least, most in parts)
     return Increment(base_ic, full_ic, gain, len(y))
 
 
