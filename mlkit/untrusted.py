@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 from pydantic import StringConstraints
 
@@ -17,19 +17,22 @@ Text = Annotated[str, StringConstraints(max_length=20_000)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
-def read_regular(path: Path, most: int) -> bytes:
-    """Content of a regular file of at most ``most`` bytes.
-
-    Raises OSError for anything else, such as a pipe, a device or a link, without waiting for it.
-    """
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file; OSError for anything else, such as a pipe, a device or a link, without waiting for it."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """Content of a regular file of at most ``most`` bytes; OSError as `open_regular`, and for a longer one."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         # The size may grow after the check.
-        data = file.read(most + 1) if status.st_size <= most else b""
-    if max(status.st_size, len(data)) > most:
+        data = file.read(most + 1) if size <= most else b""
+    if max(size, len(data)) > most:
         raise OSError(errno.EFBIG, f"too long, over {most:,} bytes", str(path))
     return data
 

@@ -67,7 +67,7 @@ class FinalSpan:
         return [
             entry
             for entry in self._ledger.entries()
-            if entry["event"] == "read" and self._source.overlaps(Source(**entry["sources"][0]))
+            if entry["event"] == "read" and self._source.overlaps(entry["sources"][0])
         ]
 
     def read(self, reason: str, *, again: bool = False) -> pd.DataFrame:

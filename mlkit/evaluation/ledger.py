@@ -20,21 +20,28 @@ import json
 import logging
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 from uuid import uuid4
 
 import pandas as pd
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
 from mlkit.config import Settings, fsync_folder
 from mlkit.errors import ConfigError
 from mlkit.market import fingerprint
+from mlkit.untrusted import Line, open_regular
 
 RUN = uuid4().hex  # identifies this process in the ledger
+LOCK_SECONDS = 20.0  # that a writer waits for the lock of another process
+_LINE_BYTES = 2**20  # of one entry
 _log = logging.getLogger(__name__)
 
 
@@ -65,6 +72,86 @@ class Source:
         same_market = (self.symbol, self.timeframe) == (other.symbol, other.timeframe)
         shared = max(self.start, other.start) <= min(self.end, other.end)
         return self.sha256 == other.sha256 or (same_market and shared)
+
+
+@with_config(ConfigDict(extra="allow", allow_inf_nan=False))
+class _Entry(TypedDict):
+    """A line of a ledger; the records of retrainings have further events with texts of their own."""
+
+    event: Line
+    run: Line
+    time: Line
+
+
+class _End(_Entry):
+    fit: Line
+    status: Literal["done", "failed"]
+
+
+class _About(_Entry):
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+
+
+class _Start(_About):
+    purpose: Line
+    configuration: Line
+    fit: Line
+
+
+class _Recall(_About):
+    purpose: Line
+    configurations: tuple[Line, ...]
+
+
+class _Sharpe(_About):
+    purpose: Line
+    configuration: Line
+    sharpes: dict[Line, float]
+
+
+class _Read(_About):
+    reason: str
+
+
+_ANY: TypeAdapter[Any] = TypeAdapter(_Entry)
+_TYPES: dict[str, TypeAdapter[Any]] = {
+    "start": TypeAdapter(_Start),
+    "end": TypeAdapter(_End),
+    "recall": TypeAdapter(_Recall),
+    "sharpe": TypeAdapter(_Sharpe),
+    "read": TypeAdapter(_Read),
+}
+
+
+class _Lines:
+    """The lines of a ledger file that may hold one of the events (all by default), one in memory at a time."""
+
+    def __init__(self, path: Path, events: Sequence[str]) -> None:
+        self._path, self._events = path, events
+        self._number, self._left_out = 0, list[int]()
+
+    def __iter__(self) -> Iterator[bytes]:
+        first = b'{"event": "'
+        wanted = tuple(first + event.encode() + b'"' for event in self._events) or (first,)
+        with open_regular(self._path) as file:
+            for self._number, line in enumerate(iter(partial(file.readline, _LINE_BYTES), b""), start=1):
+                # Most lines are of another event, which their first bytes show.
+                if line.startswith(wanted) or not line.startswith(first):
+                    yield line
+        if self._left_out:
+            lines = f"line {self._left_out[0]}" + (f" and {len(self._left_out) - 1} more" if self._left_out[1:] else "")
+            _log.warning("%s: %s cannot be read and was left out", self._path, lines)
+
+    def parse(self, line: bytes) -> dict[str, Any] | None:
+        """The entry of the current line; None for a line that is none, which is counted."""
+        try:
+            entry = _ANY.validate_json(line)
+            kind = _TYPES.get(entry["event"])
+            found: dict[str, Any] = entry if kind is None else kind.validate_json(line)
+        except ValidationError:
+            self._left_out.append(self._number)
+            return None
+        return found if not self._events or found["event"] in self._events else None
 
 
 def configuration_hash(configuration: Mapping[str, Any]) -> str:
@@ -111,13 +198,8 @@ class Ledger:
         only the start remains. ConfigError if the file cannot be written, so that no fit goes unrecorded.
         """
         tried, number = configuration_hash(configuration), uuid4().hex
-        start = dict(about or {}) | {
-            "fit": number,
-            "purpose": purpose,
-            "configuration": tried,
-            "sources": [asdict(source) for source in sources],
-        }
-        self.write("start", **start, settings=dict(configuration))
+        start = {"configuration": tried, "fit": number, **dict(about or {}), "settings": dict(configuration)}
+        self.write("start", **_about(sources, purpose), **start)
         try:
             yield tried
         except BaseException as error:
@@ -126,14 +208,18 @@ class Ledger:
         self.write("end", fit=number, status="done")
 
     def write(self, event: str, **fields: Any) -> None:
-        """Append one entry under a lock, with fsync; an incomplete line of a crash is ended first."""
-        entry = {"event": event, "time": datetime.now(UTC).isoformat(timespec="seconds"), "run": RUN, **fields}
-        line = json.dumps(entry, sort_keys=True, allow_nan=False).encode() + b"\n"
+        """Append one entry under a lock, with fsync; an incomplete line of a crash is ended first.
+
+        ConfigError if the file cannot be written, or is locked by another process for `LOCK_SECONDS`.
+        """
+        # `_Lines` and `trials` read the first fields without the rest, so their order matters.
+        entry = {"event": event, "run": RUN, **fields, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+        line = json.dumps(entry, allow_nan=False).encode() + b"\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             new = not self.path.exists()
             with self.path.open("ab+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+                self._lock(file.fileno())
                 if file.seek(0, os.SEEK_END):
                     file.seek(-1, os.SEEK_END)
                     line = line if file.read(1) == b"\n" else b"\n" + line
@@ -147,33 +233,59 @@ class Ledger:
                 f"the trial ledger {self.path} cannot be written ({error}); point MLKIT_LEDGER_PATH at a file that can"
             ) from error
 
-    def entries(self) -> list[dict[str, Any]]:
-        """Entries of the run in order; an incomplete line of a crash is left out with a logged warning."""
-        if not self.path.exists():
-            return []
-        found = []
-        for number, line in enumerate(self.path.read_bytes().splitlines(), start=1):
+    def _lock(self, handle: int) -> None:
+        """Lock the open file; the system frees the lock when it is closed."""
+        until = time.monotonic() + LOCK_SECONDS
+        while True:
             try:
-                entry = json.loads(line)
-            except ValueError:
-                _log.warning("%s, line %d is torn and was left out", self.path, number)
-                continue
-            if self.run is None or entry["run"] == self.run:
-                found.append(entry)
-        return found
+                return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise ConfigError(
+                        f"{self.path} is locked by another process for more than {LOCK_SECONDS:g} s; end that process, "
+                        "or point MLKIT_LEDGER_PATH at another file"
+                    ) from None
+                time.sleep(0.02)
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Entries of the run in order, their ``sources`` as `Source`.
+
+        Lines that are no entries, such as one that a crash left incomplete, are left out with one logged warning.
+        """
+        return list(self._entries())
+
+    def _entries(self, *events: str) -> Iterator[dict[str, Any]]:
+        lines = _Lines(self.path, events)
+        entries = map(lines.parse, lines if self.path.exists() else ())
+        return (entry for entry in entries if entry is not None and self.run in (None, entry["run"]))
 
     def recall(self, sources: Sequence[Source], configurations: Sequence[str], *, purpose: str = "price") -> None:
         """Add trials of other processes to the count, such as those of the study that chose the parameters.
 
         ``configurations`` are the hashes that `trial` yields; each counts once.
         """
-        about = {"purpose": purpose, "sources": [asdict(source) for source in sources]}
-        self.write("recall", **about, configurations=sorted(configurations))
+        self.write("recall", **_about(sources, purpose), configurations=sorted(configurations))
 
     def trials(self, sources: Sequence[Source], *, purpose: str = "price") -> int:
         """Number of distinct configurations started on any of the sources, failed and abandoned ones included."""
-        started = {entry["configuration"] for entry in self._entries("start", sources, purpose)}
-        return len(started.union(*(entry["configurations"] for entry in self._entries("recall", sources, purpose))))
+        found: set[bytes] = set()
+        # First bytes of a start, up to its configuration -> whether it counts: few differ, of a million lines.
+        known: dict[bytes, bool] = {}
+        lines, mark = _Lines(self.path, ("start", "recall")), b'"configuration": "'
+        for line in lines if self.path.exists() else ():
+            cut = line.find(mark)
+            first, one = line[:cut], line[cut + len(mark) : cut + len(mark) + 64]
+            if first in known and line.endswith(b"}\n"):
+                counts, tried = known[first], [one]
+            elif (entry := lines.parse(line)) is None:
+                continue
+            else:
+                counts = self.run in (None, entry["run"]) and _concerns(entry, sources, purpose)
+                tried = [each.encode() for each in entry.get("configurations", [entry.get("configuration", "")])]
+                if line.startswith(b'{"event": "start"') and tried == [one]:
+                    known[first] = counts
+            found.update(tried if counts else ())
+        return len(found)
 
     def write_sharpes(
         self, sources: Sequence[Source], configuration: str, sharpes: Mapping[int, float], *, purpose: str = "price"
@@ -182,9 +294,8 @@ class Ledger:
 
         ``configuration`` is the hash that `trial` yields. ConfigError if the file cannot be written.
         """
-        about = {"purpose": purpose, "sources": [asdict(source) for source in sources]}
         known = {str(horizon): float(value) for horizon, value in sharpes.items() if math.isfinite(value)}
-        self.write("sharpe", **about, configuration=configuration, sharpes=known)
+        self.write("sharpe", **_about(sources, purpose), configuration=configuration, sharpes=known)
 
     def sharpes(self, sources: Sequence[Source], horizon: int, *, purpose: str = "price") -> list[float]:
         """Sharpe ratios of the trials on any of the sources, the newest of each configuration.
@@ -193,8 +304,8 @@ class Ledger:
         """
         found = {
             entry["configuration"]: entry["sharpes"][str(horizon)]
-            for entry in self._entries("sharpe", sources, purpose)
-            if str(horizon) in entry["sharpes"]
+            for entry in self._entries("sharpe")
+            if _concerns(entry, sources, purpose) and str(horizon) in entry["sharpes"]
         }
         return list(found.values())
 
@@ -204,19 +315,19 @@ class Ledger:
         Returns a DataFrame, one row a configuration in order of its first start: ``configuration`` (first 8 digits of
         the hash), ``done``, ``failed``, ``abandoned``. A fit that is still running counts as abandoned.
         """
-        ends = {entry["fit"]: entry["status"] for entry in self.entries() if entry["event"] == "end"}
+        ends = {entry["fit"]: entry["status"] for entry in self._entries("end")}
         counts: dict[str, dict[str, int]] = {}
-        for entry in self._entries("start", sources, purpose):
+        for entry in (entry for entry in self._entries("start") if _concerns(entry, sources, purpose)):
             row = counts.setdefault(entry["configuration"][:8], {"done": 0, "failed": 0, "abandoned": 0})
             row[ends.get(entry["fit"], "abandoned")] += 1
         frame = pd.DataFrame.from_dict(counts, orient="index", columns=["done", "failed", "abandoned"])
         return frame.rename_axis("configuration").reset_index()
 
-    def _entries(self, event: str, sources: Sequence[Source], purpose: str) -> list[dict[str, Any]]:
-        return [
-            entry
-            for entry in self.entries()
-            if entry["event"] == event
-            and entry["purpose"] == purpose
-            and any(mine.overlaps(Source(**theirs)) for mine in sources for theirs in entry["sources"])
-        ]
+
+def _about(sources: Sequence[Source], purpose: str) -> dict[str, Any]:
+    return {"purpose": purpose, "sources": [asdict(source) for source in sources]}
+
+
+def _concerns(entry: Mapping[str, Any], sources: Sequence[Source], purpose: str) -> bool:
+    """Whether an entry is of this purpose and of data that overlap."""
+    return entry["purpose"] == purpose and any(mine.overlaps(theirs) for mine in sources for theirs in entry["sources"])

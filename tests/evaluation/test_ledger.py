@@ -1,10 +1,15 @@
 """The ledger forgets nothing: not a failure, not a killed process, not a torn line; and counts each choice once."""
 
+import fcntl
 import json
 import logging
 import multiprocessing
+import os
 import subprocess
 import sys
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +17,7 @@ import pytest
 
 import mlkit
 from mlkit.errors import ConfigError
+from mlkit.evaluation.final_span import FinalSpan
 from mlkit.evaluation.ledger import RUN, Ledger, Source, configuration_hash
 from mlkit.market.simulate.markets import null_market
 
@@ -80,7 +86,7 @@ def test_a_torn_line_is_left_out_and_the_next_one_is_whole(ledger: Ledger, caplo
     try_once(ledger, source(), seed=2)
     with caplog.at_level(logging.WARNING):
         assert ledger.trials([source()]) == 2
-    assert "line 3 is torn" in caplog.text
+    assert "line 3 cannot be read and was left out" in caplog.text
     assert all(json.loads(line) for line in ledger.path.read_text().splitlines() if "torn" not in line)
 
 
@@ -150,3 +156,85 @@ def test_sharpe_ratios_of_trials_by_horizon(ledger: Ledger) -> None:
     ledger.write_sharpes([mine], "a pattern", {1: 9.0}, purpose="patterns")
     assert ledger.sharpes([mine], 1) == [0.03, -0.01] and ledger.sharpes([mine], 5) == [0.04]
     assert ledger.trials([mine]) == 1  # what is told is no trial
+
+
+def line(**fields: object) -> bytes:
+    known = {"event": "start", "purpose": "price", "run": "r", "configuration": "c", "fit": "f", "time": "t"}
+    return json.dumps({**known, **fields}).encode()
+
+
+OTHERS = asdict(source())
+FOREIGN = {
+    "null": b"null",
+    "a number": b"5",
+    "an empty object": b"{}",
+    "a list": b"[]",
+    "text": b"start",
+    "not UTF-8": b'{"event": "start\xff"}',
+    "a start without sources": line(),
+    "sources that are text": line(sources="A"),
+    "no source": line(sources=[]),
+    "a source without a symbol": line(event="recall", sources=[{}], configurations=[]),
+    "an end of another status": line(event="end", status=[]),
+    "ratios that are text": line(event="sharpe", sources=[OTHERS], sharpes={"1": "high"}),
+    "a read without a reason": line(event="read", sources=[OTHERS]),
+    "deep": b'{"event": "start", "settings": ' + b"[" * 50_000,
+    "a line of 3 MB": line(sources=[OTHERS], settings="x" * 3_000_000),
+    "a colour": line(event="\x1b[31m"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_lines_of_others_are_left_out_with_one_warning(
+    name: str, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    try_once(ledger, source(), seed=1)
+    with ledger.path.open("ab") as file:
+        file.write(FOREIGN[name] + b"\n" + FOREIGN[name] + b"\n")
+    try_once(ledger, source(), seed=2)
+    with caplog.at_level(logging.WARNING):
+        assert len(ledger.entries()) == 4
+    assert len(caplog.records) == 1 and "line 3 and" in caplog.text
+    assert ledger.trials([source()]) == 2
+    assert ledger.sharpes([source()], 1) == []
+    assert len(ledger.table([source()])) == 2
+    assert FinalSpan(null_market(50, seed=1), ledger).reads() == []
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
+def test_a_ledger_that_is_no_file_is_refused_without_waiting(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "ledger.jsonl")
+    with pytest.raises((ConfigError, OSError)) as caught:
+        Ledger(tmp_path / "ledger.jsonl").trials([source()])
+    assert "ledger.jsonl" in str(caught.value)
+
+
+def test_a_lock_that_is_held_times_out_and_names_the_file(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlkit.evaluation.ledger.LOCK_SECONDS", 0.1)
+    try_once(ledger, source(), seed=1)
+    with ledger.path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match=r"ledger\.jsonl is locked by another process"):
+            try_once(ledger, source(), seed=2)
+    try_once(ledger, source(), seed=3)
+    assert ledger.trials([source()]) == 2
+
+
+def test_a_long_ledger_is_counted_line_by_line(ledger: Ledger) -> None:
+    """The count of repeated and of new configurations, as that of parsing every line; a few lines in memory."""
+    ledger.path.parent.mkdir()
+    about = {"purpose": "price", "run": RUN, "sources": [asdict(source())]}
+    rest = {"fit": "f", "settings": {"text": "x" * 1000}, "time": "2026"}
+    with ledger.path.open("w") as file:
+        for k in range(20_000):
+            started = {"event": "start", **about, "configuration": configuration_hash({"k": k % 300}), **rest}
+            file.write(json.dumps(started) + "\n" + json.dumps({"event": "end", "fit": "f", "status": "done"}) + "\n")
+            if k % 1000 == 0:
+                file.write(json.dumps({**started, "run": "another", "configuration": "9" * 64}) + "\n")
+                file.write(json.dumps({**started, "purpose": "patterns", "configuration": "8" * 64}) + "\n")
+    tracemalloc.start()
+    assert Ledger(ledger.path, run=RUN).trials([source()]) == 300
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+    assert ledger.trials([source()]) == 301
+    assert ledger.trials([source(symbol="B", sha="y")]) == 0

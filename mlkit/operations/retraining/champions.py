@@ -14,6 +14,7 @@ from mlkit.inference import current_bundle
 from mlkit.models.bundle import ModelBundle, history, market_root, rollback
 from mlkit.operations.retraining.comparison import trained_until
 from mlkit.operations.tracking.tracking import tracked
+from mlkit.untrusted import printable
 
 _RECORD = "retraining.jsonl"
 _LOCK = ".retraining.lock"
@@ -71,7 +72,9 @@ def roll_back(symbol: str, timeframe: str, settings: Settings | None = None) -> 
 
 def record(root: Path) -> list[dict[str, Any]]:
     """Changes of a market's current bundle by `retrain` and `roll_back`, in order: event, time, bundle, why, ..."""
-    return Ledger(root / _RECORD).entries()
+    texts = ("bundle", "left", "why")
+    entries = Ledger(root / _RECORD).entries()
+    return [entry for entry in entries if all(isinstance(entry.get(name, ""), str) for name in texts)]
 
 
 def write_record(root: Path, event: str, **fields: Any) -> None:
@@ -85,7 +88,7 @@ def published(root: Path) -> pd.DataFrame:
     Returns a DataFrame indexed by bundle id: ``created``, ``trained_until`` (UTC), ``bars``, ``event`` and ``why`` of
     the last entry of the record about it, empty for a bundle of `train`, and ``problem`` of a damaged one.
     """
-    entries = {str(entry["bundle"]): entry for entry in record(root)}
+    entries = {entry.get("bundle"): entry for entry in record(root)}
     rows = {}
     for name in history(root):
         entry = entries.get(name, {})
@@ -97,6 +100,6 @@ def published(root: Path) -> pd.DataFrame:
         else:
             row |= {"created": bundle.manifest.created, "trained_until": trained_until(bundle)}
             row["bars"] = bundle.manifest.training_span.bars
-        rows[name] = row | {"event": entry.get("event", ""), "why": entry.get("why", "")}
+        rows[name] = row | {"event": entry.get("event", ""), "why": printable(entry.get("why", ""))}
     columns = ["created", "trained_until", "bars", "event", "why", "problem"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("bundle")
