@@ -49,3 +49,8 @@ def without_password(url: str) -> str:
         return url
     host, slash, path = rest.partition("?")[0].partition("/")
     return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
+
+
+def one_line(text: str, most: int = 300) -> str:
+    """Text, such as that of an error, on one line of at most ``most`` characters, its addresses without passwords."""
+    return " ".join(map(without_password, text.split()))[:most]

@@ -19,11 +19,9 @@ def register(command: AddCommand) -> None:
 
 def _fetch(arguments: Arguments) -> None:
     from mlkit.models.bundle import publish
-    from mlkit.operations.retraining import only_one
     from mlkit.operations.tracking import fetch_bundle
 
     bundle = fetch_bundle(settings_from(), arguments.model, arguments.alias, arguments.root)
     if arguments.publish:
-        with only_one(bundle.path.parent):
-            publish(bundle)
+        publish(bundle)
     print(bundle.path)

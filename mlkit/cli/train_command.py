@@ -63,7 +63,7 @@ def _train(arguments: Arguments) -> None:
         raise ConfigError("--out goes with --only patterns; the models of a market are published with their bundles")
     symbols = _symbols(arguments)
     from mlkit.market import load_bars
-    from mlkit.operations.retraining import only_one
+    from mlkit.models.bundle import only_one
     from mlkit.operations.tracking import for_command, tracked
     from mlkit.operations.training import resumable, root_of, train, walk_forward
 

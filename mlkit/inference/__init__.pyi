@@ -3,6 +3,9 @@
 # Folder whose current bundle is used for a market, its own or a pool's; None where nothing was trained.
 from .bundle_roots import answering_root as answering_root
 
+# The manifest of a bundle, if it was trained on a market; BundleError otherwise.
+from .bundle_roots import check_market as check_market
+
 # The published bundle that is used for a market, its own or a pool's; None where nothing was trained.
 from .bundle_roots import current_bundle as current_bundle
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from mlkit.config import Settings
 from mlkit.errors import BundleError
-from mlkit.models.bundle import CURRENT, POOLS, market_root, read_current, read_manifest
+from mlkit.models.bundle import CURRENT, POOLS, Manifest, market_root, read_current, read_manifest
 
 if TYPE_CHECKING:
     from mlkit.models.bundle import ModelBundle
@@ -82,4 +82,16 @@ def current_bundle(symbol: str, timeframe: str, settings: Settings) -> "ModelBun
         return None
     from mlkit.models.bundle import ModelBundle
 
-    return ModelBundle.open(root)
+    bundle = ModelBundle.open(root)
+    check_market(bundle.manifest, symbol, timeframe, root)
+    return bundle
+
+
+def check_market(manifest: Manifest, symbol: str, timeframe: str, root: Path) -> Manifest:
+    """The manifest, if its bundle was trained on this market; BundleError for one that was copied from another."""
+    if symbol not in manifest.symbols or timeframe != manifest.timeframe:
+        raise BundleError(
+            f"{root}: holds a bundle of {manifest.symbol} {manifest.timeframe}, not of {symbol} {timeframe}; move it "
+            f"to the folder of its market and run mlkit train --symbol {symbol} --timeframe {timeframe}"
+        )
+    return manifest

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
+from mlkit.models.bundle import PatternEvidence
+
 NOT_TRAINED = "Models not trained yet"
 # A forecast whose log return exceeds this (a factor of 22,000) is refused: exp() of it is no price.
 MAX_LOG_RETURN = 10.0
@@ -39,25 +41,6 @@ class _Part(BaseModel):
     """Base of all parts: frozen, without unknown keys, NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
-
-
-class PatternEvidence(_Part):
-    """Returns after a pattern on the training bars, over the horizon with the highest lower bound.
-
-    A case is a bar at which the CNN detects the pattern. It is a hit when the price moves in the pattern's direction
-    from the next open to the open ``horizon`` bars later. ``edge_bps`` is the mean of that return minus the market's
-    mean return and a round trip; ``lower_bps`` is its lower bound, corrected for all patterns and horizons tested.
-    """
-
-    horizon: Annotated[int, Field(ge=1)]
-    cases: Annotated[int, Field(ge=0)]
-    hit_rate: Probability
-    low: Probability  # 95 % interval of the hit rate
-    high: Probability
-    base_rate: Probability  # hit rate of the same directions at any bar
-    edge_bps: float
-    lower_bps: float
-    verdict: EdgeVerdict
 
 
 class PatternReading(_Part):

@@ -11,7 +11,8 @@ import pandas as pd
 from mlkit.errors import DependencyError
 from mlkit.features import Standard
 from mlkit.inference.drift_note import read_drift
-from mlkit.inference.insight_data import NOT_TRAINED, Drift, EdgeVerdict, ModelStatus, PatternEvidence
+from mlkit.inference.insight_data import NOT_TRAINED, Drift, EdgeVerdict, ModelStatus
+from mlkit.models.bundle import PatternEvidence
 
 if TYPE_CHECKING:
     from mlkit.models.bundle import ModelBundle
@@ -50,10 +51,13 @@ class LoadedModels:
         return self._cnns[standard]
 
     def _load_cnn(self, standard: Standard) -> "PatternModel":
-        from mlkit.models.patterns import load_cnn, pretrained
+        from mlkit.models.patterns import parse_cnn, pretrained
 
-        own = None if self.bundle is None else self.bundle.cnn_path
-        return pretrained(standard, self._weights) if own is None else load_cnn(own)
+        bundle = self.bundle
+        own = None if bundle is None else bundle.cnn_file
+        if bundle is None or own is None:
+            return pretrained(standard, self._weights)
+        return parse_cnn(own, bundle.path / "cnn.safetensors")
 
     @cached_property
     def price(self) -> "tuple[PricePredictor | None, str]":
@@ -96,8 +100,7 @@ class LoadedModels:
 
     def verdict(self, horizon: int) -> EdgeVerdict | None:
         """Verdict of the walk-forward for a horizon when the bundle was trained."""
-        measured = None if self.bundle is None else self.bundle.manifest.metrics.get(str(horizon))
-        value = measured.get("verdict") if isinstance(measured, dict) else None
+        value = None if self.bundle is None else self.bundle.manifest.metrics.get(str(horizon), {}).get("verdict")
         return "edge" if value == "edge" else "no edge" if value == "no edge" else None
 
     @cached_property
@@ -109,11 +112,10 @@ class LoadedModels:
         first, last = pd.to_datetime([span.start, span.end], utc=True)
         return first, last
 
-    @cached_property
+    @property
     def pattern_evidence(self) -> dict[str, PatternEvidence]:
         """Returns after each pattern on the training bars; empty where they were not measured."""
-        measured = {} if self.bundle is None else self.bundle.manifest.pattern_evidence
-        return {name: PatternEvidence.model_validate(value) for name, value in measured.items()}
+        return {} if self.bundle is None else self.bundle.manifest.pattern_evidence
 
 
 def _load(load: Callable[[], Model]) -> tuple[Model | None, str]:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from mlkit import __version__
 from mlkit.config import Settings
 from mlkit.errors import BundleError
-from mlkit.inference.bundle_roots import answering_root
+from mlkit.inference.bundle_roots import answering_root, check_market
 from mlkit.inference.drift_note import read_drift
 from mlkit.inference.insight_data import NOT_TRAINED, Drift, ModelStatus
 from mlkit.inference.loaded_models import LoadedModels
@@ -72,11 +72,11 @@ def market_status(symbol: str, timeframe: str, settings: Settings) -> MarketStat
         root = answering_root(symbol, timeframe, settings)
         if root is None:
             return MarketStatus(symbol=symbol, timeframe=timeframe, reason=NOT_TRAINED)
-        manifest = read_manifest(root / read_current(root)[0])
+        manifest = check_market(read_manifest(root / read_current(root)[0]), symbol, timeframe, root)
     except BundleError:
         reason = "the bundle is damaged; mlkit bundle verify says where"
         return MarketStatus(symbol=symbol, timeframe=timeframe, reason=reason)
-    span = manifest.training_span
+    span, described = manifest.training_span, manifest.model_dump(mode="json", include={"metrics", "pattern_evidence"})
     return MarketStatus(
         symbol=symbol,
         timeframe=timeframe,
@@ -85,7 +85,6 @@ def market_status(symbol: str, timeframe: str, settings: Settings) -> MarketStat
         trained_from=span.start,
         trained_until=span.end,
         training_bars=span.bars,
-        metrics=manifest.metrics,
-        pattern_evidence=manifest.pattern_evidence,
+        **described,
         drift=read_drift(root, symbol, timeframe, manifest.bundle_id),
     )

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mlkit.inference.insight_data import PatternEvidence, PatternReading, PricePrediction, Signal, SignalType
+from mlkit.inference.insight_data import PatternReading, PricePrediction, Signal, SignalType
+from mlkit.models.bundle import PatternEvidence
 
 CONTRADICTION = "signals contradict each other"
 CONTRADICTORY = "Contradiction"  # source of the HOLD that says so

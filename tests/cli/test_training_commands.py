@@ -132,7 +132,7 @@ def test_in_files_is_the_same_training_and_leaves_no_file(
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from mlkit.operations.retraining.champions import only_one
+from mlkit.models.bundle import only_one
 with only_one(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

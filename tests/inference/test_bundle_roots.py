@@ -1,16 +1,20 @@
 """Which folder answers for a market, also where one of the pools is damaged."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
 
 import mlkit
 from mlkit.errors import BundleError
-from mlkit.inference.bundle_roots import answering_root
+from mlkit.inference.bundle_roots import answering_root, current_bundle
+from mlkit.inference.loaded_models import LoadedModels
 from mlkit.models.bundle.bundle import ModelBundle, write_bundle
-from mlkit.models.bundle.bundle_folders import pool_root
+from mlkit.models.bundle.bundle_folders import market_root, pool_root
 from mlkit.models.bundle.publishing import publish
+from mlkit.models.patterns.cnn import weights_file
+from mlkit.operations.retraining.champions import champion_of, roll_back
 
 SPAN = {"start": "2020-01-01T00:00:00+00:00", "bars": 100}
 
@@ -73,3 +77,53 @@ def publish_again(bundle: ModelBundle) -> None:
     copy = path.with_name("copy")
     copy.write_bytes(path.read_bytes())
     copy.replace(path)
+
+
+ONE = {
+    "created": "2026-01-01T00:00:00+00:00",
+    "timeframe": "1d",
+    "feature_names": ["a"],
+    "horizons": [1],
+    "training_span": SPAN | {"end": "2020-06-01T00:00:00+00:00"},
+    "data_sha256": "ab" * 32,
+    "seed": 7,
+    "settings": {},
+    "metrics": {},
+}
+
+
+@pytest.mark.parametrize(("symbol", "timeframe"), [("BTCUSDT", "1d"), ("SPY", "1h")])
+def test_a_folder_that_was_copied_from_another_market_answers_for_none(
+    symbol: str, timeframe: str, settings: mlkit.Settings
+) -> None:
+    home = market_root("SPY", "1d", settings)
+    for seed in (7, 8):
+        publish(write_bundle(home, {**ONE, "symbol": "SPY", "seed": seed}, cnn_file=weights_file("continuous")))
+    copied = market_root(symbol, timeframe, settings)
+    shutil.copytree(home, copied)
+    with pytest.raises(BundleError, match=rf"holds a bundle of SPY 1d, not of {symbol} {timeframe}; move it"):
+        current_bundle(symbol, timeframe, settings)
+    assert champion_of(symbol, timeframe, settings)[0] is None
+    before = (copied / "CURRENT").read_bytes()
+    with pytest.raises(BundleError, match="holds a bundle of SPY 1d"):
+        roll_back(symbol, timeframe, settings)
+    assert (copied / "CURRENT").read_bytes() == before
+    found = current_bundle("SPY", "1d", settings)
+    assert found is not None and found.manifest.seed == 8
+
+
+def test_weights_that_are_exchanged_after_the_check_are_not_loaded(
+    settings: mlkit.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted fault: verify the file, then read it again from its path."""
+    home, read = market_root("SPY", "1d", settings), ModelBundle.read
+    bundle = write_bundle(home, {**ONE, "symbol": "SPY"}, cnn_file=weights_file("continuous"))
+
+    def exchanged(one: ModelBundle, name: str) -> bytes:
+        data = read(one, name)
+        (one.path / name).write_bytes(weights_file("classic"))
+        return data
+
+    monkeypatch.setattr(ModelBundle, "read", exchanged)
+    model, reason = LoadedModels(bundle).cnn("classic")
+    assert model is not None and (model.standard, reason) == ("continuous", "")

@@ -25,11 +25,12 @@ from typing import Any
 
 import mlkit
 from mlkit.market.simulate.markets import null_market
+from mlkit.models.bundle import only_one
 from mlkit.models.bundle.bundle import ModelBundle
 from mlkit.models.bundle.bundle_folders import market_root
 from mlkit.models.bundle.publishing import history, publish, sweep
 from mlkit.models.ensemble.settings import EnsembleSettings
-from mlkit.operations.retraining.champions import only_one, record
+from mlkit.operations.retraining.champions import record
 from mlkit.operations.retraining.retraining import Retraining, retrain
 from mlkit.operations.training import training, training_bundle
 from tests.forks import forked

@@ -18,12 +18,13 @@ from mlkit.errors import BarsError, NotTrainedError, RetrainingError
 from mlkit.evaluation.ledger import Ledger, Source
 from mlkit.market.simulate.markets import null_market
 from mlkit.market.simulate.regimes import regime_change
+from mlkit.models.bundle import only_one
 from mlkit.models.bundle.bundle import ModelBundle
 from mlkit.models.bundle.bundle_folders import market_root
 from mlkit.models.bundle.publishing import history, publish
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.retraining import retraining
-from mlkit.operations.retraining.champions import champion_of, only_one, published, record, roll_back
+from mlkit.operations.retraining.champions import champion_of, published, record, roll_back
 from mlkit.operations.retraining.comparison import Comparison
 from mlkit.operations.retraining.decision import decide
 from mlkit.operations.retraining.retraining import Retraining, retrain

@@ -21,6 +21,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _OPEN = ("/healthz", "/", "/static/")  # answered without a token: they show nothing about a market
 _HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+_PARAMETERS = ("timeframe", "candles")  # of the endpoints
 _log = logging.getLogger("mlkit.serve")
 
 
@@ -108,11 +109,16 @@ class RequestGuard:
                 "request_id": request_id,
                 "method": scope["method"],
                 "path": scope["path"][:200],
-                "query": scope["query_string"][:200].decode("latin-1"),
+                "query": _logged(scope["query_string"][:200].decode("latin-1")),
                 "status": status,
                 "ms": round(1e3 * seconds, 3),
             }
             _log.info("request", extra={"fields": fields})
+
+
+def _logged(query: str) -> str:
+    """The parameters of the endpoints; any other may be a secret, such as a token that a client put there."""
+    return "&".join(part for part in query.split("&") if part.partition("=")[0] in _PARAMETERS)
 
 
 async def _refuse(send: Send, status: int, reason: str, *, request_id: str) -> None:

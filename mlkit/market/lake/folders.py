@@ -10,6 +10,7 @@ from typing import Any
 
 from mlkit.config import fsync_folder, write_all, write_atomic
 from mlkit.errors import DependencyError, LakeError
+from mlkit.untrusted import one_line, without_password
 
 
 class LocalFolder:
@@ -89,15 +90,15 @@ class RemoteFolder:
     """
 
     def __init__(self, url: str) -> None:
+        self.location = without_password(url).rstrip("/")
         try:
             import fsspec
         except ImportError as error:
-            raise DependencyError(f'{url} needs fsspec; install it: pip install "mlkit[data]"') from error
-        self.location = url.rstrip("/")
+            raise DependencyError(f'{self.location} needs fsspec; install it: pip install "mlkit[data]"') from error
         try:
-            self._fs, path = fsspec.core.url_to_fs(self.location, use_listings_cache=False)
+            self._fs, path = fsspec.core.url_to_fs(url.rstrip("/"), use_listings_cache=False)
         except (ImportError, ValueError) as error:
-            raise DependencyError(f"{url}: {error}") from error
+            raise DependencyError(f"{self.location}: {one_line(str(error))}") from error
         self._root = str(path).rstrip("/")
 
     def read(self, name: str) -> bytes | None:
@@ -165,7 +166,7 @@ def _lake_errors(deed: str, where: str, refusals: type[Exception] = OSError) -> 
     try:
         yield
     except refusals as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
+        reason = getattr(error, "strerror", None) or one_line(str(error), 200) or type(error).__name__
         raise LakeError(
             f"{where}: cannot {deed} ({reason}); the last committed bars are kept, mend the cause and run again"
         ) from error

@@ -33,8 +33,14 @@ from .manifest import ID as ID
 # Name of the manifest's file.
 from .manifest import MANIFEST as MANIFEST
 
+# ISO 8601 time that a pandas Timestamp holds, as a type of pydantic.
+from .manifest import IsoTime as IsoTime
+
 # Contents, training and scores of a bundle.
 from .manifest import Manifest as Manifest
+
+# Returns after a pattern on the training bars.
+from .manifest import PatternEvidence as PatternEvidence
 
 # Ids of the bundles that were published in a root, the current one first; NotTrainedError if there is none.
 from .manifest import read_current as read_current
@@ -47,6 +53,9 @@ from .manifest import read_plain as read_plain
 
 # Ids of the published bundles that are still there, the current one first; empty if none was published.
 from .publishing import history as history
+
+# Lock a root against other changes of its current bundle; RetrainingError where it is locked.
+from .publishing import only_one as only_one
 
 # Delete all published bundles except the newest, and return their ids.
 from .publishing import prune as prune

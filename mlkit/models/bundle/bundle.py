@@ -58,11 +58,31 @@ class ModelBundle:
             Damaged, incomplete, foreign or of another schema.
         """
         path = Path(path)
-        published = not (path / MANIFEST).is_file()
-        path = _current(path) if published else path
+        if (path / MANIFEST).is_file():
+            return cls._verified(path)
+        name = read_current(path)[0]
+        while True:
+            try:
+                return cls._published(path, name)
+            except BundleError:
+                newer = read_current(path)[0]
+                # Published and pruned meanwhile: the bundle is not damaged, another one is current.
+                if newer == name:
+                    raise
+                name = newer
+
+    @classmethod
+    def _published(cls, root: Path, name: str) -> Self:
+        if not (root / name / MANIFEST).is_file():
+            raise BundleError(f"{root / CURRENT}: names {name}, which is not there; publish a bundle again")
+        bundle = cls._verified(root / name)
+        if bundle.id != name:
+            raise damaged(bundle.path, f"holds bundle {bundle.id}")
+        return bundle
+
+    @classmethod
+    def _verified(cls, path: Path) -> Self:
         bundle = cls(path, read_manifest(path))
-        if published and bundle.id != path.name:
-            raise damaged(path, f"holds bundle {bundle.id}")
         bundle.verify()
         return bundle
 
@@ -78,7 +98,10 @@ class ModelBundle:
 
     def verify(self) -> None:
         """Check names, kinds, sizes and digests against the manifest; BundleError if anything differs."""
-        found = {entry.name for entry in self.path.iterdir()} - {MANIFEST}
+        try:
+            found = {entry.name for entry in self.path.iterdir()} - {MANIFEST}
+        except OSError as error:
+            raise damaged(self.path, f"cannot be listed ({error.strerror})") from error
         for name in sorted(self.manifest.files.keys() - found):
             raise damaged(self.path, f"{name} is missing")
         for name in sorted(found - self.manifest.files.keys()):
@@ -108,12 +131,9 @@ class ModelBundle:
         return model
 
     @property
-    def cnn_path(self) -> Path | None:
-        """The pattern CNN's weights, verified again; None if the bundle has none."""
-        if CNN_FILE not in self.manifest.files:
-            return None
-        self.read(CNN_FILE)
-        return self.path / CNN_FILE
+    def cnn_file(self) -> bytes | None:
+        """The pattern CNN's safetensors file, checked against the manifest; None if the bundle has none."""
+        return self.read(CNN_FILE) if CNN_FILE in self.manifest.files else None
 
     def _repr_html_(self) -> str:
         m = self.manifest
@@ -195,11 +215,3 @@ def _write_folder(target: Path, files: Mapping[str, bytes]) -> None:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     fsync_folder(target.parent)
-
-
-def _current(root: Path) -> Path:
-    """The directory that ``CURRENT`` names."""
-    name = read_current(root)[0]
-    if not (root / name / MANIFEST).is_file():
-        raise BundleError(f"{root / CURRENT}: names {name}, which is not there; publish a bundle again")
-    return root / name

@@ -27,7 +27,7 @@ from mlkit.models.bundle.bundle import ModelBundle
 from mlkit.models.ensemble.learners import LEARNERS
 from mlkit.models.ensemble.settings import Float32Matrix
 from mlkit.models.ensemble.trees import Trees, stump
-from mlkit.models.patterns.cnn import load_cnn
+from mlkit.models.patterns.cnn import parse_cnn
 
 PROBES = 256  # rows on which a library and mlkit must agree
 
@@ -109,8 +109,8 @@ def _open(folder: Path) -> ModelBundle:
     bundle = ModelBundle.open(folder)
     _print(step="reading the models")
     _ = bundle.price  # kept in the bundle
-    if bundle.cnn_path:
-        load_cnn(bundle.cnn_path)
+    if bundle.cnn_file is not None:
+        parse_cnn(bundle.cnn_file, bundle.path / "cnn.safetensors")
     return bundle
 
 

@@ -6,20 +6,29 @@ spelling of a number is detected. Its digest covers all of it, also what the bun
 
 import hashlib
 import json
-import os
 import re
-import stat
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import to_json
 
 from mlkit.errors import BundleError, ConfigError, NotTrainedError
+from mlkit.untrusted import Digest, Line, printable, read_regular
 
 SCHEMA_VERSION = 4  # of one market's bundle
 POOL_SCHEMA = 5  # the same and ``pool``
@@ -32,11 +41,26 @@ _SMALL = 2**22  # bytes of a manifest or of CURRENT
 FILE_LIMIT = 2**28  # bytes of a model file
 _TOTAL_LIMIT = 2**30  # bytes of all
 
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+def _of_pandas(text: str) -> str:
+    """Refuse a time that a pandas Timestamp of nanoseconds does not hold."""
+    if not 1678 <= datetime.fromisoformat(text).year <= 2261:
+        raise ValueError("not a time from 1678 to 2261")
+    return text
+
+
+_TIME = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:\d{2})?)?$"
+IsoTime = Annotated[str, StringConstraints(pattern=_TIME), AfterValidator(_of_pandas)]
+_Horizon = Annotated[int, Field(ge=1, le=10**6)]
+_Share = Annotated[float, Field(ge=0.0, le=1.0)]
+# Horizon -> metrics out of sample and the verdict.
+_Metrics = dict[
+    Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,6}$")], dict[Line, bool | int | float | Line | None]
+]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class FileRecord(_Strict):
@@ -49,8 +73,8 @@ class FileRecord(_Strict):
 class TrainingSpan(_Strict):
     """The bars a bundle was trained on: open times of the first and last, ISO 8601 UTC, and their number."""
 
-    start: str
-    end: str
+    start: IsoTime
+    end: IsoTime
     bars: int = Field(ge=0, lt=2**63)
 
 
@@ -60,7 +84,26 @@ class PoolMember(_Strict):
     training_span: TrainingSpan
     garch: tuple[float, float, float]
     data_sha256: Digest
-    metrics: dict[str, JsonValue]  # per horizon, of this market alone
+    metrics: _Metrics  # of this market alone
+
+
+class PatternEvidence(_Strict):
+    """Returns after a pattern on the training bars, over the horizon with the highest lower bound.
+
+    A case is a bar at which the CNN detects the pattern. It is a hit when the price moves in the pattern's direction
+    from the next open to the open ``horizon`` bars later. ``edge_bps`` is the mean of that return minus the market's
+    mean return and a round trip; ``lower_bps`` is its lower bound, corrected for all patterns and horizons tested.
+    """
+
+    horizon: Annotated[int, Field(ge=1)]
+    cases: Annotated[int, Field(ge=0)]
+    hit_rate: _Share
+    low: _Share  # 95 % interval of the hit rate
+    high: _Share
+    base_rate: _Share  # hit rate of the same directions at any bar
+    edge_bps: float
+    lower_bps: float
+    verdict: Literal["edge", "no edge"]
 
 
 class Manifest(_Strict):
@@ -69,20 +112,20 @@ class Manifest(_Strict):
     schema_version: Literal[4, 5]
     manifest_sha256: Digest  # of the manifest without this line
     bundle_id: Annotated[str, StringConstraints(pattern=f"^{ID}$")]
-    created: str  # ISO 8601 UTC; no part of bundle_id
-    symbol: str  # of a pool, its name
-    timeframe: str
-    feature_names: tuple[str, ...]  # in the order of the model's columns
-    horizons: tuple[Annotated[int, Field(ge=1)], ...]
+    created: Line  # ISO 8601 UTC; no part of bundle_id
+    symbol: Line  # of a pool, its name
+    timeframe: Line
+    feature_names: tuple[Line, ...]  # in the order of the model's columns
+    horizons: Annotated[tuple[_Horizon, ...], Field(max_length=1000)]
     training_span: TrainingSpan
     garch: tuple[float, float, float] | None = None  # omega, alpha, beta that the features filter with
-    pool: dict[str, PoolMember] = {}  # symbol -> what it was trained on; empty for one market
+    pool: dict[Line, PoolMember] = {}  # symbol -> what it was trained on; empty for one market
     data_sha256: Digest  # fingerprint of the training bars
     seed: int = Field(ge=0, lt=2**64)
-    settings: dict[str, JsonValue]
-    library_versions: dict[str, str]
-    metrics: dict[str, JsonValue]
-    pattern_evidence: dict[str, JsonValue] = {}  # pattern -> what followed it on the training bars
+    settings: dict[Line, JsonValue]
+    library_versions: dict[Line, Line]
+    metrics: _Metrics
+    pattern_evidence: dict[Line, PatternEvidence] = {}  # pattern -> what followed it on the training bars
     files: dict[str, FileRecord]
 
     @model_validator(mode="after")
@@ -192,25 +235,21 @@ def read_current(root: Path) -> list[str]:
 def read_plain(path: Path, size: int | None) -> bytes:
     """Content of a regular file of the expected size, or of a small one; never follows a link."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        data = read_regular(path, _SMALL if size is None else size)
     except OSError as error:
         raise damaged(path.parent, f"{path.name} cannot be read ({error.strerror})") from error
-    status = os.fstat(handle)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(handle)
-        raise damaged(path.parent, f"{path.name} is not a regular file")
-    with os.fdopen(handle, "rb") as file:
-        if size is not None and status.st_size != size:
-            raise damaged(path.parent, f"{path.name} has {status.st_size} bytes, {size} were written")
-        if size is None and status.st_size > _SMALL:
-            raise damaged(path.parent, f"{path.name} is too long ({status.st_size} bytes)")
-        return file.read()
+    if size is not None and len(data) != size:
+        raise damaged(path.parent, f"{path.name} has {len(data)} bytes, {size} were written")
+    return data
 
 
 def damaged(path: Path, what: str) -> BundleError:
     """The error of a bundle that differs from what was written, on one line whatever names it holds."""
-    shown = "".join(letter if letter.isprintable() else "?" for letter in what[:300])
-    return BundleError(f"bundle {path}: {shown}; delete it and train again")
+    if not path.is_dir():
+        return BundleError(
+            f"bundle {path}: was deleted meanwhile, since only the newest of a market stay; open the current one"
+        )
+    return BundleError(f"bundle {path}: {printable(what)}; delete it and train again")
 
 
 def _content_id(described: Mapping[str, Any]) -> str:

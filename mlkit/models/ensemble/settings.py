@@ -91,10 +91,11 @@ class EnsembleSettings:
         weights = dict(self.weights)
         if min(weights.values(), default=0.0) < 0 or sum(weights.values()) <= 0:
             raise ConfigError(f"EnsembleSettings: weights must be >= 0 and not all zero, got {weights}")
-        for name in ("n_estimators", "early_stopping_rounds", "max_depth", "min_leaf", "forest_trees"):
+        for name in ("early_stopping_rounds", "min_leaf", "forest_rows", "n_threads"):
             self._demand(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("forest_depth", "forest_rows", "n_threads"):
-            self._demand(name, getattr(self, name) >= 1, "at least 1")
+        most_of = {"n_estimators": 100_000, "forest_trees": 100_000, "max_depth": 64, "forest_depth": 64}
+        for name, most in most_of.items():
+            self._demand(name, 1 <= getattr(self, name) <= most, f"in 1..{most}")
         for name in ("learning_rate", "subsample", "colsample", "forest_features"):
             self._demand(name, 0 < getattr(self, name) <= 1, "in (0, 1]")
         self._demand("reg_lambda", self.reg_lambda >= 0, "at least 0")

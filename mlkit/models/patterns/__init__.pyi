@@ -9,13 +9,16 @@ from .cnn import PatternModel as PatternModel
 # Read a weight file; BundleError if it is damaged or holds a pattern without a rule.
 from .cnn import load_cnn as load_cnn
 
+# The network in the bytes of a weight file; errors as `load_cnn`.
+from .cnn import parse_cnn as parse_cnn
+
 # The network that mlkit ships for a standard, or that of a folder.
 from .cnn import pretrained as pretrained
 
 # Write weights and metadata as one safetensors file, atomically.
 from .cnn import save_cnn as save_cnn
 
-# Path of the weight file of a standard, checked against its manifest.
+# Content of the weight file of a standard, checked against its manifest.
 from .cnn import weights_file as weights_file
 
 # The network in torch, for training.

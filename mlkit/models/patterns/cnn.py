@@ -4,7 +4,6 @@ Prediction needs no torch, only training does.
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +11,15 @@ from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json
 
-from mlkit.config import sha256_file, write_atomic
+from mlkit.config import write_atomic
 from mlkit.errors import BundleError, ConfigError, DependencyError
 from mlkit.evaluation import logistic
 from mlkit.features import PATTERNS, STANDARDS, Standard
 from mlkit.models.patterns.forward import Array, Forward, tensor_shapes
 from mlkit.models.patterns.windows import LENGTH, Float32Array, Float64Array, windows
+from mlkit.untrusted import read_regular
 
 try:
     from safetensors import SafetensorError
@@ -27,6 +28,7 @@ try:
 except ImportError as error:  # pragma: no cover - the extra is part of every development install
     raise DependencyError(f"the pattern CNN needs {error.name}; pip install 'mlkit[train]'") from error
 
+_FILE_BYTES = 2**26
 PRETRAINED = Path(__file__).parent / "pretrained"
 
 
@@ -130,13 +132,15 @@ def load_cnn(path: Path) -> PatternModel:
     BundleError
         When it is missing, damaged, altered, of another shape or sequence length, or holds a pattern without a rule.
     """
+    return parse_cnn(_read(path), path)
+
+
+def parse_cnn(data: bytes, path: Path) -> PatternModel:
+    """The network in the bytes of a file of :func:`save_cnn`; errors as :func:`load_cnn`, which name ``path``."""
     try:
-        data = path.read_bytes()
         tensors = parse_tensors(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        header = from_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
         meta = PatternMeta.model_validate_json(header["__metadata__"]["mlkit"])
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror}); train or restore it") from None
     except ValidationError as error:
         field = ".".join(map(str, error.errors()[0]["loc"]))
         raise BundleError(f"{path}: metadata: {field}: {error.errors()[0]['msg']}; restore it") from None
@@ -171,8 +175,15 @@ def _fault(meta: PatternMeta, tensors: dict[str, Array]) -> str:
     return "" if _digest(tensors) == meta.weights_sha256 else "weights do not match their digest"
 
 
-def weights_file(standard: Standard = "classic", folder: Path | None = None) -> Path:
-    """Weight file of a standard, checked against its manifest.
+def _read(path: Path) -> bytes:
+    try:
+        return read_regular(path, _FILE_BYTES)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror}); train or restore it") from None
+
+
+def weights_file(standard: Standard = "classic", folder: Path | None = None) -> bytes:
+    """Content of the weight file of a standard, checked against its manifest.
 
     Parameters
     ----------
@@ -188,18 +199,23 @@ def weights_file(standard: Standard = "classic", folder: Path | None = None) -> 
     """
     if standard not in STANDARDS:
         raise ConfigError(f"standard: {standard!r} is unknown; use 'classic' or 'continuous'")
-    path = (folder or PRETRAINED) / f"{standard}.safetensors"
+    path = _path(standard, folder)
     mend = "run mlkit train --only patterns again" if folder else "reinstall mlkit"
     try:
-        manifest = json.loads(path.with_suffix(".json").read_bytes())
-        size, digest = path.stat().st_size, sha256_file(path)
+        manifest = from_json(read_regular(path.with_suffix(".json"), _FILE_BYTES))
+        data = read_regular(path, _FILE_BYTES)
     except (OSError, ValueError):
         raise BundleError(f"{path}: weights or manifest cannot be read; {mend}") from None
-    if not isinstance(manifest, dict) or (size, digest) != (manifest.get("size"), manifest.get("sha256")):
+    found = len(data), hashlib.sha256(data).hexdigest()
+    if not isinstance(manifest, dict) or found != (manifest.get("size"), manifest.get("sha256")):
         raise BundleError(f"{path}: not the file its manifest describes; {mend}")
-    return path
+    return data
+
+
+def _path(standard: Standard, folder: Path | None) -> Path:
+    return (folder or PRETRAINED) / f"{standard}.safetensors"
 
 
 def pretrained(standard: Standard = "classic", folder: Path | None = None) -> PatternModel:
     """The network that mlkit ships for a standard, or that of ``folder``; see :func:`weights_file`."""
-    return load_cnn(weights_file(standard, folder))
+    return parse_cnn(weights_file(standard, folder), _path(standard, folder))

@@ -36,14 +36,14 @@ def coverage_table(monitored: "pd.DataFrame", manifest: "Manifest") -> "pd.DataF
 
     found = []
     for horizon in map(int, monitored["horizon"].unique()):
-        part, metrics = monitored[monitored["horizon"] == horizon], manifest.metrics.get(str(horizon))
+        part, metrics = monitored[monitored["horizon"] == horizon], manifest.metrics.get(str(horizon), {})
         for level in (80, 90):
             known = part[["outcome", f"lo{level}", f"hi{level}"]].to_numpy()
             y, low, high = known[np.isfinite(known).all(axis=1)].T
             if len(y) < 4 * default_block(horizon):
                 continue
             nominal = level / 100.0
-            measured = metrics.get(f"coverage_{level}") if isinstance(metrics, dict) else None
+            measured = metrics.get(f"coverage_{level}")
             reference = float(measured) if isinstance(measured, int | float) else nominal
             realised, error = long_run_mean(((low <= y) & (y <= high)).astype(np.float64), horizon)
             noise = max(coverage_noise(len(y), horizon, nominal), error)

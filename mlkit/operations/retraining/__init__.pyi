@@ -3,9 +3,6 @@
 # The bundle that answers for a market, its own or a pool's; or None and the fault of a damaged one.
 from .champions import champion_of as champion_of
 
-# Lock a folder of bundles against other changes of its current bundle; RetrainingError at once where it is locked.
-from .champions import only_one as only_one
-
 # The published bundles that are still there, the current one first.
 from .champions import published as published
 

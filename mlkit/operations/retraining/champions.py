@@ -1,45 +1,20 @@
 """The current bundle of a market, the record of how it became current, and the rollback to the one before."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from mlkit.config import Settings
-from mlkit.errors import BundleError, NotTrainedError, RetrainingError
+from mlkit.errors import BundleError, NotTrainedError
 from mlkit.evaluation import Ledger
-from mlkit.inference import current_bundle
-from mlkit.models.bundle import ModelBundle, history, market_root, rollback
+from mlkit.inference import check_market, current_bundle
+from mlkit.models.bundle import ModelBundle, history, market_root, only_one, read_manifest, rollback
 from mlkit.operations.retraining.comparison import trained_until
 from mlkit.operations.tracking.tracking import tracked
 from mlkit.untrusted import printable
 
 _RECORD = "retraining.jsonl"
-_LOCK = ".retraining.lock"
-
-
-@contextmanager
-def only_one(root: Path) -> Iterator[None]:
-    """Lock ``root`` against other changes of its current bundle; RetrainingError at once where it is locked.
-
-    The lock belongs to the process: when that ends, even by ``kill -9``, the lock is free.
-    """
-    from filelock import FileLock, Timeout
-
-    root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(root / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RetrainingError(
-            f"{root.name}: another training, retraining or rollback is running ({root / _LOCK}); wait for it or stop it"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def champion_of(symbol: str, timeframe: str, settings: Settings) -> tuple[ModelBundle | None, str]:
@@ -62,6 +37,8 @@ def roll_back(symbol: str, timeframe: str, settings: Settings | None = None) -> 
         raise NotTrainedError(f"{symbol} {timeframe}: no published model in {root}; run mlkit train")
     with only_one(root):
         left = "".join(history(root)[:1])
+        for name in history(root)[1:2]:
+            check_market(read_manifest(root / name), symbol, timeframe, root)
         bundle = rollback(root)
         write_record(root, "rolled back", bundle=bundle.id, left=left, why="asked for")
     with tracked("retrain", settings, name=root.name, parameters={"left": left}) as run:

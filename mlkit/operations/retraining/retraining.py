@@ -38,6 +38,7 @@ from mlkit.models.bundle import (
     CURRENT,
     ModelBundle,
     market_root,
+    only_one,
     pool_root,
     prune,
     publish,
@@ -47,7 +48,7 @@ from mlkit.models.bundle import (
 )
 from mlkit.models.ensemble import EnsembleSettings, Progress
 from mlkit.operations.drift.checks import DriftReport, check_drift, save_drift
-from mlkit.operations.retraining.champions import champion_of, only_one, record, write_record
+from mlkit.operations.retraining.champions import champion_of, record, write_record
 from mlkit.operations.retraining.comparison import Comparison, compare, trained_until
 from mlkit.operations.retraining.decision import Decision, DriftResult, decide, least_rows
 from mlkit.operations.tracking.tracking import TrackedRun, tracked

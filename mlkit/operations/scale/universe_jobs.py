@@ -251,7 +251,6 @@ def _published(outcome: MarketOutcome, settings: Settings) -> MarketOutcome:
     from dataclasses import replace
 
     from mlkit.models.bundle import ModelBundle, publish
-    from mlkit.operations.retraining.champions import only_one
     from mlkit.operations.tracking.tracking import alias
 
     if not Path(outcome.place).is_dir():
@@ -262,8 +261,7 @@ def _published(outcome: MarketOutcome, settings: Settings) -> MarketOutcome:
         )
     try:
         bundle = ModelBundle.open(outcome.place)
-        with only_one(bundle.path.parent):
-            publish(bundle)
+        publish(bundle)
         alias(settings, bundle, "champion")
     except (MlkitError, OSError) as error:
         return replace(outcome, error=" ".join(str(error).split()))

@@ -15,9 +15,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
+from mlkit import untrusted
 from mlkit.config import project_root, sqlite_url
 from mlkit.errors import DependencyError, MlkitError, TrackingError
-from mlkit.untrusted import without_password
 
 EXPERIMENT = "mlkit"
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the page shows runs instead of LLM traces
@@ -58,8 +58,13 @@ class MlflowStore:
         """Whether this is the project's own database."""
         return self._uri == MlflowStore.local()._uri
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether another machine keeps the runs: what it names is not trusted."""
+        return self._uri.partition("://")[0] not in ("sqlite", "file", self._uri)
+
     def __str__(self) -> str:
-        return without_password(self._uri)
+        return untrusted.without_password(self._uri)
 
     def call(self, request: Callable[[Any], _Result], seconds: float) -> _Result:
         """The result of a request to MLflow's client.
@@ -138,8 +143,7 @@ class MlflowStore:
 
 def one_line(error: BaseException) -> str:
     """Kind and text of an error on one line of at most 300 characters, addresses without passwords."""
-    words = [without_password(word) if "://" in word else word for word in str(error).split()]
-    return f"{type(error).__name__}: {' '.join(words)}"[:300]
+    return untrusted.one_line(f"{type(error).__name__}: {error}")
 
 
 def status_of(error: BaseException | None) -> int:

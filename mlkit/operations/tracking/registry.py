@@ -3,6 +3,7 @@
 A copied bundle is checked against its manifest, and its models are read by another process, before it is used.
 """
 
+import os
 import re
 import shutil
 import tempfile
@@ -14,12 +15,16 @@ from mlkit.errors import BundleError, ConfigError, NotTrainedError, TrackingErro
 from mlkit.market import symbol_folder
 from mlkit.models.bundle import DRAFT, FILE_LIMIT, ID, MANIFEST, POOLS, ModelBundle, inspect_bundle
 from mlkit.operations.tracking.mlflow_store import MlflowStore, status_of
+from mlkit.untrusted import without_password
 
 Alias = Literal["champion", "challenger"]
 POOL = "pool@"  # prefix of a pool's registered model; no folder of a market has this character in its name
 BUNDLE = "mlkit.bundle"  # tag of a registered version: id of the bundle
 DOWNLOAD_SECONDS = 600.0
 _MOST_FILES = 100  # of a bundle
+_SERVED = ("mlflow-artifacts:", "http:", "https:")
+# Where a server may say that files are: none of these is on this machine.
+_REMOTE = ("mlflow-artifacts", "http", "https", "s3", "gs", "wasbs", "abfss")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)
 _MARKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9%._-]{0,199}", re.ASCII)
 
@@ -81,9 +86,7 @@ def _registered(client: Any, bundle: ModelBundle) -> str | None:
 def _description(bundle: ModelBundle) -> dict[str, Any]:
     """Text and tags of a registered version."""
     manifest = bundle.manifest
-    verdicts = [
-        f"{h}: {row['verdict']}" for h, row in manifest.metrics.items() if isinstance(row, dict) and row.get("verdict")
-    ]
+    verdicts = [f"{h}: {row['verdict']}" for h, row in manifest.metrics.items() if row.get("verdict")]
     span = f"{manifest.training_span.start} to {manifest.training_span.end}, {manifest.training_span.bars:,} bars"
     tags = {BUNDLE: bundle.id, "data_sha256": manifest.data_sha256}
     return {
@@ -126,7 +129,7 @@ def fetch_bundle(
     root.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=root, prefix=DRAFT))
     try:
-        store.call(lambda client: _download(client, run, folder, draft / bundle), DOWNLOAD_SECONDS)
+        store.call(lambda client: _download(store, client, run, folder, draft / bundle), DOWNLOAD_SECONDS)
         inspect_bundle(draft / bundle)
         fetched = ModelBundle.open(draft / bundle)
         if fetched.id != bundle or model_name(fetched) != model:
@@ -173,8 +176,11 @@ def _source(store: MlflowStore, model: str, alias: str) -> tuple[str, str, str]:
     return bundle, run, folder
 
 
-def _download(client: Any, run: str, folder: str, into: Path) -> None:
+def _download(store: MlflowStore, client: Any, run: str, folder: str, into: Path) -> None:
     """Copy the files of an artifact folder; subfolders, unusual names and files that are too large are refused."""
+    where = str(client.get_run(run).info.artifact_uri)
+    if store.is_remote and where.partition(":")[0] not in _REMOTE:
+        raise TrackingError(f"run {run}: its files are at {without_password(where)[:80]!r}, which {store} may not name")
     found = client.list_artifacts(run, folder)
     names = {str(file.path).rpartition("/")[2]: file for file in found}
     if MANIFEST not in names or len(found) > _MOST_FILES:
@@ -186,4 +192,25 @@ def _download(client: Any, run: str, folder: str, into: Path) -> None:
     incoming = into.with_name("incoming")
     incoming.mkdir()
     for name, file in names.items():
-        shutil.move(client.download_artifacts(run, file.path, str(incoming)), into / name)
+        if where.startswith(_SERVED):
+            _stream(where, file.path, into / name)
+        else:
+            shutil.move(client.download_artifacts(run, file.path, str(incoming)), into / name)
+        if (into / name).stat().st_size != file.file_size:
+            raise TrackingError(f"run {run}: {name} has another size than {store} said")
+
+
+def _stream(artifacts: str, path: str, target: Path) -> None:
+    """Copy a file that an HTTP server sends, at most `FILE_LIMIT` bytes whatever size it announced."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.utils.rest_utils import augmented_raise_for_status, http_request
+
+    repository: Any = get_artifact_repository(artifacts, os.environ.get("MLFLOW_TRACKING_URI"))
+    room = FILE_LIMIT
+    with http_request(repository._host_creds, f"/{path}", "GET", stream=True) as response, target.open("wb") as file:
+        augmented_raise_for_status(response)
+        for chunk in response.iter_content(2**16):
+            room -= len(chunk)
+            if room < 0:
+                raise TrackingError(f"{path}: more than {FILE_LIMIT:,} bytes; no file of a bundle is so large")
+            file.write(chunk)

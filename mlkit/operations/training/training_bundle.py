@@ -120,8 +120,8 @@ def bundle_scores(bundle: "ModelBundle") -> "pd.DataFrame":
     """The table of `score` that a bundle carries: index the horizon in bars."""
     import pandas as pd
 
-    rows = {}
-    for horizon, row in sorted(bundle.manifest.metrics.items(), key=lambda one: int(one[0])):
-        measured = row if isinstance(row, dict) else {}
-        rows[int(horizon)] = {name: float("nan") if value is None else value for name, value in measured.items()}
+    rows = {
+        int(horizon): {name: float("nan") if value is None else value for name, value in row.items()}
+        for horizon, row in sorted(bundle.manifest.metrics.items(), key=lambda one: int(one[0]))
+    }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("horizon")

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from mlkit.errors import ConfigError, DependencyError, MlkitError
-from mlkit.untrusted import without_password
+from mlkit.untrusted import one_line, without_password
 
 try:
     import optuna
@@ -282,8 +282,8 @@ def _storage(url: str) -> "optuna.storages.RDBStorage":
             )
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, OSError, RuntimeError) as error:
         raise ConfigError(
-            f"storage {without_password(url)} cannot be opened ({str(error).splitlines()[0]}); give a URL such as "
-            "sqlite:///data/optuna.db or postgresql+psycopg://user@host/optuna"
+            f"storage {without_password(url)} cannot be opened ({one_line(str(error).splitlines()[0])}); give a URL "
+            "such as sqlite:///data/optuna.db or postgresql+psycopg://user@host/optuna"
         ) from None
 
 

@@ -3,18 +3,19 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mlkit.config import Settings, write_atomic
 from mlkit.errors import ConfigError
 from mlkit.evaluation import Ledger, Source
 from mlkit.features import FeatureSet
-from mlkit.models.bundle import market_root
+from mlkit.models.bundle import IsoTime, market_root
 from mlkit.models.ensemble import EnsembleSettings
 from mlkit.operations.tracking.trials import feature_digest
 from mlkit.operations.training.training_set import ensemble_settings
+from mlkit.untrusted import Line, printable, read_regular
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,19 +23,24 @@ if TYPE_CHECKING:
 FILE = "tuned.json"
 
 
-class _Record(BaseModel):
-    """Part of a file; immutable, without unknown fields."""
+_FILE_BYTES = 2**24
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+class _Record(BaseModel):
+    """Part of a file; immutable, without unknown fields, NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TuningSpan(_Record):
     """The bars that tuning used; the held-back bars come after the last of them."""
 
-    start: str  # open time of the first bar, ISO 8601 UTC
-    end: str  # of the last one
-    bars: int
-    sha256: str  # mlkit.market.fingerprint
+    start: IsoTime  # open time of the first bar, ISO 8601 UTC
+    end: IsoTime  # of the last one
+    bars: Count
+    sha256: Line  # mlkit.market.fingerprint
 
 
 class OutOfSample(_Record):
@@ -47,10 +53,10 @@ class OutOfSample(_Record):
     low: float | None  # block-bootstrap interval of the difference; None where there are too few bars for one
     high: float | None
     level: float
-    start: str  # first bar scored
-    end: str
-    bars: int
-    reads_before: int  # earlier reads of these bars: over 0 they are no longer out of sample
+    start: IsoTime  # first bar scored
+    end: IsoTime
+    bars: Count
+    reads_before: Count  # earlier reads of these bars: over 0 they are no longer out of sample
 
     def sentence(self) -> str:
         """Whether tuning helped, in one sentence."""
@@ -70,17 +76,18 @@ class _Chosen(_Record):
     """What both kinds of file hold of a study."""
 
     schema_version: Literal[1] = 1
-    profile: str
-    seed: int
-    parameters: dict[str, int | float]  # that replace the profile's own
-    study: str
-    storage: str  # URL without password
+    profile: Line
+    seed: Count
+    # That replace the profile's own; no parameter of the ensemble or the network is larger.
+    parameters: dict[Line, Annotated[int | float, Field(ge=-1e6, le=1e6)]]
+    study: Line
+    storage: Line  # URL without password
     score: float  # best mean loss; of prices, relative to the forecast of no change
     default_score: float | None  # of the default parameters
-    trials: dict[str, int]  # number of trials that are complete, pruned, failed
-    configurations: tuple[str, ...]  # hash in the ledger of every trial
+    trials: dict[Line, Count]  # number of trials that are complete, pruned, failed
+    configurations: tuple[Line, ...]  # hash in the ledger of every trial
     out_of_sample: OutOfSample | None = None
-    created: str
+    created: Line
 
 
 class TunedPatterns(_Chosen):
@@ -92,12 +99,12 @@ class TunedPatterns(_Chosen):
 class Tuned(_Chosen):
     """What a study chose for the price ensemble of a market."""
 
-    symbol: str
-    timeframe: str
-    horizons: tuple[int, ...]
-    features: str  # digest of their definitions
+    symbol: Line
+    timeframe: Line
+    horizons: tuple[Count, ...]
+    features: Line  # digest of their definitions
     saw: TuningSpan
-    folds: int  # inner walk-forward folds of the score
+    folds: Count  # inner walk-forward folds of the score
 
     @property
     def saw_until(self) -> "pd.Timestamp":
@@ -175,14 +182,22 @@ def load_tuned(settings: Settings, symbol: str, timeframe: str) -> Tuned:
     """The tuned parameters of a market; ConfigError where there are none, or the file is damaged."""
     path = tuned_path(settings, symbol, timeframe)
     try:
-        tuned = Tuned.model_validate_json(path.read_bytes())
+        tuned = Tuned.model_validate_json(read_regular(path, _FILE_BYTES))
         replace(EnsembleSettings(), **tuned.parameters)  # type: ignore[arg-type]
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: nothing was tuned for {symbol} {timeframe}; run mlkit tune --symbol {symbol} "
             f"--timeframe {timeframe}"
         ) from None
-    except (ValidationError, TypeError, ConfigError) as error:
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        detail = f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+    except OSError as error:
+        detail = error.strerror or "cannot be read"
+    except (TypeError, ConfigError) as error:
         detail = str(error).splitlines()[0]
-        raise ConfigError(f"{path}: damaged ({detail}); delete it and run mlkit tune again") from None
-    return tuned
+    else:
+        if (tuned.symbol, tuned.timeframe) == (symbol, timeframe):
+            return tuned
+        detail = f"it was tuned for {tuned.symbol} {tuned.timeframe}"
+    raise ConfigError(f"{path}: damaged ({printable(detail)}); delete it and run mlkit tune again")

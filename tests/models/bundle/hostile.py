@@ -162,6 +162,24 @@ def manifests() -> Iterator[Case]:
         "other horizons": ({"horizons": [1, 4]}, "disagree on horizons or features"),
         "an unknown key": ({"surprise\n": 1}, "surprise?"),
         "settings 600 deep": ({"settings": {"a": deep(600)}}, "manifest"),
+        "evidence that is a number": ({"pattern_evidence": {"doji": 5}}, "pattern_evidence.doji"),
+        "evidence without a horizon": ({"pattern_evidence": {"doji": {"cases": 3}}}, "pattern_evidence.doji.horizon"),
+        "evidence as a list": ({"pattern_evidence": [1]}, "pattern_evidence"),
+        "a pattern in colour": ({"pattern_evidence": {"\x1b[31m": {}}}, "pattern_evidence"),
+        "metrics of no horizon": ({"metrics": {"x": {}}}, "metrics"),
+        "metrics that are a list": ({"metrics": {"1": [1]}}, "metrics.1"),
+        "metrics that are deep": ({"metrics": {"1": {"r2": [[1]]}}}, "metrics.1.r2"),
+        "a market in colour": ({"symbol": "\x1b[31mBTC\x1b[0m"}, "symbol"),
+        "a market written backwards": ({"symbol": "BTC\u202eTDSU"}, "symbol"),
+        "a timeframe with a line break": ({"timeframe": "1m\n"}, "timeframe"),
+        "a feature in colour": ({"feature_names": ["\x1b[31m", "b", "c", "d", "e"]}, "feature_names.0"),
+        "a version in colour": ({"library_versions": {"numpy": "\x07"}}, "library_versions.numpy"),
+        "a horizon of 10**12": ({"horizons": [1, 10**12]}, "horizons.1"),
+        **{
+            f"training to {end[:12]}": ({"training_span": {"start": "2026-01-01", "end": end, "bars": 9}}, "span.end")
+            for end in ("garbage", "NaT", "2262-04-13", "1500-01-01", "2026-02-30", "2026-W01-1", "now", "")
+        },
+        "training from a number": ({"training_span": {"start": 5, "end": "2026-01-01", "bars": 9}}, "span.start"),
         "a seed of 4,000 digits": ({"seed": int("7" * 4000)}, "seed"),
     }
     for name, (changes, message) in values.items():

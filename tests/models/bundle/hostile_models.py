@@ -227,6 +227,8 @@ def cnn() -> Iterator[Case]:
         "a tensor that ends before it begins": header(lambda h: of(h).update(data_offsets=[4, 0])),
         "an unknown kind of number": header(lambda h: of(h).update(dtype="Q7")),
         "no metadata": header(lambda h: h.pop("__metadata__")),
+        "metadata 50,000 deep": header(lambda h: h["__metadata__"].update(mlkit='{"seed":' + "[" * 50_000)),
+        "metadata that is a number": header(lambda h: h["__metadata__"].update(mlkit="5")),
         "more bytes": lambda d: d + bytes(64),
         "a pickle": lambda d: pickle.dumps([1]),
     }

@@ -1,6 +1,7 @@
 """Publish, go back, clear away: and a process killed at any step of it leaves a valid current bundle."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -9,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from mlkit.errors import BundleError, ConfigError, NotTrainedError
+from mlkit.errors import BundleError, ConfigError, NotTrainedError, RetrainingError
 from mlkit.models.bundle.bundle import ModelBundle, write_bundle
-from mlkit.models.bundle.publishing import history, prune, publish, rollback, sweep, withdraw
+from mlkit.models.bundle.publishing import history, only_one, prune, publish, rollback, sweep, withdraw
 
 FIELDS: dict[str, Any] = {
     "created": "2026-01-02T03:04:05+00:00",
@@ -75,7 +76,7 @@ def test_prune_keeps_the_newest_and_what_was_never_published(tmp_path: Path) -> 
         prune(tmp_path, keep=0)
     assert prune(tmp_path, keep=2) == ids[2:]
     assert history(tmp_path) == tuple(ids[:2])
-    assert {p.name for p in tmp_path.iterdir()} == {"CURRENT", *ids[:2], challenger.id}
+    assert {p.name for p in tmp_path.iterdir()} == {".retraining.lock", "CURRENT", *ids[:2], challenger.id}
     assert prune(tmp_path, keep=2) == []
     assert rollback(tmp_path).id == ids[1]
 
@@ -112,8 +113,86 @@ def test_sweep_takes_old_leftovers_and_nothing_that_is_named(tmp_path: Path) -> 
         if entry.name != young:
             os.utime(entry, (1e9, 1e9))
     assert set(sweep(tmp_path, spare=[spared])) == {".bundle-killed", ".CURRENT.k1.tmp", never, ids[0]}
-    assert {entry.name for entry in tmp_path.iterdir()} == {"CURRENT", "notes.txt", *ids[1:], spared, young}
+    assert {entry.name for entry in tmp_path.iterdir()} == {
+        ".retraining.lock",
+        "CURRENT",
+        "notes.txt",
+        *ids[1:],
+        spared,
+        young,
+    }
     assert sweep(tmp_path, spare=[spared]) == []
+
+
+def _publish_many(root: str, first: int) -> None:
+    for seed in range(first, first + 20):
+        publish(made(Path(root), seed))
+
+
+def test_two_processes_that_publish_lose_nothing(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    workers = [spawn.Process(target=_publish_many, args=(str(tmp_path), first)) for first in (0, 100)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert len(history(tmp_path)) == 40
+
+
+def _hold(root: str, held: Any, done: Any) -> None:
+    with only_one(Path(root)):
+        held.set()
+        done.wait(60)
+
+
+def test_a_change_waits_for_a_round_of_a_command_and_then_names_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlkit.models.bundle.publishing.LOCK_SECONDS", 0.2)
+    ids = published(tmp_path, 3)
+    spawn = multiprocessing.get_context("spawn")
+    held, done = spawn.Event(), spawn.Event()
+    worker = spawn.Process(target=_hold, args=(str(tmp_path), held, done))
+    worker.start()
+    assert held.wait(60)
+    bundle = ModelBundle.open(tmp_path)
+    for change in (
+        lambda: publish(bundle),
+        lambda: rollback(tmp_path),
+        lambda: prune(tmp_path, keep=1),
+        lambda: withdraw(tmp_path, ids[1]),
+    ):
+        with pytest.raises(RetrainingError, match=r"\.retraining\.lock"):
+            change()
+    done.set()
+    worker.join()
+    assert history(tmp_path) == tuple(ids)
+    with only_one(tmp_path):  # a command that publishes in its own round
+        assert prune(tmp_path, keep=2) == ids[2:]
+
+
+def test_a_bundle_that_is_pruned_while_it_is_opened_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = published(tmp_path, 1)
+    verify, newer = ModelBundle.verify, made(tmp_path, 9)
+
+    def overtaken(bundle: ModelBundle) -> None:
+        if bundle.id == ids[0] and bundle.path.is_dir():
+            publish(newer)
+            prune(tmp_path, keep=1)
+        verify(bundle)
+
+    monkeypatch.setattr(ModelBundle, "verify", overtaken)
+    assert ModelBundle.open(tmp_path).id == newer.id
+    opened = ModelBundle.open(tmp_path)
+    publish(made(tmp_path, 10))
+    prune(tmp_path, keep=1)
+    for read in (lambda: opened.read("note.txt"), opened.verify):
+        with pytest.raises(BundleError, match="was deleted meanwhile") as caught:
+            read()
+        assert "delete it" not in str(caught.value)
 
 
 # Runs `publish a third bundle, keep two` in forks, the k-th of which is killed just before its k-th step, until
