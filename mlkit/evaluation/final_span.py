@@ -21,8 +21,7 @@ class FinalSpan:
 
     Parameters
     ----------
-    bars : DataFrame (n_bars, 5)
-        See ``validate_bars``.
+    bars : DataFrame (n_bars, 5), see ``validate_bars``.
     ledger : where reads are written and counted, such as ``Ledger.of(settings)``.
     share : part of the bars that is held out, above 0 and below 1.
 
@@ -76,8 +75,7 @@ class FinalSpan:
         Parameters
         ----------
         reason : what is to be decided; written to the ledger
-        again : True allows another read, with a warning, since its result is no longer out of sample.
-
+        again : true allows another read, with a warning, since its result is no longer out of sample.
         Raises ConfigError for a second read without ``again``, or without a reason.
         """
         if not reason.strip():

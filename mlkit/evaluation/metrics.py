@@ -50,9 +50,7 @@ def r2_no_change(y: ArrayLike, pred: ArrayLike) -> float:
     ----------
     y, pred : realised and forecast log return, (n,).
 
-    References
-    ----------
-    Campbell & Thompson (2008), *Review of Financial Studies* 21, eq. 1, with zero as the benchmark.
+    Source: Campbell & Thompson (2008), *Review of Financial Studies* 21, eq. 1, with zero as the benchmark.
     """
     y, pred = _scored(y, pred)
     return 1.0 - _ratio(np.sum((y - pred) ** 2), np.sum(y**2))
@@ -104,9 +102,7 @@ def brier(outcome: ArrayLike, p: ArrayLike) -> float:
     outcome : 1 or 0, or 0.5 for a tie: ``direction(y)``.
     p : forecast probability that the outcome is 1.
 
-    References
-    ----------
-    Brier (1950), *Monthly Weather Review* 78.
+    Source: Brier (1950), *Monthly Weather Review* 78.
     """
     outcome, p = _scored(outcome, p)
     return _mean((p - outcome) ** 2)
@@ -124,9 +120,7 @@ def brier_skill(outcome: ArrayLike, p: ArrayLike, reference: float = 0.5) -> flo
 def expected_calibration_error(outcome: ArrayLike, p: ArrayLike, bins: int = 10) -> float:
     """Mean ``|observed - forecast|`` over equal-width probability bins, weighted by the rows in each.
 
-    References
-    ----------
-    Naeini, Cooper & Hauskrecht (2015), *AAAI*; Guo et al. (2017), *ICML*, eq. 3.
+    Sources: Naeini, Cooper & Hauskrecht (2015), *AAAI*; Guo et al. (2017), *ICML*, eq. 3.
     """
     table = reliability_table(outcome, p, bins)
     gap = (table["observed"] - table["forecast"]).abs()
@@ -136,9 +130,7 @@ def expected_calibration_error(outcome: ArrayLike, p: ArrayLike, bins: int = 10)
 def reliability_table(outcome: ArrayLike, p: ArrayLike, bins: int = 10) -> pd.DataFrame:
     """Forecast against observed frequency in equal-width bins of the forecast probability.
 
-    Returns
-    -------
-    One row a bin that holds at least one forecast: ``low``, ``high`` (the bin), ``rows``, ``forecast`` (mean
+    Returns: one row a bin that holds at least one forecast: ``low``, ``high`` (the bin), ``rows``, ``forecast`` (mean
     probability), ``observed`` (mean outcome). Bins are ``[low, high)``; the last includes 1.
     """
     outcome, p = _scored(outcome, p)
@@ -211,9 +203,8 @@ def calibration_noise(outcome: ArrayLike, p: ArrayLike, horizon: int, bins: int 
 def wilson_interval(share: ArrayLike, n: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Lower and upper bound of the 95 % interval of a share of ``n`` independent cases; broadcasts.
 
-    References
-    ----------
-    Wilson (1927), *JASA* 22. ``scipy.stats.binomtest`` has it for whole hits only, and ties are half a hit here.
+    Source: Wilson (1927), *JASA* 22. ``scipy.stats.binomtest`` has it for whole hits only, and ties are half a hit
+    here.
     """
     share, n = np.asarray(share, dtype=np.float64), np.asarray(n, dtype=np.float64)
     z = 1.959964
@@ -229,9 +220,7 @@ def interval_score(y: ArrayLike, low: ArrayLike, high: ArrayLike, level: float) 
     ``mean(high - low + 2/α max(low - y, 0) + 2/α max(y - high, 0))`` with ``α = 1 - level``: width, plus a
     penalty for each miss; the true quantiles have the lowest expected score.
 
-    References
-    ----------
-    Gneiting & Raftery (2007), *JASA* 102, eq. 43.
+    Source: Gneiting & Raftery (2007), *JASA* 102, eq. 43.
     """
     y, low, high = _scored(y, low, high)
     return _mean(interval_scores(y, low, high, level))

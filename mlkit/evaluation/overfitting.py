@@ -45,9 +45,7 @@ def backtest_overfitting(returns: ArrayLike, *, blocks: int = 12) -> Overfitting
     returns : net returns, (n, N), N >= 2; NaN counts as no position, 0.
     blocks : even number of blocks, at least 2, at most 16 (12,870 splits).
 
-    References
-    ----------
-    Bailey, Borwein, López de Prado & Zhu (2017), *Journal of Computational Finance* 20.
+    Source: Bailey, Borwein, López de Prado & Zhu (2017), *Journal of Computational Finance* 20.
     """
     r = np.nan_to_num(np.asarray(returns, dtype=np.float64), nan=0.0)
     if r.ndim != 2 or r.shape[1] < 2:
@@ -111,18 +109,13 @@ def reality_check(
     ----------
     returns : net returns, (n, N); NaN counts as no position, 0. Strategies that never trade are left out.
     block : mean block length in bars, at least the bars a position is held.
-    benchmark
-        Net returns of the benchmark, (n,), such as buy-and-hold; staying flat by default. A strategy equal to the
-        benchmark is left out.
+    benchmark : net returns of the benchmark, (n,), such as buy-and-hold; staying flat by default. A strategy equal to
+        the benchmark is left out.
 
-    Returns
-    -------
-    Series: ``lower``, ``consistent`` (the one to quote) and ``upper`` (White's reality check, which loses power
-    with poor strategies in the family); all 1 if no strategy is left.
-
-    References
-    ----------
-    White (2000), *Econometrica* 68; Hansen (2005), *J. Business & Economic Statistics* 23 (``arch.bootstrap.SPA``).
+    Returns: Series: ``lower``, ``consistent`` (the one to quote) and ``upper`` (White's reality check, which loses
+    power with poor strategies in the family); all 1 if no strategy is left.
+    Sources: White (2000), *Econometrica* 68; Hansen (2005), *J. Business & Economic Statistics* 23
+    (``arch.bootstrap.SPA``).
     """
     r, beaten = aligned("reality_check", returns=returns, benchmark=0.0 if benchmark is None else benchmark)
     r, to_beat = np.nan_to_num(r, nan=0.0), np.nan_to_num(np.broadcast_to(beaten, len(r)))

@@ -34,14 +34,12 @@ def agreement(
 
     Parameters
     ----------
-    truth, p : (n, k) each, the same columns: bool flags, and probabilities of them. Rows where ``p`` is NaN are
-        left out.
+    truth, p : (n, k) each, the same columns: bool flags, and probabilities of them. Rows where ``p`` is NaN are left
+        out.
     thresholds : (k,), probability from which a flag counts as predicted; not chosen on these rows.
     bins, draws, seed : of the calibration error and its noise floor.
 
-    Returns
-    -------
-    One row a column of ``truth``: positives, F1, precision, recall, AP (average precision), ECE (expected
+    Returns: one row a column of ``truth``: positives, F1, precision, recall, AP (average precision), ECE (expected
     calibration error, equal-width bins) and ECE noise: the mean ECE of outcomes drawn from the very probabilities,
     which a perfect calibration would show. F1, precision, recall and AP are NaN without a positive.
     """
@@ -93,15 +91,9 @@ def returns_after(
     least : patterns with fewer hits are left out.
     reps, seed : resamples of the bootstrap, its seed.
 
-    Returns
-    -------
-    One row a pattern and horizon: pattern, horizon, hits, mean_bps, low_bps, high_bps (basis points), p.
-
+    Returns: one row a pattern and horizon: pattern, horizon, hits, mean_bps, low_bps, high_bps (basis points), p.
     Raises ConfigError when the two have different rows.
-
-    References
-    ----------
-    Politis & Romano (1994), *JASA* 89: the stationary bootstrap (``arch.bootstrap``).
+    Source: Politis & Romano (1994), *JASA* 89: the stationary bootstrap (``arch.bootstrap``).
     """
     sides, gains = aligned("returns_after", flags=flags, returns=returns)
     rows: list[tuple[object, ...]] = []
@@ -173,9 +165,7 @@ def traded_patterns(
     least, least_disjoint : cases needed, and how many of them must have outcomes that share no bar.
     level : of the one-sided lower bound, for all claims together.
 
-    Returns
-    -------
-    By pattern: horizon, cases, hit_rate with its 95 % interval (low, high), base_rate (hit rate of the same
+    Returns: by pattern: horizon, cases, hit_rate with its 95 % interval (low, high), base_rate (hit rate of the same
     directions at any bar), edge_bps (mean), lower_bps and verdict ("edge" where lower_bps is above 0).
     """
     from scipy.stats import t
@@ -241,8 +231,8 @@ def with_discoveries(table: pd.DataFrame, *, level: float = 0.05, method: str = 
     ----------
     table : rows with a column ``p``, such as several of :func:`returns_after` concatenated.
     level : false discovery rate: expected share of the rows found that are false.
-    method : "by" under any dependence (Benjamini & Yekutieli 2001, *Annals of Statistics* 29), "bh" when tests
-        are independent or positively dependent (Benjamini & Hochberg 1995, *JRSS B* 57).
+    method : "by" under any dependence (Benjamini & Yekutieli 2001, *Annals of Statistics* 29), "bh" when tests are
+        independent or positively dependent (Benjamini & Hochberg 1995, *JRSS B* 57).
     """
     from scipy.stats import false_discovery_control
 
@@ -296,10 +286,7 @@ def incremental_ic(
     level : of the intervals; 1 - 0.05 / m for m questions at once (Bonferroni).
     reps, seed : resamples of the bootstrap, its seed.
 
-    Raises
-    ------
-    ConfigError
-        Without a fold, or when a fold has no row with all its numbers.
+    Raises ConfigError: without a fold, or when a fold has no row with all its numbers.
     """
     y, small, more = aligned("incremental_ic", returns=returns, base=base, extra=extra)
     large = np.concatenate([small, more], axis=1)

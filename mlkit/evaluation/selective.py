@@ -38,14 +38,9 @@ def risk_coverage(
     horizon : bars a label spans; the mean block of the bootstrap is ``max(10, 2 horizon)`` rows.
     shares : shares of the rows to act on, in (0, 1].
 
-    Returns
-    -------
-    DataFrame, index ``share``: ``value``, ``low``, ``high``, ``rows`` (share times n), ``threshold`` (least
+    Returns: DataFrame, index ``share``: ``value``, ``low``, ``high``, ``rows`` (share times n), ``threshold`` (least
     confidence).
-
-    References
-    ----------
-    El-Yaniv & Wiener (2010), *Journal of Machine Learning Research* 11.
+    Source: El-Yaniv & Wiener (2010), *Journal of Machine Learning Research* 11.
     """
     if not shares or min(shares) <= 0 or max(shares) > 1:
         raise ConfigError(f"risk_coverage: shares must be above 0 and at most 1, got {tuple(shares)}")

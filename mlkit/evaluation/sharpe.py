@@ -26,9 +26,7 @@ def sharpe_error(sharpe: float, n: int, *, skew: float = 0.0, kurtosis: float = 
     ``kurtosis`` is not in excess: 3 for a normal law. Returns must be close to independent: take those of single
     bars, not of overlapping positions.
 
-    References
-    ----------
-    Mertens (2002); Bailey & López de Prado (2012), *Journal of Risk* 15, eq. 4.
+    Sources: Mertens (2002); Bailey & López de Prado (2012), *Journal of Risk* 15, eq. 4.
     """
     return math.sqrt(max(1.0 - skew * sharpe + 0.25 * (kurtosis - 1.0) * sharpe**2, 0.0) / (n - 1))
 
@@ -40,13 +38,8 @@ def probabilistic_sharpe(returns: ArrayLike, benchmark: float = 0.0) -> float:
     ----------
     returns : net returns of the bars, (n,), NaN left out.
 
-    Returns
-    -------
-    Probability in [0, 1]; NaN for fewer than 3 returns or without variation.
-
-    References
-    ----------
-    Bailey & López de Prado (2012), *Journal of Risk* 15, eq. 9.
+    Returns: probability in [0, 1]; NaN for fewer than 3 returns or without variation.
+    Source: Bailey & López de Prado (2012), *Journal of Risk* 15, eq. 9.
     """
     r = _known(returns)
     sharpe = sharpe_ratio(r)
@@ -71,9 +64,7 @@ def expected_best_sharpe(trials: int, variance: float) -> float:
 
     ``sqrt(V) ((1 - γ) Φ⁻¹(1 - 1/N) + γ Φ⁻¹(1 - 1/(N e)))`` with Euler's γ; 0 for one trial.
 
-    References
-    ----------
-    Bailey & López de Prado (2014), *Journal of Portfolio Management* 40, eq. 1 (the False Strategy theorem).
+    Source: Bailey & López de Prado (2014), *Journal of Portfolio Management* 40, eq. 1 (the False Strategy theorem).
     """
     from scipy.stats import norm
 
@@ -95,13 +86,8 @@ def deflated_sharpe(returns: ArrayLike, trials: int, *, variance: float | None =
     variance : of the Sharpe ratios across trials. Default: the sampling variance of a Sharpe ratio without skill,
         ``1 / (n - 1)``.
 
-    Returns
-    -------
-    Probability in [0, 1]; NaN as for ``probabilistic_sharpe``.
-
-    References
-    ----------
-    Bailey & López de Prado (2014), *Journal of Portfolio Management* 40.
+    Returns: probability in [0, 1]; NaN as for ``probabilistic_sharpe``.
+    Source: Bailey & López de Prado (2014), *Journal of Portfolio Management* 40.
     """
     r = _known(returns)
     if len(r) < 3:

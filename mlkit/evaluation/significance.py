@@ -57,14 +57,9 @@ def metric_intervals(
     columns : (n,) each, consecutive bars in time order; NaN where the metrics accept it.
     horizon : bars a label spans; the mean block is ``max(10, 2 horizon)`` rows.
 
-    Returns
-    -------
-    DataFrame, index the metrics' names: ``value``, ``low``, ``high``; NaN bounds if a metric is undefined in some
-    draw, or if there are fewer than four blocks.
-
-    References
-    ----------
-    Politis & Romano (1994), *JASA* 89: the stationary bootstrap (``arch.bootstrap``).
+    Returns: DataFrame, index the metrics' names: ``value``, ``low``, ``high``; NaN bounds if a metric is undefined in
+    some draw, or if there are fewer than four blocks.
+    Source: Politis & Romano (1994), *JASA* 89: the stationary bootstrap (``arch.bootstrap``).
     """
     from scipy.stats import t
 
@@ -128,12 +123,12 @@ def verdict(
 
     Parameters
     ----------
-    y, pred : realised and forecast log return over ``horizon`` bars, (n,), consecutive bars in time order. Rows
-        with NaN hold no position and are not scored.
+    y, pred : realised and forecast log return over ``horizon`` bars, (n,), consecutive bars in time order. Rows with
+        NaN hold no position and are not scored.
     cost_bps : cost of one side, basis points.
     trials : number of claims tested together: horizons times configurations tried.
-    earned : log return that acting on the forecast earns, (n,), such as open to open from the next bar on.
-        Default ``y``, which assumes a fill at the close at which the forecast is made.
+    earned : log return that acting on the forecast earns, (n,), such as open to open from the next bar on. Default
+        ``y``, which assumes a fill at the close at which the forecast is made.
     """
     y, pred, gain = aligned("verdict", y=y, pred=pred, earned=y if earned is None else earned)
     scored, signal, cost = _positions(y, pred, gain, horizon, cost_bps)
@@ -157,8 +152,8 @@ def pool_verdict(
 
     Parameters
     ----------
-    markets
-        Of each: ``times`` int64 (n,), ``y``, ``pred`` and ``earned`` as in :func:`verdict`, ``scale`` positive, (n,).
+    markets : of each: ``times`` int64 (n,), ``y``, ``pred`` and ``earned`` as in :func:`verdict`, ``scale`` positive,
+        (n,).
     horizon, cost_bps, trials, seed : as in :func:`verdict`.
     """
     times = np.unique(np.concatenate([np.asarray(market["times"]) for market in markets]))
@@ -261,9 +256,7 @@ def t_under_null(values: FloatArray, bandwidth: int) -> float:
     centred. It never exceeds ``sqrt(n / bandwidth)``, so few independent pieces are never significant; with a
     centred variance a short trend would be. 0 if all values are zero.
 
-    References
-    ----------
-    Newey & West (1987), *Econometrica* 55: the kernel. Hodrick (1992), *Review of Financial Studies* 5:
+    Sources: Newey & West (1987), *Econometrica* 55: the kernel. Hodrick (1992), *Review of Financial Studies* 5:
     imposing the null under overlapping returns.
     """
     power = values @ values

@@ -23,8 +23,8 @@ class WalkForward:
     ----------
     n_splits : number of test blocks. They are contiguous, of equal size, and end with the last labelled row.
     embargo : bars left out between the last training label and the first test row, on top of the purge.
-    min_train : labelled rows before the first test block, counted before the purge.
-        Default: ``n // (n_splits + 1)`` of the n labelled rows, the size of one test block.
+    min_train : labelled rows before the first test block, counted before the purge. Default: ``n // (n_splits + 1)`` of
+        the n labelled rows, the size of one test block.
     expanding : True: every fold trains on all earlier rows. False: on the last ``min_train`` of them (rolling).
 
     Execution timing and look-ahead
@@ -47,9 +47,7 @@ class WalkForward:
 
     With ``embargo=1`` fold 0 trains on 0 1 2; with ``expanding=False`` fold 1 trains on 2 3 4 5.
 
-    References
-    ----------
-    López de Prado, *Advances in Financial Machine Learning* (2018), ch. 7: purging and embargo.
+    Source: López de Prado, *Advances in Financial Machine Learning* (2018), ch. 7: purging and embargo.
     """
 
     n_splits: int = 5
@@ -71,18 +69,14 @@ class WalkForward:
         Parameters
         ----------
         X, y : one of them is the frame of ``forward_returns``; or
-        groups
-            label end positions, int64 (n, H), from :func:`label_end_positions`; for scikit-learn, which passes plain
-            arrays: ``cross_val_score(..., groups=end)``.
-        positions
-            Position of each row's bar time, int64 (n,), in the units of ``groups``, if several markets share bar
-            times. Test blocks, the purge and the embargo then count bar times, not rows, and all rows of a time are
+        groups : label end positions, int64 (n, H), from :func:`label_end_positions`; for scikit-learn, which passes
+            plain arrays: ``cross_val_score(..., groups=end)``.
+        positions : position of each row's bar time, int64 (n,), in the units of ``groups``, if several markets share
+            bar times. Test blocks, the purge and the embargo then count bar times, not rows, and all rows of a time are
             in one block. Default 0..n-1.
 
-        Raises
-        ------
-        ConfigError
-            No label end times among the arguments, too few labelled rows, or nothing left after the purge.
+        Raises ConfigError: no label end times among the arguments, too few labelled rows, or nothing left after the
+        purge.
         """
         end = _find_ends(self, X, y, groups)
         last = end.max(axis=1)
@@ -142,9 +136,7 @@ class CombinatorialPurged:
     Eight bars with horizon 1: rows 0..6 have a label. With ``CombinatorialPurged(n_groups=3, n_test_groups=1)``
     the groups are 0-2, 3-4 and 5-6; the split that tests rows 3-4 (bars 3 to 5) trains on rows 0, 1 and 6.
 
-    References
-    ----------
-    López de Prado, *Advances in Financial Machine Learning* (2018), ch. 12.
+    Source: López de Prado, *Advances in Financial Machine Learning* (2018), ch. 12.
     """
 
     n_groups: int = 6
@@ -225,9 +217,7 @@ def label_end_positions(labels: pd.DataFrame) -> IntArray:
     ----------
     labels : frame of ``forward_returns``: index of bar open times, ``end_time`` columns per horizon.
 
-    Returns
-    -------
-    int64 (n, H); -1 where the label does not exist (no end time, or no return).
+    Returns: int64 (n, H); -1 where the label does not exist (no end time, or no return).
     """
     ends = labels["end_time"]
     times = pd.DatetimeIndex(labels.index).as_unit("ns").asi8
@@ -257,14 +247,8 @@ def inner_split(
         bars. Required for a subset of bars (one walk-forward fold) and for rows of several markets, which share
         positions.
 
-    Returns
-    -------
-    Row numbers, int64 and sorted. No label of a part ends at or after the first bar of the next part.
-
-    Raises
-    ------
-    ConfigError
-        Fractions that are not three positive shares of 1, rows out of time order, or an empty part.
+    Returns: row numbers, int64 and sorted. No label of a part ends at or after the first bar of the next part.
+    Raises ConfigError: fractions that are not three positive shares of 1, rows out of time order, or an empty part.
     """
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
         raise ConfigError(f"inner_split: fractions must be three positive shares of 1, got {fractions}")

@@ -15,10 +15,8 @@ def drift_features(ax: Axes, table: pd.DataFrame, top: int = 12, *, level: float
     Red bars are columns whose corrected p-value is at most ``level``: the distribution of the window differs from that
     of the training span.
 
-    Parameters
-    ----------
-    table : ``features``, ``predictions`` or ``errors`` of a DriftReport.
-    top : columns shown.
+    ``table``: ``features``, ``predictions`` or ``errors`` of a DriftReport.
+    ``top``: columns shown.
     """
     rows = table.head(top)
     y = np.arange(len(rows))
@@ -40,10 +38,8 @@ def coverage_over_time(
 
     The band is two standard errors of the coverage that the true quantiles reach over as many overlapping outcomes.
 
-    Parameters
-    ----------
-    monitored : of a DriftReport: timestamp, horizon, outcome, lo80 ... hi90.
-    level : 80 or 90.
+    ``monitored``: of a DriftReport: timestamp, horizon, outcome, lo80 ... hi90.
+    ``level``: 80 or 90.
     """
     rows = monitored[(monitored["horizon"] == horizon) & monitored["outcome"].notna()]
     inside = rows["outcome"].between(rows[f"lo{level}"], rows[f"hi{level}"])

@@ -32,10 +32,8 @@ from mlkit.plots.look import (
 def horizon_scores(ax: Axes, table: pd.DataFrame, *, unit: str, naive: float = 0.0) -> Axes:
     """A score and its interval at every horizon, beside the naive forecast's score.
 
-    Parameters
-    ----------
-    table: index the horizon in bars; columns ``value``, ``low``, ``high`` (interval bounds). With several
-        rows a horizon, the column ``model`` names the line of each.
+    ``table``: index the horizon in bars; columns ``value``, ``low``, ``high`` (interval bounds). With several rows a
+    horizon, the column ``model`` names the line of each.
     """
     horizons = list(dict.fromkeys(table.index))
     models = list(dict.fromkeys(table["model"])) if "model" in table else [""]
@@ -76,9 +74,7 @@ def forecast_vs_outcome(ax: Axes, predicted: npt.ArrayLike, realised: npt.ArrayL
     The means of a useful forecast lie along the dotted diagonal, those of one without information on the dashed
     no-change line. Outcomes of horizons above 1 overlap, so the true intervals are wider than those drawn.
 
-    Parameters
-    ----------
-    predicted, realised: log returns, (n,) each; pairs with a NaN are left out.
+    ``predicted``, ``realised``: log returns, (n,) each; pairs with a NaN are left out.
     """
     p, r = (1e4 * values for values in aligned("forecast_vs_outcome", predicted=predicted, realised=realised))
     known = np.isfinite(p) & np.isfinite(r)
@@ -100,10 +96,8 @@ def forecast_vs_outcome(ax: Axes, predicted: npt.ArrayLike, realised: npt.ArrayL
 def reliability(ax: Axes, table: pd.DataFrame) -> Axes:
     """Reliability diagram: forecast probability against observed frequency, with 95 % intervals and the counts.
 
-    Parameters
-    ----------
-    table: one row a bin, columns ``forecast`` (mean), ``observed`` (share) and ``rows`` (count), as from
-        `mlkit.evaluation.reliability_table`; empty bins are left out.
+    ``table``: one row a bin, columns ``forecast`` (mean), ``observed`` (share) and ``rows`` (count), as from
+    `mlkit.evaluation.reliability_table`; empty bins are left out.
     """
     rows = table[table["rows"] > 0]
     p, share, n = (rows[name].to_numpy(dtype=float) for name in ("forecast", "observed", "rows"))
@@ -127,9 +121,7 @@ def reliability(ax: Axes, table: pd.DataFrame) -> Axes:
 def coverage(ax: Axes, table: pd.DataFrame) -> Axes:
     """Coverage of the intervals at every horizon, beside their nominal level.
 
-    Parameters
-    ----------
-    table: index the horizon in bars; one column for each nominal level (0.8, 0.9), values the coverage.
+    ``table``: index the horizon in bars; one column for each nominal level (0.8, 0.9), values the coverage.
     """
     x = np.arange(len(table))
     for k, level in enumerate(table.columns):
@@ -147,9 +139,7 @@ def coverage(ax: Axes, table: pd.DataFrame) -> Axes:
 def equity(ax: Axes, curves: pd.DataFrame) -> Axes:
     """Growth of 1 over time, one line a strategy, on a log scale; the final value beside each name.
 
-    Parameters
-    ----------
-    curves: index UTC timestamps, columns the strategies, values wealth (1 at the start), net of costs.
+    ``curves``: index UTC timestamps, columns the strategies, values wealth (1 at the start), net of costs.
     """
     for k, name in enumerate(curves.columns):
         wealth = curves[name].dropna()
@@ -170,11 +160,9 @@ def equity(ax: Axes, curves: pd.DataFrame) -> Axes:
 def risk_coverage(ax: Axes, curves: dict[int, pd.DataFrame], *, unit: str, naive: float) -> Axes:
     """Risk-coverage curve: skill on the most confident share of the bars, with intervals; one line a horizon.
 
-    Parameters
-    ----------
-    curves: horizon to the table of `mlkit.evaluation.risk_coverage`: index the share, columns ``value``,
-        ``low``, ``high``.
-    unit, naive: what the value is, and its value without skill.
+    ``curves``: horizon to the table of `mlkit.evaluation.risk_coverage`: index the share, columns ``value``, ``low``,
+    ``high``.
+    ``unit``, ``naive``: what the value is, and its value without skill.
     """
     for k, (horizon, table) in enumerate(curves.items()):
         colour, share = PALETTE[k % len(PALETTE)], table.index.to_numpy(dtype=float)
@@ -191,9 +179,7 @@ def risk_coverage(ax: Axes, curves: dict[int, pd.DataFrame], *, unit: str, naive
 def random_entry(ax: Axes, draws: npt.ArrayLike, strategy: float, *, bins: int = 40) -> Axes:
     """Net return of the strategy, among those of the same positions entered at other times.
 
-    Parameters
-    ----------
-    draws, strategy: ``draws`` and ``net_return`` of ``Backtest.random_entry()``.
+    ``draws``, ``strategy``: ``draws`` and ``net_return`` of ``Backtest.random_entry()``.
     """
     values = 100.0 * np.asarray(draws, dtype=float)
     spread = max(float(np.ptp(values)), 1e-6)

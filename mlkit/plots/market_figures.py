@@ -19,12 +19,10 @@ _CONE = ("log_return", "lo80", "hi80", "lo90", "hi90")
 def candles(ax: Axes, bars: pd.DataFrame, *, markers: pd.DataFrame | None = None, max_labels: int = 12) -> Axes:
     """Candlesticks side by side (nights and weekends take no room), with marked patterns.
 
-    Parameters
-    ----------
-    bars: bars to draw; some 40 to 150 read well.
-    markers: bool (n_bars, n_patterns), such as ``pattern_labels(bars)``; a name is written at the bar whose
-        close completes the pattern: names of bullish patterns below the candles, the others above.
-    max_labels: at most so many names on each side, the latest ones.
+    ``bars``: bars to draw; some 40 to 150 read well.
+    ``markers``: bool (n_bars, n_patterns), such as ``pattern_labels(bars)``; a name is written at the bar whose close
+    completes the pattern: names of bullish patterns below the candles, the others above.
+    ``max_labels``: at most so many names on each side, the latest ones.
     """
     x = np.arange(len(bars))
     o, h, lo, c = (bars[name].to_numpy() for name in ("open", "high", "low", "close"))
@@ -155,11 +153,9 @@ def base_rates(ax: Axes, table: pd.DataFrame, *, unit: str = "hits per 1,000 bar
 def cones(ax: Axes, bars: pd.DataFrame, forecasts: pd.DataFrame, *, n_past: int = 60) -> Axes:
     """The last closes before a forecast, its 80 and 90 % intervals, the no-change line, and the outcome.
 
-    Parameters
-    ----------
-    forecasts: rows of ``Predictor.forecasts`` for one bar, the latest where there are several: columns
-        timestamp, horizon (bars), log_return, lo80, hi80, lo90, hi90. Closes of later bars in ``bars``
-        are drawn as the outcome. The intervals exist at the horizons; between them the cone is straight.
+    ``forecasts``: rows of ``Predictor.forecasts`` for one bar, the latest where there are several: columns timestamp,
+    horizon (bars), log_return, lo80, hi80, lo90, hi90. Closes of later bars in ``bars`` are drawn as the outcome. The
+    intervals exist at the horizons; between them the cone is straight.
     """
     rows = forecasts if "timestamp" in forecasts else forecasts.reset_index()
     rows = rows[rows["timestamp"] == rows["timestamp"].max()].sort_values("horizon")

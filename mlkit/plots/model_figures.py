@@ -35,9 +35,7 @@ def grouped_bars(ax: Axes, table: pd.DataFrame, *, unit: str, digits: int = 3) -
 def learning_curve(ax: Axes, history: pd.DataFrame, *, unit: str = "loss") -> Axes:
     """Loss by epoch, a line for each column; the best epoch of a ``valid...`` column is marked.
 
-    Parameters
-    ----------
-    history: (n_epochs, n_curves), index the epoch.
+    ``history``: (n_epochs, n_curves), index the epoch.
     """
     epochs = history.index.to_numpy()
     for k, name in enumerate(history.columns):
@@ -57,10 +55,8 @@ def learning_curve(ax: Axes, history: pd.DataFrame, *, unit: str = "loss") -> Ax
 def importance(ax: Axes, table: pd.Series | pd.DataFrame, top: int = 20, *, unit: str = "share of all gain") -> Axes:
     """The ``top`` features: a bar for the mean, and a dot for each model if the table has several columns.
 
-    Parameters
-    ----------
-    table: index the feature name; a Series, or a DataFrame with a numeric column for each model and, where
-        the models are weighted, a column ``mean``.
+    ``table``: index the feature name; a Series, or a DataFrame with a numeric column for each model and, where the
+    models are weighted, a column ``mean``.
     """
     frame = table.to_frame() if isinstance(table, pd.Series) else table.select_dtypes("number")
     mean = frame["mean"] if "mean" in frame else frame.mean(axis=1)

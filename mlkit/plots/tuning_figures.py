@@ -11,9 +11,7 @@ from mlkit.plots.look import BLUE, GREY, INK, PALE, RED, legend_above, words
 def tuning_history(ax: Axes, trials: pd.DataFrame, *, unit: str = "loss (no change = 1)") -> Axes:
     """Score of every trial in order, and the best so far; a pruned trial is a cross at its last score.
 
-    Parameters
-    ----------
-    trials: index the trial's number; columns ``state``, ``score``, ``default``.
+    ``trials``: index the trial's number; columns ``state``, ``score``, ``default``.
     """
     done, pruned = (trials[trials["state"] == state] for state in ("complete", "pruned"))
     ax.plot(done.index, done["score"], "o", ms=5, color=BLUE, label="complete")

@@ -80,17 +80,13 @@ def fit_calibration(
 
     Parameters
     ----------
-    z, y
-        Raw ensemble score and outcome, normalised, (n,), finite.
-    horizon
-        Bars a label spans.
-    history
-        Normalised outcomes of all training rows in time order, these n among them, (m,): the base rate and the
+    z, y : raw ensemble score and outcome, normalised, (n,), finite.
+    horizon : bars a label spans.
+    history : normalised outcomes of all training rows in time order, these n among them, (m,): the base rate and the
         quantiles are theirs. Default ``y``.
-    log_scale
-        Logarithm of the scale in the rows of ``history``, (m,). Default 0.
-    times, history_times
-        Number of each row's bar time, counted from 0, (n,) and (m,), where rows of several markets share them.
+    log_scale : logarithm of the scale in the rows of ``history``, (m,). Default 0.
+    times, history_times : number of each row's bar time, counted from 0, (n,) and (m,), where rows of several markets
+        share them.
     """
     demand_rows(len(z), horizon)
     history, logs = y if history is None else history, np.zeros(1) if log_scale is None else log_scale
@@ -138,13 +134,8 @@ def shrinkage(
     unless t is at least 3, which noise reaches once in 700 times, and the slope is positive in each of three
     chronological parts.
 
-    Returns
-    -------
-    shrink, trust, t.
-
-    References
-    ----------
-    Mincer & Zarnowitz (1969): the slope of outcome on forecast.
+    Returns: shrink, trust, t.
+    Source: Mincer & Zarnowitz (1969): the slope of outcome on forecast.
     """
     power = float(z @ z)
     slope = float(z @ y) / power if power > 0 else 0.0
@@ -175,14 +166,10 @@ def fit_direction(
 
     Parameters
     ----------
-    z, rise
-        Raw score, and 1 for a rise, 0 for a fall, 0.5 for no change, (n,).
-    trust
-        Share of the score that is significant, from :func:`shrinkage`.
-    history
-        Direction of all training rows, (m,). Default ``rise``.
-    times, history_times
-        As in :func:`fit_calibration`.
+    z, rise : raw score, and 1 for a rise, 0 for a fall, 0.5 for no change, (n,).
+    trust : share of the score that is significant, from :func:`shrinkage`.
+    history : direction of all training rows, (m,). Default ``rise``.
+    times, history_times : as in :func:`fit_calibration`.
     """
     intercept, slope = (0.0, 0.0) if trust == 0 else fit_logistic(z, rise)
     slope = max(slope, 0.0) * trust
@@ -200,9 +187,7 @@ def fit_logistic(z: FloatVector, rise: FloatVector) -> tuple[float, float]:
 
     Targets are ``(N+ + 1) / (N+ + 2)`` and ``1 / (N- + 2)``, so that separable rows have a finite solution.
 
-    References
-    ----------
-    Platt (1999), *Advances in Large Margin Classifiers*; Lin, Lin & Weng (2007), *Machine Learning* 68.
+    Sources: Platt (1999), *Advances in Large Margin Classifiers*; Lin, Lin & Weng (2007), *Machine Learning* 68.
     """
     high = (np.sum(rise == 1.0) + 1.0) / (np.sum(rise == 1.0) + 2.0)
     low = 1.0 / (np.sum(rise == 0.0) + 2.0)
@@ -229,9 +214,7 @@ def conformal_quantiles(residual: FloatVector, level: float) -> tuple[float, flo
     Each tail is its own order statistic at ``(1 + level) / 2 * (1 + 1 / n)``: split-conformal, exact for exchangeable
     rows. Rows of overlapping outcomes are not exchangeable; ``mlkit.models.ensemble.conformal`` adapts bar by bar.
 
-    References
-    ----------
-    Lei et al. (2018), *JASA* 113, split conformal; Romano, Patterson & Candès (2019), each tail apart.
+    Sources: Lei et al. (2018), *JASA* 113, split conformal; Romano, Patterson & Candès (2019), each tail apart.
     """
     n = len(residual)
     rank = min(int(np.ceil(0.5 * (1.0 + level) * (n + 1.0) - 1e-9)), n)

@@ -17,11 +17,9 @@ The calendar is cut into blocks of ``BARS_PER_BLOCK`` bars. In each the bounds s
 ``lookback`` outcomes before the newest one known at its first row, and adapt to all since: a row depends on the bundle
 and on a bounded number of rows before it, the same ones in a batch and live.
 
-References
-----------
-Gibbs and Candès (2021), *NeurIPS*: adaptive conformal inference. Angelopoulos, Candès and Tibshirani (2023), *NeurIPS*:
-quantile tracking. Koenker and Bassett (1978): the loss whose gradient this step is. Vovk (1990), *COLT*: aggregating
-strategies; Herbster and Warmuth (1998), *Machine Learning* 32: tracking the best expert.
+Sources: Gibbs and Candès (2021), *NeurIPS*: adaptive conformal inference. Angelopoulos, Candès and Tibshirani (2023),
+*NeurIPS*: quantile tracking. Koenker and Bassett (1978): the loss whose gradient this step is. Vovk (1990), *COLT*:
+aggregating strategies; Herbster and Warmuth (1998), *Machine Learning* 32: tracking the best expert.
 """
 
 import math
@@ -106,19 +104,13 @@ def adaptive_bounds(
 
     Parameters
     ----------
-    outcome
-        Outcome less forecast, of consecutive bars, (n,); NaN where there is none. Row s is known at the close of row
-        ``s + horizon``, and no row before that reads it.
-    scales
-        Scale of every expert, (n, E), positive; NaN where a row has no forecast.
-    log_scale
-        Standardised logarithm of the first scale, (n,), within ±LOG_SCALE_LIMIT; NaN counts as 0.
-    block
-        Of every row, (n,), not falling: where it rises the bounds start again from those of the bundle.
+    outcome : outcome less forecast, of consecutive bars, (n,); NaN where there is none. Row s is known at the close of
+        row ``s + horizon``, and no row before that reads it.
+    scales : scale of every expert, (n, E), positive; NaN where a row has no forecast.
+    log_scale : standardised logarithm of the first scale, (n,), within ±LOG_SCALE_LIMIT; NaN counts as 0.
+    block : of every row, (n,), not falling: where it rises the bounds start again from those of the bundle.
 
-    Returns
-    -------
-    float64 (n - first, 4), in units of the outcome, increasing along a row.
+    Returns: float64 (n - first, 4), in units of the outcome, increasing along a row.
     """
     out = np.empty((len(outcome) - first, len(BOUND_LEVELS)))
     starts = np.append(np.flatnonzero(np.diff(block, prepend=np.iinfo(np.int64).min)), len(block))

@@ -88,18 +88,13 @@ class PricePredictor:
 
         Parameters
         ----------
-        arrays
-            Features, labels and scales; see `TrainingArrays`.
-        settings
-            Default ``EnsembleSettings.smoke()``. The weight of a library that is not installed goes to the
+        arrays : Features, labels and scales; see `TrainingArrays`.
+        settings : default ``EnsembleSettings.smoke()``. The weight of a library that is not installed goes to the
             others, with a logged warning; DependencyError if none is left.
-        progress
-            Called after each horizon of each learner, and after the calibration.
-        disk
-            For arrays in files that are larger than memory: at most ``disk.rows`` rows of X are in memory at once.
+        progress : called after each horizon of each learner, and after the calibration.
+        disk : for arrays in files that are larger than memory: at most ``disk.rows`` rows of X are in memory at once.
             LightGBM then learns block by block (see its file), and the scale is fitted on evenly spaced rows. Up to
             that many rows the bits are those of training in memory.
-
         Raises ConfigError for rows out of time order or too few rows.
         """
         settings = settings or EnsembleSettings.smoke()
@@ -175,13 +170,10 @@ class PricePredictor:
 
         Parameters
         ----------
-        X
-            Features, float32 (n, F), in the order of the training.
-        scale
-            Expected spread of every horizon, (n, H), as in training. Rows with NaN features or a scale that is not
+        X : Features, float32 (n, F), in the order of the training.
+        scale : expected spread of every horizon, (n, H), as in training. Rows with NaN features or a scale that is not
             positive are NaN in every output.
-        terms
-            (n, K), as in training; ConfigError when one of the two had them and the other has not.
+        terms : (n, K), as in training; ConfigError when one of the two had them and the other has not.
         """
         check_features(X, scale, self.n_features, len(self.horizons))
         simple = simple_scales(scale, terms, self.horizons)
@@ -220,15 +212,11 @@ class PricePredictor:
 
         Parameters
         ----------
-        forecast
-            Of consecutive bars. With at least ``lookback`` bars before it a row has the same bits in every call.
-        outcome
-            Realised log return, (n, H), NaN where there is none; row t reads that of row s only where
+        forecast : of consecutive bars. With at least ``lookback`` bars before it a row has the same bits in every call.
+        outcome : realised log return, (n, H), NaN where there is none; row t reads that of row s only where
             ``s + horizon <= t``.
-        block
-            Block of the calendar that each bar lies in, (n,): ``block_numbers`` of the open times.
-        rows
-            All rows by default.
+        block : block of the calendar that each bar lies in, (n,): ``block_numbers`` of the open times.
+        rows : all rows by default.
         """
         first = 0 if rows is None else len(forecast) - rows
         shape = forecast.log_return.shape
@@ -296,10 +284,7 @@ class PricePredictor:
     def from_bytes(cls, files: Mapping[str, bytes]) -> Self:
         """Rebuild from :meth:`to_bytes`; none of the libraries is needed.
 
-        Raises
-        ------
-        BundleError
-            A file is missing, damaged or does not fit the others.
+        Raises BundleError: a file is missing, damaged or does not fit the others.
         """
         try:
             found = _Document.model_validate_json(files[CALIBRATION_FILE])

@@ -51,20 +51,13 @@ def fit_spread(
 
     Parameters
     ----------
-    scale
-        GARCH's expected deviation over the horizon, (n,), positive.
-    terms
-        (n, K) of ``volatility_terms``, finite.
-    y
-        Log returns over the horizon, (n,), finite: rows of training only.
-    horizon
-        Bars a label spans.
-    rows_per_time
-        Rows that share a bar time, more than 1 where symbols are pooled.
+    scale : GARCH's expected deviation over the horizon, (n,), positive.
+    terms : (n, K) of ``volatility_terms``, finite.
+    y : log returns over the horizon, (n,), finite: rows of training only.
+    horizon : bars a label spans.
+    rows_per_time : rows that share a bar time, more than 1 where symbols are pooled.
 
-    References
-    ----------
-    Bollerslev, Patton and Quaedvlieg (2016), *J. Econometrics* 192; McCullagh and Nelder (1989), ch. 8.
+    Sources: Bollerslev, Patton and Quaedvlieg (2016), *J. Econometrics* 192; McCullagh and Nelder (1989), ch. 8.
     """
     garch = np.log(scale) - 0.5 * math.log(horizon)
     base = 0.5 * garch + 0.5 * terms[:, 0]

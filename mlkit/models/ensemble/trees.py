@@ -75,17 +75,11 @@ class Trees:
 
         Parameters
         ----------
-        names
-            Of the models' files, for messages.
-        float32_sums
-            Add leaf values in float32, as XGBoost does.
-        mean
-            Predict the mean of a model's trees instead of their sum.
+        names : of the models' files, for messages.
+        float32_sums : add leaf values in float32, as XGBoost does.
+        mean : predict the mean of a model's trees instead of their sum.
 
-        Raises
-        ------
-        BundleError
-            The arrays are no trees over these features.
+        Raises BundleError: the arrays are no trees over these features.
         """
         nodes, values, roots, depths = [], [], [], []
         start = 0

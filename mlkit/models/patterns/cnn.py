@@ -84,15 +84,9 @@ class PatternModel:
         ----------
         ohlcv : (n_bars, 5) open, high, low, close, volume.
 
-        Returns
-        -------
-        (n_bars, n_patterns) float64, NaN in the first 19 rows and where any of the last 20 bars is not finite. Row
-        ``t`` depends on bars ``t - 19 .. t`` only, bit for bit.
-
-        Raises
-        ------
-        ConfigError
-            For an array of another shape.
+        Returns: (n_bars, n_patterns) float64, NaN in the first 19 rows and where any of the last 20 bars is not finite.
+        Row ``t`` depends on bars ``t - 19 .. t`` only, bit for bit.
+        Raises ConfigError: for an array of another shape.
         """
         x = windows(ohlcv)
         out = np.full((len(ohlcv), len(self.patterns)), np.nan)
@@ -127,10 +121,8 @@ def save_cnn(path: Path, model: PatternModel) -> None:
 def load_cnn(path: Path) -> PatternModel:
     """Read a file of :func:`save_cnn`; it may hold fewer patterns than there are rules for.
 
-    Raises
-    ------
-    BundleError
-        When it is missing, damaged, altered, of another shape or sequence length, or holds a pattern without a rule.
+    Raises BundleError: when it is missing, damaged, altered, of another shape or sequence length, or holds a pattern
+    without a rule.
     """
     return parse_cnn(_read(path), path)
 
@@ -190,12 +182,8 @@ def weights_file(standard: Standard = "classic", folder: Path | None = None) -> 
     standard : "classic" or "continuous".
     folder : written by ``mlkit train --only patterns``; by default that of the weights that mlkit ships.
 
-    Raises
-    ------
-    ConfigError
-        For an unknown standard.
-    BundleError
-        When the weights are missing or not those of the manifest.
+    Raises ConfigError: for an unknown standard.
+    Raises BundleError: when the weights are missing or not those of the manifest.
     """
     if standard not in STANDARDS:
         raise ConfigError(f"standard: {standard!r} is unknown; use 'classic' or 'continuous'")

@@ -76,10 +76,8 @@ class Forward:
     ----------
     tensors : of a trained network, as :func:`fold` takes them.
 
-    Raises
-    ------
-    ConfigError
-        For arrays whose shapes are not those of :func:`tensor_shapes`; the compiled function does not check.
+    Raises ConfigError: for arrays whose shapes are not those of :func:`tensor_shapes`; the compiled function does not
+    check.
     """
 
     def __init__(self, tensors: Arrays) -> None:

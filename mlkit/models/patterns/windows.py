@@ -25,9 +25,7 @@ def windows(ohlcv: Float64Array, length: int = LENGTH) -> Float32Array:
     ohlcv : (n_bars, 5) open, high, low, close, volume.
     length : bars in a window.
 
-    Returns
-    -------
-    (max(n_bars - length + 1, 0), length, 5) float32. A window whose ranges are all zero has all-zero prices,
+    Returns: (max(n_bars - length + 1, 0), length, 5) float32. A window whose ranges are all zero has all-zero prices,
     one without volume has all-zero volume, one with a value that is not finite is all NaN.
     """
     if ohlcv.ndim != 2 or ohlcv.shape[1] != 5:
