@@ -8,8 +8,9 @@ costs, two-sided. :func:`traded_patterns` is for a pattern's signal: the return 
 best of the horizons, with a bound that allows for the choice.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -70,12 +71,7 @@ def agreement(
 
 
 def returns_after(
-    flags: pd.DataFrame,
-    returns: pd.DataFrame,
-    *,
-    least: int = 50,
-    reps: int = 500,
-    seed: int = 7,
+    flags: pd.DataFrame, returns: pd.DataFrame, *, least: int = 50, reps: int = 500, seed: int = 7
 ) -> pd.DataFrame:
     """Mean forward return after each pattern in the direction it claims, beyond that of all bars.
 
@@ -95,51 +91,47 @@ def returns_after(
     Raises ConfigError when the two have different rows.
     Source: Politis & Romano (1994), *JASA* 89: the stationary bootstrap (``arch.bootstrap``).
     """
+    from scipy.stats import t
+
     sides, gains = aligned("returns_after", flags=flags, returns=returns)
     rows: list[tuple[object, ...]] = []
     for horizon, r in zip(returns.columns, gains.T, strict=True):
         known = np.isfinite(r)
-        d = sides[known]
-        hits = np.count_nonzero(d, axis=0)
+        d, r = sides[known], r[known, None]
+        hits, block = np.count_nonzero(d, axis=0), default_block(int(horizon))
         kept = np.flatnonzero(hits >= least)
         if not len(kept):
             continue
-        block = default_block(int(horizon))
-        mean, error = _directed_means(d[:, kept], r[known], block, reps, seed)
-        table = _judged(mean, error, np.minimum(len(d) / (2.0 * block), hits[kept] - 1.0))
-        names = [flags.columns[int(k)] for k in kept]
-        rows += [(name, int(horizon), *line) for name, *line in zip(names, hits[kept].tolist(), *table.T, strict=True)]
+        d, hits = d[:, kept], hits[kept]
+        mean, draws = _bootstrap(_excess, np.concatenate([d * r, d, np.abs(d), r], axis=1), block, reps, seed)
+        error, freedom = draws.std(axis=0), np.maximum(np.minimum(len(d) / (2.0 * block), hits - 1.0), 1.0)
+        reach = t.ppf(0.5 * (1.0 + LEVEL), freedom) * error
+        p = 2.0 * t.sf(np.divide(np.abs(mean), error, out=np.zeros_like(mean), where=error > 0), freedom)
+        bps = 1e4 * np.stack([mean, mean - reach, mean + reach])
+        rows += zip(flags.columns[kept], repeat(int(horizon)), hits.tolist(), *bps, p)
     return pd.DataFrame(rows, columns=["pattern", "horizon", "hits", "mean_bps", "low_bps", "high_bps", "p"])
 
 
-def _directed_means(d: FloatArray, r: FloatArray, block: float, reps: int, seed: int) -> tuple[FloatArray, FloatArray]:
-    """Mean directed excess return of each column and its bootstrap standard error, (k,) each."""
+def _excess(sums: FloatArray, n: int) -> FloatArray:
+    """Mean directed excess return (k,) from the sums of d r, d and |d| (k each) and of r over n rows."""
+    gain, net, hits = np.split(sums[:-1], 3)
+    return np.divide(gain - net * sums[-1] / n, hits, out=np.zeros(len(hits)), where=hits > 0)
+
+
+def _bootstrap(
+    statistic: Callable[[FloatArray, int], FloatArray], columns: FloatArray, block: float, reps: int, seed: int
+) -> tuple[FloatArray, FloatArray]:
+    """A statistic (k,) of the sums of columns (n, m) and of n; and of ``reps`` stationary bootstraps, (reps, k)."""
     from arch.bootstrap import StationaryBootstrap
 
-    n, k = d.shape
-    # A resample is a weight for each row; all that is needed of it are weighted sums of these columns.
-    sums = np.concatenate([d * r[:, None], d, np.abs(d), r[:, None]], axis=1)
+    n = len(columns)
 
-    def means(rows: IntArray) -> FloatArray:
-        total = np.bincount(rows, minlength=n) @ sums
-        hits = total[2 * k : 3 * k]
-        excess = total[:k] - total[k : 2 * k] * total[-1] / n
-        return np.asarray(np.divide(excess, hits, out=np.zeros(k), where=hits > 0))
+    def resampled(rows: IntArray) -> FloatArray:
+        # A resample is a weight for each row.
+        return statistic(np.bincount(rows, minlength=n) @ columns, n)
 
     rows = np.arange(n)
-    draws: FloatArray = StationaryBootstrap(block, rows, seed=seed).apply(means, reps)
-    return means(rows), draws.std(axis=0)
-
-
-def _judged(mean: FloatArray, error: FloatArray, freedom: FloatArray) -> FloatArray:
-    """mean, low, high in basis points and the two-sided p-value, (k, 4)."""
-    from scipy.stats import t
-
-    freedom = np.maximum(freedom, 1.0)
-    reach = t.ppf(0.5 * (1.0 + LEVEL), freedom) * error
-    ratio = np.divide(np.abs(mean), error, out=np.zeros_like(mean), where=error > 0)
-    bps = 1e4 * np.stack([mean, mean - reach, mean + reach], axis=1)
-    return np.concatenate([bps, 2.0 * t.sf(ratio, freedom)[:, None]], axis=1)
+    return resampled(rows), StationaryBootstrap(block, rows, seed=seed).apply(resampled, reps)
 
 
 def traded_patterns(
@@ -299,36 +291,27 @@ def incremental_ic(
         scored.append((y[test], *(_ridge_forecast(x, y, train, test) for x in (small, large))))
     if not scored:
         raise ConfigError("incremental_ic: no fold; pass those of WalkForward.split")
-    y, *forecasts = (np.concatenate(parts) for parts in zip(*scored, strict=True))
-    draws, estimate = _ic_draws(y, np.stack(forecasts, axis=1), block, reps, seed)
+    # Ranks are taken once, among all scored rows; a resample then weighs them.
+    ranks = np.stack([average_rank(np.concatenate(column)) for column in zip(*scored, strict=True)], axis=1)
+    ranks = ranks / len(ranks) - 0.5
+    columns = np.concatenate([ranks, ranks**2, ranks[:, :1] * ranks[:, 1:]], axis=1)
+    estimate, draws = _bootstrap(_rank_ics, columns, block, reps, seed)
     low, high = np.quantile(draws, [0.5 * (1 - level), 0.5 * (1 + level)], axis=0)
-    parts = zip(estimate, low, high, strict=True)
-    base_ic, full_ic, gain = (Interval(float(mid), float(least), float(most), level) for mid, least, most in parts)
-    return Increment(base_ic, full_ic, gain, len(y))
+    bounds = np.stack([estimate, low, high], axis=1).tolist()
+    base_ic, full_ic, gain = (Interval(middle, least, most, level) for middle, least, most in bounds)
+    return Increment(base_ic, full_ic, gain, len(ranks))
 
 
-def _ic_draws(
-    y: FloatArray, forecasts: FloatArray, block: float, reps: int, seed: int
-) -> tuple[FloatArray, FloatArray]:
-    """Rank ICs of both forecasts and their difference: (reps, 3) of the resamples, (3,) of the rows as they are.
+def _rank_ics(sums: FloatArray, n: int) -> FloatArray:
+    """Correlation of the outcome with each of two forecasts, and their difference, from sums over n rows.
 
-    Ranks are taken once, among all rows; a resample then weighs them.
+    The sums are those of three ranks (outcome first), of their squares, and of the outcome's rank times the others.
     """
-    from arch.bootstrap import StationaryBootstrap
-
-    n = len(y)
-    ranks = np.stack([average_rank(column) for column in (y, *forecasts.T)], axis=1) / n - 0.5
-    sums = np.concatenate([ranks, ranks**2, ranks[:, :1] * ranks[:, 1:]], axis=1)
-
-    def ics(rows: IntArray) -> FloatArray:
-        mean = np.bincount(rows, minlength=n) @ sums / n
-        variance = np.maximum(mean[3:6] - mean[:3] ** 2, 0.0)
-        spread = np.sqrt(variance[0] * variance[1:])
-        ic = np.divide(mean[6:] - mean[0] * mean[1:3], spread, out=np.zeros(2), where=spread > 1e-12)
-        return np.append(ic, ic[1] - ic[0])
-
-    rows = np.arange(n)
-    return StationaryBootstrap(block, rows, seed=seed).apply(ics, reps), ics(rows)
+    mean = sums / n
+    variance = np.maximum(mean[3:6] - mean[:3] ** 2, 0.0)
+    spread = np.sqrt(variance[0] * variance[1:])
+    ic = np.divide(mean[6:] - mean[0] * mean[1:3], spread, out=np.zeros(2), where=spread > 1e-12)
+    return np.append(ic, ic[1] - ic[0])
 
 
 def _ridge_forecast(x: FloatArray, y: FloatArray, train: IntArray, test: IntArray) -> FloatArray:

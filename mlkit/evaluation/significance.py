@@ -138,12 +138,7 @@ def verdict(
 
 
 def pool_verdict(
-    markets: Sequence[Mapping[str, ArrayLike]],
-    *,
-    horizon: int,
-    cost_bps: float = 1.0,
-    trials: int = 1,
-    seed: int = 7,
+    markets: Sequence[Mapping[str, ArrayLike]], *, horizon: int, cost_bps: float = 1.0, trials: int = 1, seed: int = 7
 ) -> Verdict:
     """Judge the forecasts of several markets together, each with its own positions.
 

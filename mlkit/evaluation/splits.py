@@ -232,10 +232,7 @@ def label_end_positions(labels: pd.DataFrame) -> IntArray:
 
 
 def inner_split(
-    end: IntArray,
-    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
-    *,
-    positions: IntArray | None = None,
+    end: IntArray, fractions: tuple[float, float, float] = (0.7, 0.15, 0.15), *, positions: IntArray | None = None
 ) -> tuple[IntArray, IntArray, IntArray]:
     """Cut training rows into chronological fit, validation and calibration parts, purged between parts.
 

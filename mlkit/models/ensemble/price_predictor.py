@@ -160,12 +160,7 @@ class PricePredictor:
         """Earlier bars that an adaptive forecast may depend on: the outcomes read, and the longest horizon."""
         return BARS_PER_BLOCK - 1 + max(c.lookback + c.horizon for c in self.calibrations)
 
-    def predict(
-        self,
-        X: Float32Matrix,
-        scale: FloatMatrix,
-        terms: FloatMatrix | None = None,
-    ) -> Forecast:
+    def predict(self, X: Float32Matrix, scale: FloatMatrix, terms: FloatMatrix | None = None) -> Forecast:
         """Forecast every row, intervals as fixed by the bundle; see :class:`Forecast` for what comes back.
 
         Parameters
