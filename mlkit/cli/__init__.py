@@ -11,24 +11,21 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from mlkit.cli import bundle_commands as models
 from mlkit.cli import data_commands as data
-from mlkit.cli import drift_command as drift
-from mlkit.cli import fetch_command as fetch
-from mlkit.cli import insight_commands as inference
+from mlkit.cli import insight_commands as insight
 from mlkit.cli import report_commands as report
-from mlkit.cli import retrain_commands as retraining
+from mlkit.cli import retrain_commands as retrain
 from mlkit.cli import scale_command as scale
 from mlkit.cli import track_command as track
-from mlkit.cli import train_command as training
-from mlkit.cli import tune_command as tuning
-from mlkit.cli.arguments import Arguments
+from mlkit.cli import train_commands as train
+from mlkit.cli import tune_command as tune
+from mlkit.cli.arguments import Arguments, one_line
 from mlkit.errors import ConfigError, MlkitError
 from mlkit.untrusted import printable
 
 _LONGEST = 2000  # characters of an error
 # In the order of --help.
-GROUPS = (fetch, data, training, models, tuning, drift, retraining, scale, inference, report, track)
+GROUPS = (data, train, tune, retrain, scale, insight, report, track)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,7 +58,7 @@ def _one_line(error: Exception) -> str:
         if (error.name or "mlkit").split(".")[0] == "mlkit":
             raise error
         return f"{error.name} is not installed: pip install 'mlkit[train,lab]'"
-    return printable(" ".join(str(error).split()), _LONGEST)
+    return printable(one_line(error), _LONGEST)
 
 
 class _Parser(argparse.ArgumentParser):

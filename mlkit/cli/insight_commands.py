@@ -1,6 +1,5 @@
 """Commands that show insights and status, and serve them."""
 
-import argparse
 import atexit
 import gc
 import json
@@ -13,7 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mlkit.cli.arguments import AddCommand, Arguments, market_arguments, settings_from
+from mlkit.cli import arguments as options
+from mlkit.cli.arguments import AddCommand, Arguments, json_option, one_line, settings_from
 from mlkit.errors import ConfigError, MlkitError
 
 WATCH_SECONDS = 30.0  # between two insights of --watch
@@ -23,29 +23,22 @@ CLEAR_SCREEN = "\x1b[H\x1b[2J\x1b[3J"
 def register(command: AddCommand) -> None:
     """Add the commands of this module."""
     sub = command("insights", _insights, "print the insight of the latest bar")
-    market_arguments(sub, timeframe="1m")
-    sub.add_argument("--json", action="store_true", help="print the documented JSON and nothing else")
+    options.symbol_option(sub, required=True)
+    options.timeframe_option(sub, "1m")
+    json_option(sub, "print the documented JSON and nothing else")
     sub.add_argument("--watch", action="store_true", help="look again every 30 seconds; with --json a line each time")
-    sub = command("status", _status, "show the bars, bundles and models that are here")
-    sub.add_argument("--json", action="store_true", help="print JSON and nothing else")
-    _serve_arguments(command("serve", _serve, "answer over HTTP: insights, patterns, prices, signals, status"))
-
-
-def _serve_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at; others than this machine's need a token"
-    )
-    parser.add_argument("--port", type=_number, default=8000)
-    parser.add_argument("--workers", type=_number, default=1, help="processes")
-    parser.add_argument(
-        "--token-file", type=Path, help="file with a token of at least 32 bytes that requests must carry"
-    )
-    parser.add_argument(
-        "--allow-host", dest="allowed_hosts", metavar="NAME", action="append", default=[],
-        help="a name in Host headers that is answered; may be repeated",
-    )  # fmt: skip
-    parser.add_argument("--jobs", type=_number, default=2, help="insights computed at a time in a process")
-    parser.add_argument("--deadline", type=_seconds, default=10.0, help="seconds a request may take")
+    json_option(command("status", _status, "show the bars, bundles and models that are here"))
+    sub = command("serve", _serve, "answer over HTTP: insights, patterns, prices, signals, status")
+    host = "address to listen at; others than this machine's need a token"
+    sub.add_argument("--host", default="127.0.0.1", help=host)
+    sub.add_argument("--port", type=_number, default=8000)
+    sub.add_argument("--workers", type=_number, default=1, help="processes")
+    token = "file with a token of at least 32 bytes that requests must carry"
+    sub.add_argument("--token-file", type=Path, help=token)
+    names: dict[str, Any] = {"dest": "allowed_hosts", "metavar": "NAME", "action": "append", "default": []}
+    sub.add_argument("--allow-host", **names, help="a name in Host headers that is answered; may be repeated")
+    sub.add_argument("--jobs", type=_number, default=2, help="insights computed at a time in a process")
+    sub.add_argument("--deadline", type=_seconds, default=10.0, help="seconds a request may take")
 
 
 def _number(text: str) -> int:
@@ -80,13 +73,14 @@ def _insights(arguments: Arguments) -> None:
             # The first attempt fails as an error; a later failure is printed and tried again.
             if not answered:
                 raise
-            print(f"mlkit: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"mlkit: {one_line(error)}", file=sys.stderr)
         else:
             answered = True
             if sys.stdout.isatty() and not arguments.json:
                 print(CLEAR_SCREEN, end="")
             _show(insight, arguments.json, indent=None)
-        _pause(WATCH_SECONDS)
+        sys.stdout.flush()
+        time.sleep(WATCH_SECONDS)
 
 
 @contextmanager
@@ -101,11 +95,6 @@ def _short_lived() -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
-
-
-def _pause(seconds: float) -> None:
-    sys.stdout.flush()
-    time.sleep(seconds)
 
 
 def _show(insight: Any, as_json: bool, indent: int | None = 1) -> None:
@@ -124,14 +113,14 @@ def _serve(arguments: Arguments) -> None:
 
     names = ("host", "port", "workers", "token_file", "allowed_hosts", "jobs", "deadline")
     try:
-        options = ServeOptions(**{name: getattr(arguments, name) for name in names})
+        serving = ServeOptions(**{name: getattr(arguments, name) for name in names})
     except ValidationError as error:
         fault = error.errors()[0]
         raise ConfigError(f"--{str(fault['loc'][0]).replace('_', '-')} {fault['input']}: {fault['msg']}") from None
-    options.token()
+    serving.token()
     from mlkit.inference import api
 
-    api.run_server(options, settings_from())
+    api.run_server(serving, settings_from())
 
 
 def _status(arguments: Arguments) -> None:
@@ -170,15 +159,13 @@ def _state(settings: Any) -> dict[str, Any]:
         "bars": [" ".join(market) for market in available(settings)],
         "models": str(settings.models),
         "bundles": {
-            unquote(current.parent.relative_to(settings.models).as_posix()): _first_line(current)
+            # The published bundle; earlier ones follow it in the file.
+            unquote(current.parent.relative_to(settings.models).as_posix()): (
+                current.read_text(encoding="ascii", errors="replace").strip().split("\n")[0]
+            )
             for pattern in ("*/CURRENT", "pools/*/CURRENT")
             for current in sorted(settings.models.glob(pattern))
         },
         "pattern_cnn": sorted(path.stem for path in shipped),
         "packages": {name: find_spec(name) is not None for name in packages},
     }
-
-
-def _first_line(current: Path) -> str:
-    """The published bundle; earlier ones follow it in the file."""
-    return current.read_text(encoding="ascii", errors="replace").strip().split("\n")[0]

@@ -1,37 +1,34 @@
 """Commands for reports: report, verify, diff."""
 
-import argparse
 from pathlib import Path
+from typing import Any
 
-from mlkit.cli.arguments import AddCommand, Arguments, market_arguments, parameter_value, run_options, settings_from
+from mlkit.cli import arguments as options
+from mlkit.cli.arguments import AddCommand, Arguments
 from mlkit.errors import ConfigError, ReportError
 
 
 def register(command: AddCommand) -> None:
     """Add the commands of this module."""
-    _report_arguments(command("report", _report, "run the notebooks into a self-contained report"))
+    sub = command("report", _report, "run the notebooks into a self-contained report")
+    options.symbol_option(sub, "SP500")
+    options.timeframe_option(sub, "1d")
+    options.run_options(sub)
+    sub.add_argument("--since", help="first bar, ISO 8601, such as 2010-01-01")
+    sub.add_argument("--until", help="end of the bars, not included")
+    sub.add_argument("--notebooks", type=_numbers, default=(), metavar="02,04", help="run only these")
+    sub.add_argument("--name", help="name of the report's folder; SYMBOL-TIMEFRAME by default")
+    sub.add_argument("--force", action="store_true", help="compute finished notebooks again")
+    sub.add_argument("--matrix", type=Path, metavar="runs.yaml", help="several reports, from the runs of this file")
+    sub.add_argument("--jobs", type=_jobs, default=1, help="reports of a matrix in parallel; 1 by default")
+    own: dict[str, Any] = {"dest": "parameters", "metavar": "name=value", "action": "append", "default": []}
+    sub.add_argument("-p", **own, type=_parameter, help="a parameter of the notebooks; may be repeated")
     sub = command("verify", _verify, "check a report against its receipt and compute its numbers again")
     sub.add_argument("folder", type=Path, help="such as reports/SP500-1d")
     sub.add_argument("--quick", action="store_true", help="check digests, numbers and page only; run nothing")
     sub = command("diff", _diff, "show the differences between two reports")
     sub.add_argument("first", type=Path, help="such as reports/SP500-1d")
     sub.add_argument("second", type=Path, help="such as reports/NASDAQ-1d")
-
-
-def _report_arguments(parser: argparse.ArgumentParser) -> None:
-    market_arguments(parser, "SP500", "1d")
-    run_options(parser)
-    parser.add_argument("--since", help="first bar, ISO 8601, such as 2010-01-01")
-    parser.add_argument("--until", help="end of the bars, not included")
-    parser.add_argument("--notebooks", type=_numbers, default=(), metavar="02,04", help="run only these")
-    parser.add_argument("--name", help="name of the report's folder; SYMBOL-TIMEFRAME by default")
-    parser.add_argument("--force", action="store_true", help="compute finished notebooks again")
-    parser.add_argument("--matrix", type=Path, metavar="runs.yaml", help="several reports, from the runs of this file")
-    parser.add_argument("--jobs", type=_jobs, default=1, help="reports of a matrix in parallel; 1 by default")
-    parser.add_argument(
-        "-p", dest="parameters", metavar="name=value", type=parameter_value, action="append", default=[],
-        help="a parameter of the notebooks; may be repeated",
-    )  # fmt: skip
 
 
 def _numbers(text: str) -> tuple[str, ...]:
@@ -47,25 +44,25 @@ def _jobs(text: str) -> int:
     return int(text)
 
 
+def _parameter(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise ConfigError(f"parameter {text!r} is not name=value, such as -p horizon=5")
+    return name, value
+
+
 def _report(arguments: Arguments) -> None:
-    from mlkit.operations.tracking import for_command
     from mlkit.report import ReportRequest, run_report, summarise_report
 
     if arguments.matrix is not None:
         _matrix(arguments)
         return
-    settings = settings_from(profile=arguments.profile, seed=arguments.seed)
+    settings = options.command_settings(arguments)
     span = {name: getattr(arguments, name) for name in ("since", "until") if getattr(arguments, name) is not None}
-    request = ReportRequest(
-        arguments.symbol,
-        arguments.timeframe,
-        profile=settings.profile,
-        seed=settings.seed,
-        name=arguments.name,
-        only=arguments.notebooks,
-        parameters={**span, **dict(arguments.parameters)},
-    )
-    print(summarise_report(run_report(request, force=arguments.force, tracking=for_command(settings).tracking)))
+    how: dict[str, Any] = {"profile": settings.profile, "seed": settings.seed, "only": arguments.notebooks}
+    parameters = {**span, **dict(arguments.parameters)}
+    request = ReportRequest(arguments.symbol, arguments.timeframe, name=arguments.name, parameters=parameters, **how)
+    print(summarise_report(run_report(request, force=arguments.force, tracking=settings.tracking)))
 
 
 def _matrix(arguments: Arguments) -> None:

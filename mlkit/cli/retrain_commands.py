@@ -1,6 +1,5 @@
-"""Commands over the life of a market's model: retrain, rollback."""
+"""Commands over the life of a market's model: drift, retrain, rollback."""
 
-import argparse
 import json
 import signal
 import sys
@@ -10,40 +9,35 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from mlkit.cli.arguments import AddCommand, Arguments, count_value, market_arguments, run_options, settings_from
+from mlkit.cli import arguments as options
+from mlkit.cli.arguments import AddCommand, Arguments, json_option, one_line, settings_from
 from mlkit.cli.steps import Steps
-from mlkit.errors import ConfigError, MlkitError
+from mlkit.errors import ConfigError, MlkitError, NotTrainedError
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}  # seconds
 
 
 def register(command: AddCommand) -> None:
     """Add the commands of this module."""
-    _retrain_arguments(command("retrain", _retrain, "train a market's model again if due; publish it if better"))
+    sub = command("drift", _drift, "compare the bars since the training with the training, and keep the result")
+    options.market_options(sub)
+    json_option(sub)
+    sub = command("retrain", _retrain, "train a market's model again if due; publish it if better")
+    options.market_options(sub)
+    options.run_options(sub)
+    sub.add_argument("--force", action="store_true", help="train and compare even if nothing is due")
+    every = "go on: a round every so often (s, m, h, d), until stopped"
+    sub.add_argument("--every", type=period_value, metavar="6h", help=every)
+    sub.add_argument("--keep", type=_keep_value, help="published models that stay; 3 if left out, 2 at least")
+    options.tuned_option(sub)
+    sub.add_argument("--dry-run", action="store_true", help="say what is due and what would be done")
+    fetch = "collect new bars first; binance, or another name that ccxt knows"
+    sub.add_argument("--fetch", nargs="?", const="binance", metavar="EXCHANGE", help=fetch)
+    json_option(sub, "print JSON and nothing else; a line a round with --every")
     sub = command("rollback", _rollback, "make the model published before the current one current again")
-    market_arguments(sub)
+    options.market_options(sub)
     sub.add_argument("--list", action="store_true", help="show what was published, and change nothing")
-    sub.add_argument("--json", action="store_true", help="print JSON and nothing else")
-
-
-def _retrain_arguments(parser: argparse.ArgumentParser) -> None:
-    market_arguments(parser)
-    run_options(parser)
-    parser.add_argument("--force", action="store_true", help="train and compare even if nothing is due")
-    parser.add_argument(
-        "--every",
-        type=period_value,
-        metavar="6h",
-        help="go on: a round every so often (s, m, h, d), until stopped",
-    )
-    parser.add_argument("--keep", type=_keep_value, help="published models that stay; 3 if left out, 2 at least")
-    parser.add_argument("--tuned", action="store_true", help="with the parameters that mlkit tune chose for the market")
-    parser.add_argument("--dry-run", action="store_true", help="say what is due and what would be done")
-    parser.add_argument(
-        "--fetch", nargs="?", const="binance", metavar="EXCHANGE",
-        help="collect new bars first; binance, or another name that ccxt knows",
-    )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else; a line a round with --every")
+    json_option(sub)
 
 
 def period_value(text: str) -> float:
@@ -55,19 +49,41 @@ def period_value(text: str) -> float:
 
 
 def _keep_value(text: str) -> int:
-    if count_value(text) < 2:
+    if options.count_value(text) < 2:
         raise ConfigError("--keep 1 would leave nothing to roll back to; keep 2 or more")
-    return count_value(text)
+    return options.count_value(text)
+
+
+def _drift(arguments: Arguments) -> None:
+    from mlkit.inference import current_bundle
+    from mlkit.market import load_bars
+    from mlkit.operations.drift import check_drift, save_drift
+
+    settings = settings_from()
+    bundle = current_bundle(arguments.symbol, arguments.timeframe, settings)
+    if bundle is None:
+        market = f"--symbol {arguments.symbol} --timeframe {arguments.timeframe}"
+        raise NotTrainedError(f"no published model of this market, so nothing can drift: run mlkit train {market}")
+    bars = load_bars(arguments.symbol, arguments.timeframe, settings=settings)
+    report = check_drift(bundle, bars, settings, now=datetime.now(UTC))
+    path = save_drift(report, bundle.path.parent)
+    if arguments.json:
+        print(json.dumps(report.to_dict(), indent=1))
+        return
+    print(report)
+    print()
+    for family, row in report.table.iterrows():
+        p = "       -" if row["rows"] == 0 else f"{row['p']:8.2g}"
+        print(f"{family:<12}{row['rows']:>6} rows  p {p} against {row['level']:g}  {row['verdict']}")
+    print(f"\n{path}")
 
 
 def _retrain(arguments: Arguments) -> None:
-    from mlkit.operations.tracking import for_command
-
-    asked = {"profile": arguments.profile, "seed": arguments.seed, "retrain_keep": arguments.keep}
-    settings = for_command(settings_from(**asked))
+    settings = options.command_settings(arguments, retrain_keep=arguments.keep)
 
     def round_() -> None:
-        _show(_one_round(arguments, settings), arguments.json, indent=None if arguments.every else 1)
+        found, indent = _one_round(arguments, settings), None if arguments.every else 1
+        print(json.dumps(found.to_dict(), indent=indent) if arguments.json else found, flush=True)
 
     if arguments.every is None:
         round_()
@@ -86,20 +102,9 @@ def _one_round(arguments: Arguments, settings: Any) -> Any:
 
         report = fetch_bars(arguments.symbol, arguments.timeframe, exchange=arguments.fetch, settings=settings)
         print(report, file=sys.stderr)
+    how = {name: getattr(arguments, name) for name in ("force", "dry_run", "tuned")}
     with Steps() as steps:
-        return retrain(
-            arguments.symbol,
-            arguments.timeframe,
-            settings,
-            force=arguments.force,
-            dry_run=arguments.dry_run,
-            tuned=arguments.tuned,
-            progress=steps,
-        )
-
-
-def _show(told: Any, as_json: bool, indent: int | None) -> None:
-    print(json.dumps(told.to_dict(), indent=indent) if as_json else told, flush=True)
+        return retrain(arguments.symbol, arguments.timeframe, settings, progress=steps, **how)
 
 
 def _go_on(round_: Callable[[], None], every: float) -> None:
@@ -113,7 +118,7 @@ def _go_on(round_: Callable[[], None], every: float) -> None:
         except (MlkitError, OSError) as error:
             if not worked:  # the first round failed: an error of the command, not a passing one
                 raise
-            _say(f"this round failed, {' '.join(str(error).split())}")
+            _say(f"this round failed, {one_line(error)}")
         now = time.monotonic()
         due += every * max(1.0, (now - due) // every + 1.0)  # rounds that fell due during a long one are left out
         _say(f"next round at {datetime.now(UTC) + timedelta(seconds=due - now):%Y-%m-%d %H:%M:%S} UTC")

@@ -3,16 +3,8 @@
 import sys
 from typing import Any
 
-from mlkit.cli.arguments import (
-    AddCommand,
-    Arguments,
-    count_value,
-    run_options,
-    settings_from,
-    symbols_of,
-    timeframe_value,
-    universe_arguments,
-)
+from mlkit.cli import arguments as options
+from mlkit.cli.arguments import AddCommand, Arguments
 from mlkit.errors import ConfigError
 
 _TEXTS = {
@@ -28,33 +20,34 @@ def register(command: AddCommand) -> None:
     action = scale.add_subparsers(dest="action", required=True, metavar="action")
     for name, text in _TEXTS.items():
         sub = action.add_parser(name, help=text, description=text, allow_abbrev=False)
-        universe_arguments(sub)
-        sub.add_argument("--timeframe", type=timeframe_value, required=True, help="such as 1d or 1m")
+        options.universe_options(sub)
+        options.timeframe_option(sub, required=True)
         if name != "features":
-            run_options(sub)
+            options.run_options(sub)
         if name != "train":
-            sub.add_argument(
-                "--out", help=f"folder of the results; data/{'features' if name == 'features' else 'evaluations'}"
-            )
+            folder = "features" if name == "features" else "evaluations"
+            sub.add_argument("--out", help=f"folder of the results; data/{folder}")
         sub.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, such as tcp://host:8786")
-        sub.add_argument("--workers", type=count_value, help="processes of this machine, without --scheduler; 2")
+        workers = "processes of this machine, without --scheduler; 2"
+        sub.add_argument("--workers", type=options.count_value, help=workers)
         sub.set_defaults(run=_scale, profile=None, seed=None, out=None)
 
 
 def _scale(arguments: Arguments) -> None:
-    symbols = symbols_of(arguments)
+    symbols = options.symbols_of(arguments)
     if not symbols:
         raise ConfigError(f"scale {arguments.action} needs --universe FILE or --symbols A,B,C")
     if arguments.scheduler and arguments.workers:
         raise ConfigError("--workers is for this machine; a scheduler has the workers that it has")
-    from mlkit.operations.scale import connect, run_universe
-    from mlkit.operations.tracking import for_command
+    from tqdm import tqdm
 
-    settings = for_command(settings_from(profile=arguments.profile, seed=arguments.seed))
-    workers = min(arguments.workers or 2, len(symbols))
+    from mlkit.operations.scale import connect, run_universe
+
+    settings = options.command_settings(arguments)
+    workers, title = min(arguments.workers or 2, len(symbols)), f"{arguments.action} {arguments.timeframe}"
     with (
         connect(arguments.scheduler, workers=workers, n_threads=settings.n_threads) as client,
-        _bar(len(symbols), f"{arguments.action} {arguments.timeframe}") as bar,
+        tqdm(total=len(symbols), unit="market", desc=title, file=sys.stderr, disable=None) as bar,
     ):
 
         def watch(outcome: Any, done: int, total: int) -> None:
@@ -72,9 +65,3 @@ def _scale(arguments: Arguments) -> None:
         columns = ["rows", "r2", "rank_ic", "hit_rate", "coverage_90", "net_bps", "verdict"]
         print(report.scores[columns].to_string(float_format=lambda value: f"{value:.4f}"))
     report.demand()
-
-
-def _bar(total: int, text: str) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(total=total, unit="market", desc=text, file=sys.stderr, disable=None)

@@ -1,6 +1,5 @@
 """Command that tunes parameters: tune."""
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,52 +7,43 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from mlkit.cli.arguments import AddCommand, Arguments, count_value, run_options, settings_from, symbol_value
-from mlkit.cli.arguments import timeframe_value as timeframe
-from mlkit.errors import ConfigError
+from mlkit.cli import arguments as options
+from mlkit.cli.arguments import AddCommand, Arguments
 
 
 def register(command: AddCommand) -> None:
-    """Add the commands of this module."""
+    """Add the command of this module."""
     text = "tune the parameters of a market's models, and test out of sample whether it helped"
-    parser = command("tune", _tune, text)
-    parser.add_argument("--symbol", type=symbol_value, help="such as SP500 or BTCUSDT")
-    parser.add_argument("--timeframe", type=timeframe, help="such as 1d or 1m")
-    run_options(parser)
-    _study_options(parser)
-
-
-def _study_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--trials", type=count_value, help="finished trials in all; 8, with --profile full 40")
-    parser.add_argument(
-        "--workers", type=count_value, default=1, help="processes; with 1, every run has the same trials"
-    )
-    parser.add_argument("--storage", metavar="URL", help="Optuna storage; the SQLite file data/optuna.db")
-    parser.add_argument("--study", metavar="NAME", help="an existing study is continued; by default the market's own")
-    parser.add_argument("--only", choices=("patterns",), help="tune the pattern CNN, on simulated bars")
+    sub = command("tune", _tune, text)
+    options.symbol_option(sub)
+    options.timeframe_option(sub)
+    options.run_options(sub)
+    sub.add_argument("--trials", type=options.count_value, help="finished trials in all; 8, with --profile full 40")
+    workers = "processes; with 1, every run has the same trials"
+    sub.add_argument("--workers", type=options.count_value, default=1, help=workers)
+    sub.add_argument("--storage", metavar="URL", help="Optuna storage; the SQLite file data/optuna.db")
+    sub.add_argument("--study", metavar="NAME", help="an existing study is continued; by default the market's own")
+    sub.add_argument("--only", choices=("patterns",), help="tune the pattern CNN, on simulated bars")
 
 
 def _tune(arguments: Arguments) -> None:
-    from mlkit.operations.tracking import for_command, tracked
+    from mlkit.operations.tracking import tracked
     from mlkit.operations.tuning import save_tuned, tune, tune_patterns
 
-    settings = for_command(settings_from(profile=arguments.profile, seed=arguments.seed))
-    options = {name: getattr(arguments, name) for name in ("trials", "workers", "storage", "study")}
+    settings = options.command_settings(arguments)
+    study = {name: getattr(arguments, name) for name in ("trials", "workers", "storage", "study")}
     if arguments.only:
-        if arguments.symbol or arguments.timeframe:
-            raise ConfigError("--only patterns learns from simulated bars; leave --symbol and --timeframe out")
-        search: Callable[..., Any] = partial(tune_patterns, settings, **options)
+        options.refuse_market(arguments)
+        search: Callable[..., Any] = partial(tune_patterns, settings, **study)
         name, sources = "patterns", []
     else:
         from mlkit.evaluation import Source
         from mlkit.market import load_bars
 
-        for option in ("symbol", "timeframe"):
-            if getattr(arguments, option) is None:
-                raise ConfigError(f"tune needs --{option}, such as mlkit tune --symbol SP500 --timeframe 1d")
+        options.demand_options(arguments, "symbol", "timeframe")
         bars = load_bars(arguments.symbol, arguments.timeframe, settings=settings)
         name, sources = f"{arguments.symbol}-{arguments.timeframe}", [Source.of(bars)]
-        search = partial(tune, bars, settings, **options)
+        search = partial(tune, bars, settings, **study)
     with tracked("tune", settings, name=name, sources=sources) as run, _bar() as report:
         tuning = search(progress=report)
         path = save_tuned(tuning.tuned, settings)

@@ -115,7 +115,7 @@ def returns_after(
 def _excess(sums: FloatArray, n: int) -> FloatArray:
     """Mean directed excess return (k,) from the sums of d r, d and |d| (k each) and of r over n rows."""
     gain, net, hits = np.split(sums[:-1], 3)
-    return np.divide(gain - net * sums[-1] / n, hits, out=np.zeros(len(hits)), where=hits > 0)
+    return np.asarray(np.divide(gain - net * sums[-1] / n, hits, out=np.zeros(len(hits)), where=hits > 0))
 
 
 def _bootstrap(

@@ -143,7 +143,7 @@ def test_watch_follows_the_lake(
     from mlkit.inference.served_markets import Markets
 
     real = Markets.answer
-    monkeypatch.setattr(command, "_pause", pause)
+    monkeypatch.setattr(command.time, "sleep", pause)
     assert main(["insights", *MARKET, "--watch", "--json"]) == 130
     out, err = capsys.readouterr()
     said = [json.loads(line) for line in out.splitlines()]

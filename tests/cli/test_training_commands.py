@@ -189,7 +189,7 @@ def test_a_terminal_shows_one_bar_a_stage() -> None:
 
 
 def test_the_figures_of_a_run_are_drawn(home: Path) -> None:
-    from mlkit.cli.train_command import _figures
+    from mlkit.cli.train_commands import _figures
 
     bars = mlkit.load_bars("AAA", "1h")
     figures = _figures(training.walk_forward(bars, n_splits=1))
