@@ -21,7 +21,6 @@ from mlkit.cli import train_commands as train
 from mlkit.cli import tune_command as tune
 from mlkit.cli.arguments import Arguments, one_line
 from mlkit.errors import ConfigError, MlkitError
-from mlkit.untrusted import printable
 
 _LONGEST = 2000  # characters of an error
 # In the order of --help.
@@ -52,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _one_line(error: Exception) -> str:
     """The message in one line; a missing module of mlkit itself is a bug, and raised again."""
+    from mlkit.untrusted import printable
+
     if isinstance(error, OSError) and error.filename is not None:
         return printable(f"{error.filename}: {error.strerror}", _LONGEST)
     if isinstance(error, ModuleNotFoundError):
