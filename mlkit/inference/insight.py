@@ -29,9 +29,9 @@ class Insight(InsightData):
 
         Raises DependencyError where anywidget is missing.
         """
-        from mlkit.inference.show.widget import panel_of
+        from mlkit.inference.show.widget import WIDGET_CANDLES, InsightPanel, PanelContent
 
-        return panel_of(self, bars)
+        return InsightPanel(PanelContent(self, [] if bars is None else candles_of(bars, WIDGET_CANDLES)))
 
     def _repr_html_(self) -> str:
         return self.card()

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mlkit.inference.insight_data import InsightData, PatternReading, PricePrediction
+from mlkit.inference.insight_data import InsightData, PricePrediction
 from mlkit.inference.show.chart_data import CandleRow, Plot
 from mlkit.inference.show.number_format import (
     change_decimals,
@@ -25,8 +25,6 @@ from mlkit.inference.signals import pattern_title
 if TYPE_CHECKING:
     from jinja2 import Template
 
-_STYLE: Final = Path(__file__).with_name("card.css")
-_TEMPLATE: Final = Path(__file__).with_name("card.html")
 _MEMBER_TITLES: Final = {"xgboost": "XGBoost", "lightgbm": "LightGBM"}
 
 
@@ -41,12 +39,10 @@ def render_card(insight: InsightData, candles: Sequence[CandleRow] = ()) -> str:
     shown = {**patterns.probabilities, **patterns.detected}
     order = sorted(shown.items(), key=lambda item: (item[0] not in patterns.detected, -item[1]))
     return _template().render(
-        style=_STYLE.read_text(encoding="utf-8"),
+        style=Path(__file__).with_name("card.css").read_text(encoding="utf-8"),
         insight=insight,
         plot=Plot(candles, insight.price_predictions, insight.current_price),
-        known_at=_known_at(insight),
         pattern_order=order,
-        evidence_of=lambda name: _evidence(name, patterns),
         member_changes=lambda price: _member_changes(price, insight.current_price),
     )
 
@@ -68,27 +64,8 @@ def _template() -> "Template":
         "tone": lambda side: "up" if side > 0 else "down" if side < 0 else "hold",
         "glyph": lambda side: "▲" if side > 0 else "▼" if side < 0 else "◆",
     }
-    lines = (line.strip() or "\n" for line in _TEMPLATE.read_text(encoding="utf-8").splitlines())
-    return environment.from_string("".join(lines))
-
-
-def _known_at(insight: InsightData) -> str:
-    if insight.known_at is None:
-        return ""
-    same_day = insight.known_at.date() == insight.timestamp.date()
-    return f", known at its close {insight.known_at:{'%H:%M' if same_day else '%Y-%m-%d %H:%M'}}"
-
-
-def _evidence(name: str, patterns: PatternReading) -> str:
-    """Hit rate after a detected pattern, and whether its written rule finds it too."""
-    found, words = patterns.evidence.get(name), []
-    if found is not None:
-        ahead = format_bars(found.horizon)
-        words.append(f"hit rate {format_probability(found.hit_rate)} of {found.cases} within {ahead}")
-        words.append(found.verdict)
-    if name in patterns.rules:
-        words.append("the rule agrees" if patterns.rules[name] else "the rule does not find it")
-    return ", ".join(words)
+    source = Path(__file__).with_name("card.html").read_text(encoding="utf-8")
+    return environment.from_string("".join(line.strip() or "\n" for line in source.splitlines()))
 
 
 def _member_changes(price: PricePrediction, current: float) -> list[tuple[str, str]]:

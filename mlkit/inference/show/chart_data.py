@@ -21,13 +21,7 @@ FORECAST_WIDTH: Final = 34  # per cent of the picture's width
 
 
 def candles_of(bars: pd.DataFrame, newest: int = CARD_CANDLES) -> list[CandleRow]:
-    """The newest bars as the endpoints send them, oldest first.
-
-    Parameters
-    ----------
-    bars : DataFrame (n_bars, 5), valid bars.
-    newest : number of bars.
-    """
+    """The ``newest`` of valid bars as the endpoints send them, oldest first."""
     seconds = (open_times(bars)[-newest:] // 1_000_000_000).tolist()
     rows = bars[list(COLUMNS)].iloc[-newest:].to_numpy().tolist()
     return [(time, *row) for time, row in zip(seconds, rows, strict=True)]
@@ -51,21 +45,22 @@ class Plot:
     horizon, so that the cone of a random walk has straight edges. The price axis is logarithmic. Without candles the
     forecasts take the full width, and no change lies in the middle.
 
-    Parameters
-    ----------
-    candles : oldest first, the last is the bar of the forecasts; may be empty.
-    prices : horizon in bars -> forecast.
-    current : price at the close of the last candle.
+    ``candles`` come oldest first, the last is the bar of the forecasts, and ``current`` the price at its close.
     """
 
     def __init__(self, candles: Sequence[CandleRow], prices: Mapping[str, PricePrediction], current: float) -> None:
         self.candles = list(candles[-CARD_CANDLES:])
         self.known = sorted((int(h), p) for h, p in prices.items() if p.log_return is not None and p.interval)
-        self.bounds = {h: log_bounds(p, current) for h, p in self.known}
+        # Of each horizon the lower 90 %, lower 80 %, upper 80 % and upper 90 % interval bound as log returns.
+        self.bounds: dict[int, list[float]] = {}
+        for horizon, price in self.known:
+            assert price.interval is not None
+            four = (price.interval[0], *(price.interval_80 or price.interval), price.interval[1])
+            self.bounds[horizon] = [math.log(bound / current) for bound in four]
         self.start = 100 - (FORECAST_WIDTH if self.known else 1) if self.candles else 0
         self.label = " and ".join(["candles"] * bool(self.candles) + ["forecast cones"] * bool(self.known))
         self._current = current
-        moves = [bound for four in self.bounds.values() for bound in four]
+        moves = [bound for bounds in self.bounds.values() for bound in bounds]
         moves += [p.log_return or 0.0 for _, p in self.known]
         moves += [math.log(price / current) for candle in self.candles for price in candle[2:4]]
         reach = max(map(abs, moves), default=0.0) or 1e-6
@@ -87,7 +82,7 @@ class Plot:
         return [(self.x(h), self.y(p.log_return or 0.0)) for h, p in self.known]
 
     def cone(self, low: int, high: int) -> str:
-        """Points of the polygon between two of the four interval bounds of each horizon, see `log_bounds`."""
+        """Points of the polygon between two of the four interval bounds of each horizon."""
         upper = [f"{self.x(h):.2f},{self.y(self.bounds[h][high]):.2f}" for h, _ in self.known]
         lower = [f"{self.x(h):.2f},{self.y(self.bounds[h][low]):.2f}" for h, _ in reversed(self.known)]
         return " ".join([f"{self.start:.2f},{self.y(0.0):.2f}", *upper, *lower])
@@ -117,11 +112,8 @@ class Plot:
             return []
         sides = sorted({patterns.directions.get(name, 0) for name in patterns.detected}, reverse=True)
         low, high = (self.y(math.log(self.candles[-1][k] / self.candles[-1][4])) for k in (3, 2))
-        above = high - 6
-        return [
-            (side, self.x(0) - 0.8, low + 6 if side > 0 else above - 6 if side == 0 and -1 in sides else above)
-            for side in sides
-        ]
+        y = {1: low + 6, 0: high - (12 if -1 in sides else 6), -1: high - 6}
+        return [(side, self.x(0) - 0.8, y[side]) for side in sides]
 
     def x_labels(self) -> list[tuple[str, str, str]]:
         """CSS class, position and text: dates of the candles, then horizons, longest first, without overlaps."""
@@ -134,8 +126,8 @@ class Plot:
             # Without candles the longest horizon has a unit, which takes more room.
             gap = (10 if len(placed) == 2 else 7) if self.candles else (20 if len(placed) == 2 else 12)
             if min(abs(x - other) for other in placed) >= gap:
-                alone = f"{format_bars(horizon) if longest else horizon}"
-                labels.append(("x", f"{x:.2f}%", f"+{horizon}" if self.candles else alone))
+                text = f"+{horizon}" if self.candles else format_bars(horizon) if longest else str(horizon)
+                labels.append(("x", f"{x:.2f}%", text))
                 placed.append(x)
         return labels
 
@@ -144,13 +136,3 @@ class Plot:
         zero = self.y(0.0)
         ends = [(2.0, format_change(self.top)), (98.0, format_change(self.bottom))]
         return sorted([(zero, "no change"), *(end for end in ends if abs(end[0] - zero) > 10)])
-
-
-def log_bounds(price: PricePrediction, current: float) -> tuple[float, float, float, float]:
-    """Lower 90 %, lower 80 %, upper 80 % and upper 90 % interval bound as log returns."""
-    assert price.interval is not None
-    inner = price.interval_80 or price.interval
-    low90, low80, high80, high90 = (
-        math.log(bound / current) for bound in (price.interval[0], *inner, price.interval[1])
-    )
-    return low90, low80, high80, high90

@@ -1,7 +1,6 @@
 """The live panel of a market: a widget that asks the local lake or a running `mlkit serve` for the newest insight."""
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.error import HTTPError, URLError
@@ -15,7 +14,7 @@ from mlkit.inference.readiness import market_status
 from mlkit.inference.served_markets import Markets
 
 if TYPE_CHECKING:
-    from mlkit.inference.show.widget import InsightPanel, PanelContent
+    from mlkit.inference.show.widget import InsightPanel
 
 SERVER_TIMEOUT: Final = 25.0  # seconds
 
@@ -45,42 +44,29 @@ def panel(
     server; FetchError where no server answers; else as `insights`.
     """
     # Imported here: the widget needs the optional anywidget.
-    from mlkit.inference.show.widget import InsightPanel
+    from mlkit.inference.show.widget import WIDGET_CANDLES, InsightPanel, PanelContent
 
-    ask = _ask_server(url, symbol, timeframe, token) if url else _ask_lake(symbol, timeframe, settings)
-    return InsightPanel(ask(), ask, every=every)
-
-
-def _ask_lake(symbol: str, timeframe: str, settings: Settings | None) -> "Callable[[], PanelContent]":
-    from mlkit.inference.show.widget import WIDGET_CANDLES, PanelContent
-
+    if url and not url.startswith(("http://", "https://")):
+        raise ConfigError(f"url {url!r}: pass the address of a running mlkit serve, such as http://127.0.0.1:8000")
     settings = settings or Settings()
     markets = Markets(settings, size=1, clock=lambda: datetime.now(UTC))
 
-    def ask() -> PanelContent:
+    def ask_lake() -> PanelContent:
         served = markets.answer((symbol, timeframe))
         status = market_status(symbol, timeframe, settings).model_dump(mode="json")
         return PanelContent(served.insight, served.candles[-WIDGET_CANDLES:], served.marks, status)
 
-    return ask
-
-
-def _ask_server(url: str, symbol: str, timeframe: str, token: str | None) -> "Callable[[], PanelContent]":
-    from mlkit.inference.show.widget import WIDGET_CANDLES, PanelContent
-
-    if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"url {url!r}: pass the address of a running mlkit serve, such as http://127.0.0.1:8000")
-    base = url.rstrip("/") + "/api/ml"
-    query = urlencode({"timeframe": timeframe, "candles": WIDGET_CANDLES})
-
-    def ask() -> PanelContent:
+    def ask_server() -> PanelContent:
+        base = f"{url}".rstrip("/") + "/api/ml"
+        query = urlencode({"timeframe": timeframe, "candles": WIDGET_CANDLES})
         body = _get_json(f"{base}/insights/{quote(symbol, safe='')}?{query}", token)
         candles, marks = body.pop("candles", None) or [], body.pop("marks", None) or []
-        markets = _get_json(f"{base}/status", token)["markets"]
-        status = next((m for m in markets if (m["symbol"], m["timeframe"]) == (symbol, timeframe)), None)
+        listed = _get_json(f"{base}/status", token)["markets"]
+        status = next((m for m in listed if (m["symbol"], m["timeframe"]) == (symbol, timeframe)), None)
         return PanelContent(Insight.model_validate(body), candles, marks, status)
 
-    return ask
+    ask = ask_server if url else ask_lake
+    return InsightPanel(ask(), ask, every=every)
 
 
 def _get_json(url: str, token: str | None) -> Any:

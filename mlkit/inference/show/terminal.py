@@ -63,22 +63,29 @@ def insight_summary(insight: InsightData) -> str:
 
 
 def insight_table(insight: InsightData, *, colour: bool = False) -> str:
-    """The insight as aligned lines for a terminal of 100 columns.
-
-    Parameters
-    ----------
-    colour : whether to write ANSI colours; else plain ASCII.
-    """
+    """The insight as aligned lines for a terminal of 100 columns, with ANSI colours or as plain ASCII."""
 
     def paint(text: str, tone: str) -> str:
         return f"\x1b[{_COLOURS[tone]}m{text}\x1b[0m" if colour and tone in _COLOURS else text
 
-    notes = [insight.message] if insight.message else []
-    last = [paint(note, "note") for note in [*notes, *(f"note: {note}" for note in insight.freshness.notes)]]
+    signals = [
+        f"{paint(signal.type.ljust(4), _TONES[signal.type])} "
+        f"{'' if signal.confidence is None else format(signal.confidence, '.0%'):>4}  {signal.source}: {signal.reason}"
+        for signal in insight.signals
+    ]
+    last = [paint(insight.message, "note")] if insight.message else []
+    last += [paint(f"note: {note}", "note") for note in insight.freshness.notes]
     last += [paint(f"{name}: {why}", "soft") for name, why in insight.model_status.reasons.items()]
-    last += _drift(insight, paint)
-    sections = [_head(insight, paint), _forecasts(insight, paint), _patterns(insight, paint), _signals(insight, paint)]
-    return "\n\n".join("\n".join(lines) for lines in [*sections, last] if lines)
+    drift = insight.model_status.drift
+    if drift is not None:
+        drifted = drift.verdict == "drift"
+        line = f"drift: {drift.verdict}, checked at the close of {drift.checked:%Y-%m-%d %H:%M} UTC"
+        last.append(paint(line, "down" if drifted else "soft"))
+        last += [paint(f"  {reason}", "note") for reason in drift.reasons if drifted]
+    elif insight.bundle:
+        last.append(paint("drift: not monitored; run mlkit drift", "soft"))
+    sections = [_head(insight, paint), _forecasts(insight, paint), _patterns(insight, paint), signals, last]
+    return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
 
 def _head(insight: InsightData, paint: Paint) -> list[str]:
@@ -120,22 +127,3 @@ def _patterns(insight: InsightData, paint: Paint) -> list[str]:
         line = f"{pattern_title(name).ljust(width)}  {probability:4.0%}  {bar}  {rule}"
         lines.append(paint(line, _TONES.get(patterns.directions.get(name, 0), "")))
     return lines
-
-
-def _signals(insight: InsightData, paint: Paint) -> list[str]:
-    return [
-        f"{paint(signal.type.ljust(4), _TONES[signal.type])} "
-        f"{'' if signal.confidence is None else format(signal.confidence, '.0%'):>4}  {signal.source}: {signal.reason}"
-        for signal in insight.signals
-    ]
-
-
-def _drift(insight: InsightData, paint: Paint) -> list[str]:
-    """Last result of `mlkit drift` for the bundle; empty without a bundle."""
-    drift = insight.model_status.drift
-    if drift is None:
-        return [paint("drift: not monitored; run mlkit drift", "soft")] if insight.bundle else []
-    line = f"drift: {drift.verdict}, checked at the close of {drift.checked:%Y-%m-%d %H:%M} UTC"
-    if drift.verdict != "drift":
-        return [paint(line, "soft")]
-    return [paint(line, "down"), *(paint(f"  {reason}", "note") for reason in drift.reasons)]

@@ -75,9 +75,7 @@ class InsightPanel(anywidget.AnyWidget):  # type: ignore[misc]
     def show(self, insight: InsightData, bars: pd.DataFrame | None = None) -> None:
         """Show another insight, such as that of `Predictor.update`, in every open view.
 
-        Parameters
-        ----------
-        bars : DataFrame (n_bars, 5), the newest bars; they replace and extend the candles shown.
+        The newest ``bars``, a DataFrame (n_bars, 5), replace and extend the candles shown.
         """
         candles = list(self._content.candles)
         if bars is not None:
@@ -114,8 +112,3 @@ class InsightPanel(anywidget.AnyWidget):  # type: ignore[misc]
             data["text/html"] = render_card(self._content.insight, self._content.candles)
             data["text/plain"] = str(self._content.insight)
         return bundle
-
-
-def panel_of(insight: InsightData, bars: pd.DataFrame | None = None) -> InsightPanel:
-    """A panel of one insight that does not change, with the candles of ``bars``, which end with its bar."""
-    return InsightPanel(PanelContent(insight, [] if bars is None else candles_of(bars, WIDGET_CANDLES)))
