@@ -20,7 +20,7 @@ from mlkit.inference.api.bodies import body_of, render, respond
 from mlkit.inference.api.insight_service import InsightService
 from mlkit.inference.api.options import ServeOptions
 from mlkit.inference.api.panel_page import mount_page
-from mlkit.inference.api.request_guard import RequestGuard, error_body
+from mlkit.inference.api.request_guard import RequestGuard, error_response
 from mlkit.inference.api.request_metrics import METRICS_CONTENT_TYPE, RequestMetrics
 from mlkit.inference.api.schemas import (
     ERRORS,
@@ -113,12 +113,12 @@ def _add_endpoints(app: FastAPI, service: InsightService, metrics: RequestMetric
         """Signals at the newest bar."""
         return await part(SignalsAnswer, request, symbol, timeframe)
 
-    @app.get("/api/ml/status", response_model=StatusAnswer, responses=_errors(400, 401, 503))
+    @app.get("/api/ml/status", response_model=StatusAnswer, responses={code: ERRORS[code] for code in (400, 401, 503)})
     async def status(request: Request) -> Response:
         """Which markets and models are here."""
         return respond(request, render((await service.status()).model_dump(mode="json")), 0)
 
-    @app.get("/healthz", response_model=Health, responses=_errors(400, 503))
+    @app.get("/healthz", response_model=Health, responses={code: ERRORS[code] for code in (400, 503)})
     async def health() -> dict[str, str]:
         """Whether the server is up; asks for no token."""
         return {"status": "ok", "version": __version__}
@@ -128,37 +128,32 @@ def _add_endpoints(app: FastAPI, service: InsightService, metrics: RequestMetric
         return Response(metrics.text(), media_type=METRICS_CONTENT_TYPE)
 
 
-def _errors(*codes: int) -> dict[int | str, dict[str, Any]]:
-    return {code: ERRORS[code] for code in codes}
-
-
 def _add_errors(app: FastAPI) -> None:
     """Answer every error with the documented JSON: a reason, without path or traceback."""
 
-    def failed(request: Request, status: int, reason: str, headers: dict[str, str] | None = None) -> Response:
-        body = error_body(reason, status, request.state.request_id)
-        return Response(body, status, {"Cache-Control": "no-store", **(headers or {})}, "application/json")
-
     async def http(request: Request, error: Any) -> Response:
         reason = error.detail if error.status_code != 404 or error.detail != "Not Found" else "there is no such address"
-        return failed(request, error.status_code, reason, error.headers)
+        return error_response(request.state.request_id, error.status_code, reason, error.headers)
 
     async def invalid(request: Request, error: Any) -> Response:
         first = error.errors()[0]
-        return failed(request, 422, f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}")
+        reason = f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}"
+        return error_response(request.state.request_id, 422, reason)
 
     async def mlkit_error(request: Request, error: Any) -> Response:
+        request_id = request.state.request_id
         if isinstance(error, ConfigError | TooFewBarsError):
-            return failed(request, 422, str(error))
+            return error_response(request_id, 422, str(error))
         if isinstance(error, BusyError | DependencyError):
-            return failed(request, 503, str(error), {"Retry-After": "1" if isinstance(error, BusyError) else "60"})
-        fields = {"request_id": request.state.request_id, "error": str(error)}
-        _log.error("unreadable", extra={"fields": fields})
+            wait = "1" if isinstance(error, BusyError) else "60"
+            return error_response(request_id, 503, str(error), {"Retry-After": wait})
+        _log.error("unreadable", extra={"fields": {"request_id": request_id, "error": str(error)}})
         reason = "the models or bars of this market cannot be read; the log of the server says why"
-        return failed(request, 503, reason, {"Retry-After": "30"})
+        return error_response(request_id, 503, reason, {"Retry-After": "30"})
 
     async def late(request: Request, _: Any) -> Response:
-        return failed(request, 503, "the answer took too long and is still being made; ask again", {"Retry-After": "1"})
+        reason = "the answer took too long and is still being made; ask again"
+        return error_response(request.state.request_id, 503, reason, {"Retry-After": "1"})
 
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import json
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -54,18 +53,14 @@ def render(document: dict[str, Any]) -> Body:
 def respond(request: Request, body: Body, max_age: float) -> Response:
     """200 with the body, compressed where the client accepts that, or 304 where it already has the same."""
     headers = {"ETag": body.tag, "Cache-Control": f"private, max-age={int(max_age)}", "Vary": "Accept-Encoding"}
-    if _matches(request.headers.getlist("if-none-match"), body.tag):
+    # Weak comparison (RFC 9110, 13.1.2).
+    given = ",".join(request.headers.getlist("if-none-match")).split(",")
+    if {"*", body.tag.removeprefix("W/")} & {tag.strip().removeprefix("W/") for tag in given}:
         return Response(status_code=304, headers=headers)
     if body.zipped is not None and _accepts_gzip(request.headers.get("accept-encoding", "")):
         headers["Content-Encoding"] = "gzip"
         return Response(body.zipped, media_type="application/json", headers=headers)
     return Response(body.plain, media_type="application/json", headers=headers)
-
-
-def _matches(given: Sequence[str], tag: str) -> bool:
-    """Whether If-None-Match names a tag; weak comparison (RFC 9110, 13.1.2)."""
-    tags = [one.strip() for line in given for one in line.split(",")]
-    return "*" in tags or tag.removeprefix("W/") in {one.removeprefix("W/") for one in tags}
 
 
 def _accepts_gzip(header: str) -> bool:

@@ -11,7 +11,7 @@ from mlkit.config import Settings
 from mlkit.errors import ConfigError
 from mlkit.inference.api.options import ServeOptions
 from mlkit.inference.api.request_metrics import RequestMetrics
-from mlkit.inference.api.single_flight import CacheLimits, SingleFlightCache
+from mlkit.inference.api.single_flight import SingleFlightCache
 from mlkit.inference.readiness import StatusAnswer, server_status
 from mlkit.inference.served_markets import MarketKey, Markets, ServedInsight
 from mlkit.market import check_symbol, timeframe_delta
@@ -29,15 +29,16 @@ class InsightService:
         self._deadline, self._metrics = options.deadline, metrics
         self.markets = Markets(settings, size=options.markets, clock=clock)
         ttl = float(settings.ml_cache_ttl)
-        self.insights: SingleFlightCache[MarketKey, ServedInsight] = SingleFlightCache(
-            self._compute, CacheLimits(ttl, options.jobs, options.seats, 4 * options.markets), self._is_current
+        self.insights = SingleFlightCache[MarketKey, ServedInsight](
+            self._compute,
+            ttl=ttl,
+            jobs=options.jobs,
+            seats=options.seats,
+            size=4 * options.markets,
+            fresh=self._is_current,
         )
-        self.statuses: SingleFlightCache[str, StatusAnswer] = SingleFlightCache(
-            lambda _: server_status(settings), CacheLimits(ttl)
-        )
-        self.names: SingleFlightCache[str, frozenset[MarketKey]] = SingleFlightCache(
-            lambda _: self.markets.names(), CacheLimits(NAMES_TTL)
-        )
+        self.statuses = SingleFlightCache[str, StatusAnswer](lambda _: server_status(settings), ttl=ttl)
+        self.names = SingleFlightCache[str, frozenset[MarketKey]](lambda _: self.markets.names(), ttl=NAMES_TTL)
         self._current: dict[MarketKey, float] = {}  # when a kept insight's bundle was last found to be current
 
     async def insight(self, symbol: str, timeframe: str) -> tuple[ServedInsight, float]:

@@ -62,9 +62,7 @@ class ServeOptions(BaseModel):
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach an address."""
-    if host.lower() == "localhost":
-        return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        return host.lower() == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False

@@ -5,7 +5,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from mlkit.errors import MlkitError
@@ -20,16 +19,6 @@ class BusyError(MlkitError):
     """All threads are computing and the queue before them is full."""
 
 
-@dataclass(frozen=True)
-class CacheLimits:
-    """Seconds for which a value is kept, computations at a time, computations that may wait, and values kept."""
-
-    ttl: float
-    jobs: int = 1
-    seats: int = 0
-    size: int = 1
-
-
 class _Entry(NamedTuple, Generic[Cached]):
     value: Cached | None
     error: BaseException | None
@@ -42,18 +31,24 @@ class SingleFlightCache(Generic[CacheKey, Cached]):
     Parameters
     ----------
     compute : called in the thread pool, never twice at a time for one key.
-    limits : how much is computed and kept; the values unused for longest are dropped, one computation more than
-        ``jobs + seats`` is refused.
+    ttl : seconds for which a value is kept.
+    jobs, seats : computations at a time, and those that may wait; one more is refused.
+    size : values kept; those unused for longest are dropped.
     fresh : whether a kept value still holds; called in the event loop before each use, so it must be quick.
     """
 
     def __init__(
         self,
         compute: Callable[[CacheKey], Cached],
-        limits: CacheLimits,
+        *,
+        ttl: float,
+        jobs: int = 1,
+        seats: int = 0,
+        size: int = 1,
         fresh: Callable[[CacheKey, Cached], bool] = lambda *_: True,
     ) -> None:
-        self._compute, self._limits, self._fresh = compute, limits, fresh
+        self._compute, self._fresh = compute, fresh
+        self._ttl, self._jobs, self._room, self._size = ttl, jobs, jobs + seats, size
         # Created when first needed: an application may be started again after `close`.
         self._pool: ThreadPoolExecutor | None = None
         self._entries: OrderedDict[CacheKey, _Entry[Cached]] = OrderedDict()
@@ -94,11 +89,11 @@ class SingleFlightCache(Generic[CacheKey, Cached]):
             return kept
         flight = self._flights.get(key)
         if flight is None:
-            if len(self._flights) >= self._limits.jobs + self._limits.seats:
+            if len(self._flights) >= self._room:
                 self.refused += 1
                 raise BusyError("busy: every worker is computing; ask again in a second")
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._limits.jobs, thread_name_prefix="mlkit-serve")
+                self._pool = ThreadPoolExecutor(self._jobs, thread_name_prefix="mlkit-serve")
             flight = asyncio.get_running_loop().run_in_executor(self._pool, self._compute, key)
             self._flights[key] = flight
             self.computed += 1
@@ -112,13 +107,11 @@ class SingleFlightCache(Generic[CacheKey, Cached]):
             del self._flights[key]
         if flight.cancelled():
             return
-        error, ttl = flight.exception(), self._limits.ttl
-        if error is None:
-            self._entries[key] = _Entry(flight.result(), None, time.monotonic() + ttl)
-        else:
-            self._entries[key] = _Entry(None, error, time.monotonic() + min(ERROR_TTL, ttl))
+        error = flight.exception()
+        value, ttl = (flight.result(), self._ttl) if error is None else (None, min(ERROR_TTL, self._ttl))
+        self._entries[key] = _Entry(value, error, time.monotonic() + ttl)
         self._entries.move_to_end(key)
-        while len(self._entries) > self._limits.size:
+        while len(self._entries) > self._size:
             self._entries.popitem(last=False)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode
@@ -49,9 +50,8 @@ def panel(
     if url and not url.startswith(("http://", "https://")):
         raise ConfigError(f"url {url!r}: pass the address of a running mlkit serve, such as http://127.0.0.1:8000")
     settings = settings or Settings()
-    markets = Markets(settings, size=1, clock=lambda: datetime.now(UTC))
 
-    def ask_lake() -> PanelContent:
+    def ask_lake(markets: Markets) -> PanelContent:
         served = markets.answer((symbol, timeframe))
         status = market_status(symbol, timeframe, settings).model_dump(mode="json")
         return PanelContent(served.insight, served.candles[-WIDGET_CANDLES:], served.marks, status)
@@ -65,7 +65,7 @@ def panel(
         status = next((m for m in listed if (m["symbol"], m["timeframe"]) == (symbol, timeframe)), None)
         return PanelContent(Insight.model_validate(body), candles, marks, status)
 
-    ask = ask_server if url else ask_lake
+    ask = ask_server if url else partial(ask_lake, Markets(settings, size=1, clock=lambda: datetime.now(UTC)))
     return InsightPanel(ask(), ask, every=every)
 
 
