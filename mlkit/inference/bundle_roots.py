@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlkit.models.bundle import ModelBundle
 
 Stamp: TypeAlias = tuple[int, int, int]
-_log = logging.getLogger("mlkit")
+_warn_once = cache(logging.getLogger("mlkit").warning)
 
 
 def answering_root(symbol: str, timeframe: str, settings: Settings) -> Path | None:
@@ -42,7 +42,7 @@ def answering_root(symbol: str, timeframe: str, settings: Settings) -> Path | No
             symbols, end = (frozenset[str](), "") if stamp is None else _pooled(root, stamp)
         except BundleError as error:
             faults.append(error)
-            _warn_once(root, str(error))
+            _warn_once("pool %s answers for no market: %s", root, str(error))
             continue
         if symbol in symbols:
             found.append((end, root))
@@ -67,16 +67,8 @@ def _pooled(root: Path, stamp: Stamp) -> tuple[frozenset[str], str]:
     return frozenset(manifest.pool), manifest.training_span.end
 
 
-@cache
-def _warn_once(root: Path, fault: str) -> None:
-    _log.warning("pool %s answers for no market: %s", root, fault)
-
-
 def current_bundle(symbol: str, timeframe: str, settings: Settings) -> "ModelBundle | None":
-    """The published bundle that is used for a market, its own or a pool's.
-
-    None where nothing was trained; BundleError when damaged.
-    """
+    """The bundle of `answering_root`; None where nothing was trained, BundleError when damaged."""
     root = answering_root(symbol, timeframe, settings)
     if root is None:
         return None

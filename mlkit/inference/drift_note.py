@@ -24,7 +24,7 @@ _log = logging.getLogger("mlkit")
 class _Report(BaseModel):
     """The fields of the file that are read; others are for people."""
 
-    model_config = ConfigDict(extra="ignore", strict=True)
+    model_config = ConfigDict(strict=True)
 
     bundle: str
     symbol: str
@@ -47,13 +47,13 @@ def read_drift(root: Path, symbol: str, timeframe: str, bundle: str) -> Drift | 
         status = path.lstat()
     except OSError:
         return None
-    found = _read(path, (status.st_ino, status.st_mtime_ns, status.st_size))
-    return found[1] if found is not None and found[0] == (symbol, timeframe, bundle) else None
+    of, drift = _read(path, (status.st_ino, status.st_mtime_ns, status.st_size))
+    return drift if of == (symbol, timeframe, bundle) else None
 
 
 @lru_cache(maxsize=256)
-def _read(path: Path, stamp: tuple[int, int, int]) -> tuple[tuple[str, str, str], Drift] | None:
-    """Market, bundle and result of a report, or None with a warning; once for each state of the file."""
+def _read(path: Path, stamp: tuple[int, int, int]) -> tuple[tuple[str, str, str] | None, Drift | None]:
+    """Market and bundle of a report, and its result, or None with a warning; once for each state of the file."""
     try:
         if stamp[2] > MAX_REPORT_BYTES:
             raise BundleError(f"{stamp[2]} bytes are too many")
@@ -64,5 +64,5 @@ def _read(path: Path, stamp: tuple[int, int, int]) -> tuple[tuple[str, str, str]
     except (BundleError, ValueError, RecursionError) as error:
         detail = str(error)[:200] if isinstance(error, BundleError) else "not a drift report"
         _log.warning("%s: %s; run mlkit drift again", path, detail)
-        return None
+        return None, None
     return (report.symbol, report.timeframe, report.bundle), drift

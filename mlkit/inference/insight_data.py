@@ -120,15 +120,11 @@ class PricePrediction(_Part):
         members: Mapping[str, float],
         verdict: EdgeVerdict | None = None,
     ) -> Self:
-        """The distribution of a log return in units of the price.
+        """The distribution of a log return in units of the price, from the close of the bar.
 
-        Parameters
-        ----------
-        price : current price, the close of the bar.
-        distribution : log_return, std, lo80, hi80, lo90, hi90 (log returns) and p_up (probability); numbers
-            that are NaN, or beyond any price, give an empty prediction with its reason.
-        members : log return of each library.
-        verdict : measured out of sample, or None where it was not.
+        ``distribution`` holds log_return, std, lo80, hi80, lo90, hi90 (log returns) and p_up (probability), and
+        ``members`` the log return of each learner. NaN, or a number beyond any price, gives an empty prediction with
+        its reason.
         """
         moves = [value for name, value in distribution.items() if name != "p_up"]
         if not all(map(math.isfinite, distribution.values())):

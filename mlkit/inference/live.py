@@ -34,7 +34,8 @@ class LiveState:
         self.latest = None
         self.bars.push(bar)
         if self.stream is not None:
-            self.pending.append(self.stream.push(*bar[1:], timestamp=pd.Timestamp(bar.opened, tz="UTC")))
+            opened, values = bar
+            self.pending.append(self.stream.push(*values, timestamp=pd.Timestamp(opened, tz="UTC")))
 
     def add_forecasts(self, new: "Forecast", keep: int) -> None:
         """Append the forecasts of the pending bars and keep the newest ``keep``."""

@@ -11,7 +11,7 @@ import pandas as pd
 from mlkit.errors import DependencyError
 from mlkit.features import Standard
 from mlkit.inference.drift_note import read_drift
-from mlkit.inference.insight_data import NOT_TRAINED, Drift, EdgeVerdict, ModelStatus
+from mlkit.inference.insight_data import NOT_TRAINED, EdgeVerdict, ModelStatus
 from mlkit.models.bundle import PatternEvidence
 
 if TYPE_CHECKING:
@@ -20,20 +20,15 @@ if TYPE_CHECKING:
     from mlkit.models.patterns import PatternModel
 
 Model = TypeVar("Model")
-_log = logging.getLogger("mlkit")
+_warn_once = cache(logging.getLogger("mlkit").warning)
 
 
 class LoadedModels:
     """The pattern CNN and the price ensemble of one bundle.
 
     A missing optional package gives None and the reason, and one warning in the log; a damaged bundle is a
-    BundleError.
-
-    Parameters
-    ----------
-    bundle : without one, or where it holds no pattern CNN, the shipped CNN of the market's standard is used.
-    cnn : used instead of the bundle's or the shipped one.
-    weights : folder of weights that replace the shipped ones (``Settings.pattern_weights``).
+    BundleError. The pattern CNN is ``cnn``, else the bundle's, else the one of the market's standard in ``weights``
+    (``Settings.pattern_weights``) or as shipped.
     """
 
     def __init__(
@@ -46,18 +41,18 @@ class LoadedModels:
         """The pattern CNN, or None and the reason."""
         if self._given is not None:
             return self._given, ""
+
+        def load() -> "PatternModel":
+            from mlkit.models.patterns import parse_cnn, pretrained
+
+            own = None if self.bundle is None else self.bundle.cnn_file
+            if self.bundle is None or own is None:
+                return pretrained(standard, self._weights)
+            return parse_cnn(own, self.bundle.path / "cnn.safetensors")
+
         if standard not in self._cnns:
-            self._cnns[standard] = _load(lambda: self._load_cnn(standard))
+            self._cnns[standard] = _load(load)
         return self._cnns[standard]
-
-    def _load_cnn(self, standard: Standard) -> "PatternModel":
-        from mlkit.models.patterns import parse_cnn, pretrained
-
-        bundle = self.bundle
-        own = None if bundle is None else bundle.cnn_file
-        if bundle is None or own is None:
-            return pretrained(standard, self._weights)
-        return parse_cnn(own, bundle.path / "cnn.safetensors")
 
     @cached_property
     def price(self) -> "tuple[PricePredictor | None, str]":
@@ -75,20 +70,16 @@ class LoadedModels:
         reasons = {} if cnn is not None else {"pattern_cnn": no_cnn}
         if price is None:
             reasons["price_predictor"] = self.why_no_prices(market)
+        drift = None
+        if self.bundle is not None and market is not None:
+            drift = read_drift(self.bundle.path.parent, *market.rsplit(" ", 1), bundle=self.bundle.id)
         return ModelStatus(
             pattern_cnn_loaded=cnn is not None,
             price_predictor_loaded=price is not None,
             models_loaded=cnn is not None and price is not None,
             reasons=reasons,
-            drift=self._drift(market),
+            drift=drift,
         )
-
-    def _drift(self, market: str | None) -> Drift | None:
-        """Last result of `mlkit drift` for the bundle on this market; read again when the file changes."""
-        if self.bundle is None or market is None:
-            return None
-        symbol, timeframe = market.rsplit(" ", 1)
-        return read_drift(self.bundle.path.parent, symbol, timeframe, self.bundle.id)
 
     def why_no_prices(self, market: str | None = None) -> str:
         """Reason of missing price predictions, with the command that trains them; empty where there is a model."""
@@ -109,8 +100,7 @@ class LoadedModels:
         if self.bundle is None:
             return None
         span = self.bundle.manifest.training_span
-        first, last = pd.to_datetime([span.start, span.end], utc=True)
-        return first, last
+        return pd.to_datetime(span.start, utc=True), pd.to_datetime(span.end, utc=True)
 
     @property
     def pattern_evidence(self) -> dict[str, PatternEvidence]:
@@ -128,10 +118,5 @@ def _load(load: Callable[[], Model]) -> tuple[Model | None, str]:
         if (error.name or "mlkit").split(".")[0] == "mlkit":
             raise
         reason = f"{error.name} is not installed: pip install 'mlkit[train]'"
-    _warn_once(reason)
+    _warn_once("%s", reason)
     return None, reason
-
-
-@cache
-def _warn_once(reason: str) -> None:
-    _log.warning("%s", reason)

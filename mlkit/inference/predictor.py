@@ -39,15 +39,11 @@ class Predictor:
 
     Parameters
     ----------
-    bundle : ModelBundle, optional
-        Trained models. Without one, or where it holds no pattern CNN, the shipped CNN of
-        `market_standard` reads the patterns; without one there are no price forecasts.
-    settings : Settings, optional
-        Confidence threshold and trading cost of the signals; ``Settings()`` by default.
-    cnn : PatternModel, optional
-        A pattern CNN to use instead of the bundle's or the shipped one.
-    features : FeatureSet, optional
-        What the bundle was trained with, where that held own features.
+    bundle : without one, or where it holds no pattern CNN, the shipped CNN of `market_standard` reads the patterns;
+        without one there are no price forecasts.
+    settings : confidence threshold and trading cost of the signals; ``Settings()`` by default.
+    cnn : a pattern CNN to use instead of the bundle's or the shipped one.
+    features : what the bundle was trained with, where that held own features.
 
     Models are loaded when first needed and kept. A missing optional package gives insights with empty parts and a
     reason, and one warning in the log; a damaged bundle is a BundleError.

@@ -47,7 +47,7 @@ class StatusAnswer(ModelStatus):
 
 def server_status(settings: Settings) -> StatusAnswer:
     """Every market that has bars, with its bundle; ``price_predictor_loaded`` if at least one market has one."""
-    markets = [market_status(symbol, timeframe, settings) for symbol, timeframe in available(settings)]
+    markets = [market_status(*key, settings) for key in available(settings)]
     cnn, why = LoadedModels(None).cnn("classic")
     trained = any(market.bundle for market in markets)
     reasons = {} if cnn is not None else {"pattern_cnn": why}

@@ -1,7 +1,7 @@
 """The newest bars of a market with the counts over its whole history, updated by one closed bar at a time."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,18 +23,9 @@ from mlkit.market import (
 )
 
 BarLike = Mapping[str, Any] | Sequence[Any] | pd.Series
+# Open time in ns since the epoch, then open, high, low, close, volume.
+ClosedBar = tuple[int, tuple[float, float, float, float, float]]
 DAY_NS = 86_400_000_000_000
-
-
-class ClosedBar(NamedTuple):
-    """Open time in ns since the epoch, UTC, and the values of one closed bar."""
-
-    opened: int
-    open: float
-    high: float
-    low: float
-    close: float
-    volume: float
 
 
 class RecentBars:
@@ -64,35 +55,36 @@ class RecentBars:
         Raises BarsError, changing nothing, for a value that is no bar, off the grid, older than the newest bar, or the
         newest with other values. A bar after a gap is accepted.
         """
-        market, opened = self.market, self.opened
-        found = read_bar(bar, market)
-        time = pd.Timestamp(found.opened, tz="UTC")
-        if floor_times(np.array([found.opened]), self.timeframe)[0] != found.opened:
+        market, newest = self.market, self.opened
+        opened, values = read_bar(bar, market)
+        time = pd.Timestamp(opened, tz="UTC")
+        if floor_times(np.array([opened]), self.timeframe)[0] != opened:
             raise BarsError(f"{market}: bar {time} is off the {self.timeframe} grid; pass open times of whole bars")
-        if found.opened < opened:
+        if opened < newest:
             raise BarsError(
-                f"{market}: bar {time} is older than the last one, {pd.Timestamp(opened, tz='UTC')}; bars come in "
+                f"{market}: bar {time} is older than the last one, {pd.Timestamp(newest, tz='UTC')}; bars come in "
                 "order, start(bars) again to change history"
             )
         known = self.ohlcv[-1].tolist()
-        if found.opened > opened:
-            return found
-        if list(found[1:]) == known:
+        if opened > newest:
+            return opened, values
+        if list(values) == known:
             return None
         raise BarsError(
-            f"{market}: bar {time} was taken as {known}, now it is {list(found[1:])}; only closed bars are taken "
+            f"{market}: bar {time} was taken as {known}, now it is {list(values)}; only closed bars are taken "
             "and they do not change, start(bars) again to amend history"
         )
 
     def push(self, bar: ClosedBar) -> None:
         """Add an accepted bar."""
-        if forgotten(self.opened, bar.opened, timeframe_ns(self.timeframe)):
-            self._lookback, self._outage_end = 0, pd.Timestamp(bar.opened, tz="UTC")
+        opened, values = bar
+        if forgotten(self.opened, opened, timeframe_ns(self.timeframe)):
+            self._lookback, self._outage_end = 0, pd.Timestamp(opened, tz="UTC")
         self._lookback += 1
         self.seen += 1
-        self.times = np.append(self.times, bar.opened)[-self._keep :]
-        self.ohlcv = np.append(self.ohlcv, [bar[1:]], axis=0)[-self._keep :]
-        self.hours.push(bar.opened)
+        self.times = np.append(self.times, opened)[-self._keep :]
+        self.ohlcv = np.append(self.ohlcv, [values], axis=0)[-self._keep :]
+        self.hours.push(opened)
         self.flags = self._rule_flags(self.ohlcv[-1:])
 
     def waiting(self, need: int) -> str | None:
@@ -166,4 +158,4 @@ def read_bar(bar: BarLike, market: str) -> ClosedBar:
         bar = [bar[name] for name in ("timestamp", *COLUMNS)]
     if isinstance(bar, str | bytes) or not isinstance(bar, Sequence) or len(bar) != 6:
         raise BarsError(f"{market}: {bar!r} is no bar; want (timestamp, open, high, low, close, volume)")
-    return ClosedBar(bar_time(bar[0], market), *bar_values(bar[1:], market))
+    return bar_time(bar[0], market), bar_values(bar[1:], market)

@@ -45,19 +45,15 @@ class _Feed:
 
     predictor: Predictor
     bundle: Stamp | None
-    generation: int | None
-    revised: int
+    state: "LakeManifest | None"
     marks: list[PatternMark]
 
 
 class Markets:
     """Newest insight by market. Several threads may ask, but only one at a time for the same market.
 
-    Parameters
-    ----------
-    settings : names the lake and the bundles.
-    size : markets followed at a time; the one unused for longest is dropped.
-    clock : returns the current time with a zone, for the ages in an insight.
+    ``size`` markets are followed at a time; the one unused for longest is dropped. ``clock`` returns the current time
+    with a zone, for the ages in an insight.
     """
 
     def __init__(self, settings: Settings, *, size: int, clock: Callable[[], datetime]) -> None:
@@ -100,17 +96,15 @@ class Markets:
         state = self._state(key)
         bars = load_bars(*key, settings=self._settings)
         predictor.start(bars)
-        return _Feed(predictor, stamp, *_counted(state), _recent_marks(predictor, bars))
+        return _Feed(predictor, stamp, state, _recent_marks(predictor, bars))
 
     def _follow(self, key: MarketKey, feed: _Feed) -> _Feed:
         """Update with the new bars; start again where history was changed."""
-        state = self._state(key)
-        generation, revised = _counted(state)
-        live = feed.predictor.live_bars
+        state, before, live = self._state(key), feed.state, feed.predictor.live_bars
         assert live is not None
-        if generation == feed.generation and (generation is not None or _built_in(key)):
+        if _built_in(key) or (state and before and state.generation == before.generation):
             return feed
-        if state is None or revised != feed.revised or not 0 <= state.rows - live.seen <= MAX_UPDATES:
+        if not (state and before) or state.revised != before.revised or not 0 <= state.rows - live.seen <= MAX_UPDATES:
             return self._start(key, feed.bundle)
         last = pd.Timestamp(live.opened, tz="UTC")
         bars = load_bars(*key, since=last, settings=self._settings)
@@ -118,20 +112,14 @@ class Markets:
         if not known or live.seen + len(bars) - 1 < state.rows:
             return self._start(key, feed.bundle)  # an older bar was added
         fresh = [mark for bar in bars.iloc[1:].itertuples() for mark in marks_of(feed.predictor.update(bar))]
-        return _Feed(feed.predictor, feed.bundle, generation, revised, [*feed.marks, *fresh][-MAX_UPDATES:])
+        return _Feed(feed.predictor, feed.bundle, state, [*feed.marks, *fresh][-MAX_UPDATES:])
 
     def _state(self, key: MarketKey) -> "LakeManifest | None":
         return None if _built_in(key) else self._store.manifest(*key)
 
 
 def _recent_marks(predictor: Predictor, bars: pd.DataFrame) -> list[PatternMark]:
-    """The patterns detected at the newest bars of a history, each known at the close of its own bar; oldest first.
-
-    Parameters
-    ----------
-    predictor : started with these bars.
-    bars : DataFrame (n_bars, 5).
-    """
+    """Patterns detected at the newest of the bars that a predictor started with, each known at its bar's close."""
     insight = predictor.latest
     if insight is None or not insight.patterns.thresholds:
         return []
@@ -153,7 +141,3 @@ def _recent_marks(predictor: Predictor, bars: pd.DataFrame) -> list[PatternMark]
 
 def _built_in(key: MarketKey) -> bool:
     return key[0] in BUILT_IN and key[1] == "1d"
-
-
-def _counted(state: "LakeManifest | None") -> tuple[int | None, int]:
-    return (None, 0) if state is None else (state.generation, state.revised)

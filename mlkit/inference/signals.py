@@ -8,23 +8,16 @@ from mlkit.models.bundle import PatternEvidence
 
 CONTRADICTION = "signals contradict each other"
 CONTRADICTORY = "Contradiction"  # source of the HOLD that says so
-AGREEMENT = "Agreement"  # source of the signal that patterns and forecasts share
 NO_EDGE = "no edge measured out of sample"
 _SIDES: dict[int, SignalType] = {1: "BUY", -1: "SELL"}
 
 
 @dataclass(frozen=True)
 class SignalRules:
-    """Thresholds for a BUY or SELL.
+    """Thresholds for a BUY or SELL."""
 
-    Parameters
-    ----------
-    min_confidence : least probability of a pattern or a direction, in [0, 1].
-    cost_bps : one-way trading cost in basis points; a forecast must exceed a round trip, ``|log_return| > 2 * cost``.
-    """
-
-    min_confidence: float = 0.5
-    cost_bps: float = 1.0
+    min_confidence: float = 0.5  # least probability of a pattern or a direction, in [0, 1]
+    cost_bps: float = 1.0  # one-way cost in basis points; a forecast must exceed a round trip, |log_return| > 2 * cost
 
     @property
     def round_trip(self) -> float:
@@ -45,25 +38,21 @@ def pattern_signals(patterns: PatternReading, rules: SignalRules) -> list[Signal
     hit rate of at least ``min_confidence``. Else the signal is a HOLD with the reason. ``confidence`` is the measured
     hit rate, None where nothing was measured.
     """
-    found = sorted(patterns.detected.items(), key=lambda item: -item[1])
-    return [_pattern_signal(name, p, patterns, rules) for name, p in found]
-
-
-def _pattern_signal(name: str, probability: float, patterns: PatternReading, rules: SignalRules) -> Signal:
-    direction, evidence = patterns.directions.get(name, 0), patterns.evidence.get(name)
-    obstacle = _pattern_obstacle(probability, direction, evidence, rules)
-    reason = f"{pattern_title(name)} pattern detected"
-    if evidence is not None and direction != 0:
-        ahead = f"{evidence.horizon} bar" if evidence.horizon == 1 else f"{evidence.horizon} bars"
-        reason += f"; the price went its way in {evidence.hit_rate:.0%} of {evidence.cases} cases within {ahead}"
-    return Signal(
-        type="HOLD" if obstacle else _SIDES[direction],
-        source=f"Pattern: {name}",
-        reason=f"{reason}, {evidence.edge_bps:+.0f} bps after costs"
-        if obstacle is None and evidence
-        else f"{reason}: {obstacle}",
-        confidence=evidence.hit_rate if evidence is not None and direction != 0 else None,
-    )
+    signals = []
+    for name, probability in sorted(patterns.detected.items(), key=lambda item: -item[1]):
+        direction, evidence = patterns.directions.get(name, 0), patterns.evidence.get(name)
+        obstacle = _pattern_obstacle(probability, direction, evidence, rules)
+        reason, hit_rate = f"{pattern_title(name)} pattern detected", None
+        if evidence is not None and direction != 0:
+            hit_rate = evidence.hit_rate
+            ahead = f"{evidence.horizon} bar" if evidence.horizon == 1 else f"{evidence.horizon} bars"
+            reason += f"; the price went its way in {hit_rate:.0%} of {evidence.cases} cases within {ahead}"
+        if obstacle is None and evidence is not None:
+            kind, reason = _SIDES[direction], f"{reason}, {evidence.edge_bps:+.0f} bps after costs"
+        else:
+            kind, reason = "HOLD", f"{reason}: {obstacle}"
+        signals.append(Signal(type=kind, source=f"Pattern: {name}", reason=reason, confidence=hit_rate))
+    return signals
 
 
 def _pattern_obstacle(
@@ -90,30 +79,26 @@ def price_signals(predictions: Mapping[str, PricePrediction], current_price: flo
     probability of the direction of at least ``min_confidence`` and above one half, and half of the ensemble's members
     on that side. The first condition that fails is the reason of the HOLD.
     """
-    return [
-        _price_signal(horizon, prediction, current_price, rules)
-        for horizon, prediction in predictions.items()
-        if prediction.log_return is not None
-    ]
-
-
-def _price_signal(horizon: str, prediction: PricePrediction, current: float, rules: SignalRules) -> Signal:
-    move = prediction.log_return or 0.0
-    bars = "bar" if horizon == "1" else "bars"
-    side, members = 1 if move > 0 else -1, prediction.members.values()
-    # Members that put the price on the ensemble's side of the current one.
-    agreeing = sum((value - current) * side > 0 for value in members)
-    obstacle = _obstacle(prediction, move, agreeing, len(members), rules)
-    change = f"{move:+.2%}" if move else "no change"
-    moved = f"{change} expected in {horizon} {bars}"
-    sure = "" if prediction.confidence is None else f", direction {prediction.confidence:.0%} sure"
-    united = f", {agreeing} of {len(members)} models agree" if members else ""
-    return Signal(
-        type="HOLD" if obstacle else _SIDES[side],
-        source=f"Price forecast: {horizon} {bars}",
-        reason=f"{moved}{sure}{united}" if obstacle is None else f"{moved}: {obstacle}",
-        confidence=prediction.confidence,
-    )
+    signals = []
+    for horizon, prediction in predictions.items():
+        move, sure = prediction.log_return, prediction.confidence
+        if move is None:
+            continue
+        bars = "bar" if horizon == "1" else "bars"
+        side, members = 1 if move > 0 else -1, prediction.members.values()
+        # Members that put the price on the ensemble's side of the current one.
+        agreeing = sum((value - current_price) * side > 0 for value in members)
+        obstacle = _obstacle(prediction, move, agreeing, len(members), rules)
+        reason = f"{f'{move:+.2%}' if move else 'no change'} expected in {horizon} {bars}"
+        if obstacle is None:
+            reason += "" if sure is None else f", direction {sure:.0%} sure"
+            reason += f", {agreeing} of {len(members)} models agree" if members else ""
+        else:
+            reason += f": {obstacle}"
+        kind = "HOLD" if obstacle else _SIDES[side]
+        source = f"Price forecast: {horizon} {bars}"
+        signals.append(Signal(type=kind, source=source, reason=reason, confidence=sure))
+    return signals
 
 
 def _obstacle(prediction: PricePrediction, move: float, agreeing: int, members: int, rules: SignalRules) -> str | None:
@@ -139,12 +124,8 @@ def combine_signals(signals: Sequence[Signal], *, missing: str | None = None) ->
 
     All BUY or all SELL: the strongest leads; where both a pattern and a forecast agree, a signal that says so leads,
     with the confidence of the stronger, because the two are not independent. BUY and SELL: a HOLD leads that names the
-    contradiction and has no confidence. Neither: the strongest HOLD leads, or a HOLD with ``missing`` as its reason.
-
-    Parameters
-    ----------
-    signals : of patterns and price forecasts, any order.
-    missing : reason of the HOLD where there are no signals.
+    contradiction and has no confidence. Neither: the strongest HOLD leads. Without any signal the only one is a HOLD
+    with ``missing`` as its reason.
     """
     ranked = sorted(signals, key=lambda s: (s.type == "HOLD", -(s.confidence or 0.0)))
     if not ranked:
@@ -160,4 +141,4 @@ def combine_signals(signals: Sequence[Signal], *, missing: str | None = None) ->
     if len(kinds) < 2:
         return ranked
     reason = f"{' and '.join(source for _, source in sorted(kinds.items()))} point the same way"
-    return [Signal(type=first.type, source=AGREEMENT, reason=reason, confidence=first.confidence), *ranked]
+    return [Signal(type=first.type, source="Agreement", reason=reason, confidence=first.confidence), *ranked]

@@ -52,15 +52,10 @@ def create_app(
     *,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> FastAPI:
-    """The ASGI application.
+    """The ASGI application of a lake and its bundles; an insight is kept for ``ml_cache_ttl`` seconds.
 
-    Parameters
-    ----------
-    settings : names the lake and the bundles, and how long an insight is kept (``ml_cache_ttl``).
-    options : access and limits on the work.
-    clock : returns the current time with a zone, for the ages in an insight.
-
-    Raises ConfigError for options that would open the server to other machines without a token.
+    ``clock`` returns the current time with a zone, for the ages in an insight. Raises ConfigError for options that
+    would open the server to other machines without a token.
     """
     settings, options = settings or Settings(), options or ServeOptions()
     token, metrics = options.token(), RequestMetrics()

@@ -15,12 +15,7 @@ OPTIONS_VARIABLE = "MLKIT_SERVE_OPTIONS"  # passes the options to worker process
 
 
 def run_server(options: ServeOptions, settings: Settings | None = None) -> None:
-    """Serve until interrupted.
-
-    Parameters
-    ----------
-    options : address, processes, limits, token file.
-    settings : for one process; several take theirs from the environment, as `Settings` does.
+    """Serve until interrupted; several processes take their settings from the environment, as `Settings` does.
 
     Raises ConfigError, before anything listens, for an address that others can reach without a token.
     """

@@ -31,9 +31,7 @@ _MEMBER_TITLES: Final = {"xgboost": "XGBoost", "lightgbm": "LightGBM"}
 def render_card(insight: InsightData, candles: Sequence[CandleRow] = ()) -> str:
     """Self-contained HTML of one insight, for a notebook, a report or a page of its own.
 
-    Parameters
-    ----------
-    candles : the newest bars, oldest first, the last one the insight's; without them only the forecasts are drawn.
+    ``candles`` are the newest bars, oldest first, the last one the insight's; without them only forecasts are drawn.
     """
     patterns = insight.patterns
     shown = {**patterns.probabilities, **patterns.detected}

@@ -43,11 +43,8 @@ class PanelContent:
 class InsightPanel(anywidget.AnyWidget):  # type: ignore[misc]
     """Prediction, pattern and signal views of one insight, renewed where ``ask`` is given.
 
-    Parameters
-    ----------
-    content : shown first.
-    ask : returns the next content; called in the kernel when the page asks. None for a panel that does not change.
-    every : seconds between two requests while the panel is in view, at least 1.
+    ``content`` is shown first; ``ask`` returns the next one, called in the kernel every ``every`` seconds (at least 1)
+    while the panel is in view.
     """
 
     _esm = panel_module()
@@ -63,13 +60,8 @@ class InsightPanel(anywidget.AnyWidget):  # type: ignore[misc]
         if not every >= 1.0:
             raise ConfigError(f"every={every!r}: a panel asks once a second at most; pass seconds, such as 30")
         self._content, self._ask = content, ask
-        super().__init__(
-            symbol=content.insight.symbol,
-            timeframe=content.insight.timeframe,
-            live=ask is not None,
-            every=float(every),
-            answer=content.document(),
-        )
+        market = {"symbol": content.insight.symbol, "timeframe": content.insight.timeframe}
+        super().__init__(**market, live=ask is not None, every=float(every), answer=content.document())
         self.on_msg(self._on_message)
 
     def show(self, insight: InsightData, bars: pd.DataFrame | None = None) -> None:
