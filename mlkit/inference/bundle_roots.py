@@ -6,9 +6,6 @@
 A market's own bundle comes first. Without one, a pool of its timeframe whose current bundle names the market: the one
 whose training ended last, of several the first by name. A market that no pool names has no price model, because no
 metrics were measured on it; `Predictor` accepts any bundle.
-
-A pool whose manifest is damaged is skipped with one warning, since it may hold other markets. Where no other bundle is
-found it may be the market's own, so that it is an error.
 """
 
 import logging
@@ -41,6 +38,7 @@ def answering_root(symbol: str, timeframe: str, settings: Settings) -> Path | No
         try:
             symbols, end = (frozenset[str](), "") if stamp is None else _pooled(root, stamp)
         except BundleError as error:
+            # It may hold other markets only. Where no other bundle is found it may be the market's, so it is an error.
             faults.append(error)
             _warn_once("pool %s answers for no market: %s", root, str(error))
             continue
@@ -69,11 +67,11 @@ def _pooled(root: Path, stamp: Stamp) -> tuple[frozenset[str], str]:
 
 def current_bundle(symbol: str, timeframe: str, settings: Settings) -> "ModelBundle | None":
     """The bundle of `answering_root`; None where nothing was trained, BundleError when damaged."""
+    from mlkit.models.bundle import ModelBundle
+
     root = answering_root(symbol, timeframe, settings)
     if root is None:
         return None
-    from mlkit.models.bundle import ModelBundle
-
     bundle = ModelBundle.open(root)
     check_market(bundle.manifest, symbol, timeframe, root)
     return bundle

@@ -70,14 +70,8 @@ class Predictor:
         self._rules = SignalRules(settings.min_confidence_threshold, settings.cost_bps)
         self._live: LiveState | None = None
 
-    # --- one bar ----------------------------------------------------------------------------------
-
     def insight(self, bars: pd.DataFrame) -> Insight:
-        """Everything about the last bar.
-
-        Parameters
-        ----------
-        bars : DataFrame (n_bars, 5), valid bars, of the bundle's timeframe.
+        """Everything about the last of valid bars, DataFrame (n_bars, 5), of the bundle's timeframe.
 
         Raises BarsError for bars that break the contract or are too few for the models loaded, ConfigError
         for another timeframe than the bundle's, BundleError for a damaged bundle or one of other features.
@@ -102,8 +96,6 @@ class Predictor:
         """Which models are available, and why one is not; loads them."""
         return self._models.status("classic")
 
-    # --- live -------------------------------------------------------------------------------------
-
     def start(self, bars: pd.DataFrame) -> Insight:
         """Take a history and follow it live; the insight of its last bar, and its errors, as of `insight`."""
         bars = self._checked(bars)
@@ -119,11 +111,9 @@ class Predictor:
     def update(self, bar: BarLike) -> Insight:
         """Take the next closed bar; exactly what `insight` gives on the whole history with it.
 
-        Parameters
-        ----------
-        bar : a row of a bars frame (``bars.iloc[i]``, or of ``bars.itertuples()``), a mapping with ``timestamp``
-            (open time with a zone, or an epoch number in s, ms, us or ns), open, high, low, close, volume, or a tuple
-            of these six.
+        ``bar`` is a row of a bars frame (``bars.iloc[i]``, or of ``bars.itertuples()``), a mapping with ``timestamp``
+        (open time with a zone, or an epoch number in s, ms, us or ns), open, high, low, close, volume, or a tuple of
+        these six.
 
         A bar after a gap counts as the next one, as in a history (``freshness.gap_bars`` is the number of missing
         bars), but after a long outage (`mlkit.market.memory_gap`) as the first: ``reasons`` then say how many bars
@@ -158,8 +148,6 @@ class Predictor:
         """The newest bars of a started predictor; None before `start`."""
         return None if self._live is None else self._live.bars
 
-    # --- every bar --------------------------------------------------------------------------------
-
     def pattern_probabilities(self, bars: pd.DataFrame) -> pd.DataFrame:
         """Calibrated probability of each pattern at each bar, float64 (n_bars, n_patterns), NaN in the warm-up.
 
@@ -177,18 +165,16 @@ class Predictor:
     def forecasts(self, bars: pd.DataFrame) -> pd.DataFrame:
         """Forecast of each horizon at each bar, known at the bar's close; the last bar's are `insight`'s.
 
-        Returns
-        -------
-        DataFrame (n_bars * n_horizons, 9), ordered by time, then horizon: timestamp (bar open, UTC), horizon
-        (bars), log_return, p_up, std, lo80, hi80, lo90, hi90 (log returns; p_up a probability). NaN in
-        the warm-up of the features, at the start and after a long outage.
+        DataFrame (n_bars * n_horizons, 9), ordered by time, then horizon: timestamp (bar open, UTC), horizon (bars),
+        log_return, p_up, std, lo80, hi80, lo90, hi90 (log returns; p_up a probability). NaN in the warm-up of the
+        features, at the start and after a long outage.
 
         Raises NotTrainedError without a price model; else as `insight`.
         """
         bars = self._checked(bars)
         model, reason = self._models.price
         if model is None:
-            why = self._models.why_no_prices(f"{bars.attrs['symbol']} {bars.attrs['timeframe']}")
+            why = self._models.why_no_prices("{symbol} {timeframe}".format_map(bars.attrs))
             raise (NotTrainedError if reason == NOT_TRAINED else DependencyError)(why)
         forecast = _adapted(model, model.predict(*self._inputs(bars)), RecentBars(bars, len(bars)))
         horizons = np.array(forecast.horizons, dtype=np.int64)
@@ -197,8 +183,6 @@ class Predictor:
         frame = pd.DataFrame({**times, **columns})
         frame.attrs.update(bars.attrs)
         return frame
-
-    # --- parts ------------------------------------------------------------------------------------
 
     def _checked(self, bars: pd.DataFrame) -> pd.DataFrame:
         bars, bundle = validate_bars(bars), self._models.bundle
@@ -295,9 +279,7 @@ def insights(
     as `symbol_folder` writes it, or that of a pool which holds the symbol (`mlkit.inference.bundle_roots`); without any
     there are only the patterns of the shipped CNN, and the reason for missing prices names the command to train.
 
-    Parameters
-    ----------
-    now : time with a zone at which the age of the bar is measured; the current time by default.
+    The age of the bar is measured at ``now``, a time with a zone; the current time by default.
 
     Raises ConfigError for a symbol or timeframe without bars; else as `Predictor.insight`.
     """

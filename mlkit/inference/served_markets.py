@@ -17,7 +17,7 @@ from mlkit.inference.insight import Insight
 from mlkit.inference.predictor import Predictor
 from mlkit.inference.show.chart_data import CandleRow, PatternMark, marks_of
 from mlkit.labels import pattern_direction
-from mlkit.market import BUILT_IN, available, load_bars, open_times
+from mlkit.market import BUILT_IN, load_bars, open_times
 from mlkit.market.lake import BarStore
 
 if TYPE_CHECKING:
@@ -62,10 +62,6 @@ class Markets:
         self._lock = threading.Lock()
         self._feeds: OrderedDict[MarketKey, _Feed] = OrderedDict()
 
-    def names(self) -> frozenset[MarketKey]:
-        """Every market that has bars."""
-        return frozenset(available(self._settings))
-
     def bundle_stamp(self, key: MarketKey) -> Stamp | None:
         """Identity of the market's current bundle: one file read, or one for each pool without a bundle of its own."""
         root = answering_root(*key, self._settings)
@@ -102,7 +98,9 @@ class Markets:
         """Update with the new bars; start again where history was changed."""
         state, before, live = self._state(key), feed.state, feed.predictor.live_bars
         assert live is not None
-        if _built_in(key) or (state and before and state.generation == before.generation):
+        if state is None and before is None:  # built in
+            return feed
+        if state and before and state.generation == before.generation:
             return feed
         if not (state and before) or state.revised != before.revised or not 0 <= state.rows - live.seen <= MAX_UPDATES:
             return self._start(key, feed.bundle)
@@ -115,7 +113,8 @@ class Markets:
         return _Feed(feed.predictor, feed.bundle, state, [*feed.marks, *fresh][-MAX_UPDATES:])
 
     def _state(self, key: MarketKey) -> "LakeManifest | None":
-        return None if _built_in(key) else self._store.manifest(*key)
+        """State of a market in the lake; None for a built-in one."""
+        return None if key[0] in BUILT_IN and key[1] == "1d" else self._store.manifest(*key)
 
 
 def _recent_marks(predictor: Predictor, bars: pd.DataFrame) -> list[PatternMark]:
@@ -137,7 +136,3 @@ def _recent_marks(predictor: Predictor, bars: pd.DataFrame) -> list[PatternMark]
         (seconds[time], str(name), pattern_direction(str(name), int(colours[time]), int(before[time])))
         for time, name in found.index[found.to_numpy()]
     ]
-
-
-def _built_in(key: MarketKey) -> bool:
-    return key[0] in BUILT_IN and key[1] == "1d"

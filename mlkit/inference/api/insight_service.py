@@ -14,7 +14,7 @@ from mlkit.inference.api.request_metrics import RequestMetrics
 from mlkit.inference.api.single_flight import SingleFlightCache
 from mlkit.inference.readiness import StatusAnswer, server_status
 from mlkit.inference.served_markets import MarketKey, Markets, ServedInsight
-from mlkit.market import check_symbol, timeframe_delta
+from mlkit.market import available, check_symbol, timeframe_delta
 
 NAMES_TTL = 2.0  # seconds for which the list of markets is kept
 BUNDLE_TTL = 1.0  # seconds for which a bundle counts as current after it was looked up
@@ -38,7 +38,9 @@ class InsightService:
             fresh=self._is_current,
         )
         self.statuses = SingleFlightCache[str, StatusAnswer](lambda _: server_status(settings), ttl=ttl)
-        self.names = SingleFlightCache[str, frozenset[MarketKey]](lambda _: self.markets.names(), ttl=NAMES_TTL)
+        self.names = SingleFlightCache[str, frozenset[MarketKey]](
+            lambda _: frozenset(available(settings)), ttl=NAMES_TTL
+        )
         self._current: dict[MarketKey, float] = {}  # when a kept insight's bundle was last found to be current
 
     async def insight(self, symbol: str, timeframe: str) -> tuple[ServedInsight, float]:

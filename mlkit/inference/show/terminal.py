@@ -103,8 +103,7 @@ def _head(insight: InsightData, paint: Paint) -> list[str]:
 def _forecasts(insight: InsightData, paint: Paint) -> list[str]:
     if not insight.price_predictions:
         return []
-    rows = [("bars", "forecast", "change", "90% interval", "direction", "out of sample")]
-    tones = ["soft"]
+    rows, tones = [("bars", "forecast", "change", "90% interval", "direction", "out of sample")], ["soft"]
     for horizon, forecast in insight.price_predictions.items():
         price, change, interval, side, probability, verdict = _ForecastText.of(forecast)
         rows.append((f"+{horizon}", price, change, interval, f"{side} {probability}".rstrip(), verdict))
