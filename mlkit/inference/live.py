@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,8 +41,11 @@ class LiveState:
         """Append the forecasts of the pending bars and keep the newest ``keep``."""
         old = self.forecasts
         assert old is not None
-        columns = {name: np.concatenate([a, getattr(new, name)])[-keep:] for name, a in old.columns().items()}
-        members = {name: np.concatenate([a, new.members[name]])[-keep:] for name, a in old.members.items()}
+
+        def joined(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+            return {name: np.concatenate([values, b[name]])[-keep:] for name, values in a.items()}
+
+        members, columns = joined(old.members, new.members), joined(old.columns(), new.columns())
         self.forecasts = replace(old, members=members, **columns)
         self.pending.clear()
 

@@ -72,7 +72,8 @@ class LoadedModels:
             reasons["price_predictor"] = self.why_no_prices(market)
         drift = None
         if self.bundle is not None and market is not None:
-            drift = read_drift(self.bundle.path.parent, *market.rsplit(" ", 1), bundle=self.bundle.id)
+            symbol, timeframe = market.rsplit(" ", 1)
+            drift = read_drift(self.bundle.path.parent, symbol, timeframe, self.bundle.id)
         return ModelStatus(
             pattern_cnn_loaded=cnn is not None,
             price_predictor_loaded=price is not None,
