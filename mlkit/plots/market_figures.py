@@ -34,7 +34,11 @@ def candles(ax: Axes, bars: pd.DataFrame, *, markers: pd.DataFrame | None = None
     ax.set(xlim=(-1, len(bars)), ylim=padded(lo.min(), h.max()))
     if markers is not None:
         _mark_patterns(ax, bars, markers.reindex(bars.index, fill_value=False), max_labels)
-    _date_ticks(ax, bars.index)
+    # Dates at bar numbers, with the time of day if bars are shorter than a day.
+    times = pd.DatetimeIndex(bars.index)
+    rows = np.unique(np.linspace(0, len(times) - 1, min(7, len(times))).round().astype(int))
+    daily = bool((times == times.normalize()).all())
+    ax.set_xticks(rows, [times[i].strftime("%Y-%m-%d" if daily else "%m-%d\n%H:%M") for i in rows])
     ax.grid(axis="x", visible=False)
     ax.set(ylabel="price", xlabel="bar open, UTC")
     return ax
@@ -72,14 +76,6 @@ def _mark_patterns(ax: Axes, bars: pd.DataFrame, markers: pd.DataFrame, most: in
     if boxes:
         lowest, highest = min(box[2] for box in boxes), max(box[3] for box in boxes)
         ax.set_ylim(*padded(min(low.min(), lowest), max(high.max(), highest), 0.02))
-
-
-def _date_ticks(ax: Axes, index: pd.Index, most: int = 7) -> None:
-    """Dates at bar numbers, with the time of day if bars are shorter than a day."""
-    times = pd.DatetimeIndex(index)
-    rows = np.unique(np.linspace(0, len(times) - 1, min(most, len(times))).round().astype(int))
-    daily = bool((times == times.normalize()).all())
-    ax.set_xticks(rows, [times[i].strftime("%Y-%m-%d" if daily else "%m-%d\n%H:%M") for i in rows])
 
 
 def returns_histogram(ax: Axes, log_returns: pd.Series, *, bins: int = 81) -> Axes:

@@ -78,15 +78,13 @@ def fit_calibration(
 ) -> HorizonCalibration:
     """Calibrate one horizon on held-out rows in time order; ConfigError for fewer than ``MIN_ROWS`` of them.
 
-    Parameters
-    ----------
-    z, y : raw ensemble score and outcome, normalised, (n,), finite.
-    horizon : bars a label spans.
-    history : normalised outcomes of all training rows in time order, these n among them, (m,): the base rate and the
-        quantiles are theirs. Default ``y``.
-    log_scale : logarithm of the scale in the rows of ``history``, (m,). Default 0.
-    times, history_times : number of each row's bar time, counted from 0, (n,) and (m,), where rows of several markets
-        share them.
+    ``z``, ``y``: raw ensemble score and outcome, normalised, (n,), finite.
+    ``horizon``: bars a label spans.
+    ``history``: normalised outcomes of all training rows in time order, these n among them, (m,): the base rate and the
+    quantiles are theirs. Default ``y``.
+    ``log_scale``: logarithm of the scale in the rows of ``history``, (m,). Default 0.
+    ``times``, ``history_times``: number of each row's bar time, counted from 0, (n,) and (m,), where rows of several
+    markets share them.
     """
     demand_rows(len(z), horizon)
     history, logs = y if history is None else history, np.zeros(1) if log_scale is None else log_scale
@@ -164,12 +162,10 @@ def fit_direction(
     With slope 0 the probability is the base rate of a rise in ``history``, shrunk towards 1/2 by
     ``max(0, 1 - (1 / t)²)``, Stein's rule: a rate that is not distinguishable from 1/2 becomes 1/2.
 
-    Parameters
-    ----------
-    z, rise : raw score, and 1 for a rise, 0 for a fall, 0.5 for no change, (n,).
-    trust : share of the score that is significant, from :func:`shrinkage`.
-    history : direction of all training rows, (m,). Default ``rise``.
-    times, history_times : as in :func:`fit_calibration`.
+    ``z``, ``rise``: raw score, and 1 for a rise, 0 for a fall, 0.5 for no change, (n,).
+    ``trust``: share of the score that is significant, from :func:`shrinkage`.
+    ``history``: direction of all training rows, (m,). Default ``rise``.
+    ``times``, ``history_times``: as in :func:`fit_calibration`.
     """
     intercept, slope = (0.0, 0.0) if trust == 0 else fit_logistic(z, rise)
     slope = max(slope, 0.0) * trust

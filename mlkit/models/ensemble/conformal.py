@@ -102,13 +102,11 @@ def adaptive_bounds(
 ) -> FloatMatrix:
     """Interval bounds at rows ``first`` and later, each from the outcomes known at its close.
 
-    Parameters
-    ----------
-    outcome : outcome less forecast, of consecutive bars, (n,); NaN where there is none. Row s is known at the close of
-        row ``s + horizon``, and no row before that reads it.
-    scales : scale of every expert, (n, E), positive; NaN where a row has no forecast.
-    log_scale : standardised logarithm of the first scale, (n,), within ±LOG_SCALE_LIMIT; NaN counts as 0.
-    block : of every row, (n,), not falling: where it rises the bounds start again from those of the bundle.
+    ``outcome``: outcome less forecast, of consecutive bars, (n,); NaN where there is none. Row s is known at the close
+    of row ``s + horizon``, and no row before that reads it.
+    ``scales``: scale of every expert, (n, E), positive; NaN where a row has no forecast.
+    ``log_scale``: standardised logarithm of the first scale, (n,), within ±LOG_SCALE_LIMIT; NaN counts as 0.
+    ``block``: of every row, (n,), not falling: where it rises the bounds start again from those of the bundle.
 
     Returns: float64 (n - first, 4), in units of the outcome, increasing along a row.
     """

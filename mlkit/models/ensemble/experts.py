@@ -65,10 +65,8 @@ def simple_scales(scale: FloatMatrix, terms: FloatMatrix | None, horizons: tuple
 
     A constant 1 and, where there are terms, RiskMetrics and GARCH.
 
-    Parameters
-    ----------
-    scale : GARCH's expected deviation over each horizon, (n, H), before it is refined.
-    terms : of ``volatility_terms``, (n, K), the logarithm of the RiskMetrics average per bar first.
+    ``scale``: GARCH's expected deviation over each horizon, (n, H), before it is refined.
+    ``terms``: of ``volatility_terms``, (n, K), the logarithm of the RiskMetrics average per bar first.
     """
     if terms is None:
         return np.ones((*scale.shape, 1))
@@ -96,12 +94,10 @@ def fit_experts(
 ) -> HorizonExperts:
     """Factors, quantiles and starting losses of the experts, from rows of training.
 
-    Parameters
-    ----------
-    residual : outcome less the forecast, (n,), log returns.
-    scale, simple : the combined scale, (n,), and the simple ones before their factors, (n, E - 2).
-    bounds : quantiles of the combined expert, in units of ``scale``, in the order of the conformal levels.
-    rows_per_time : rows that share a bar time, more than 1 where symbols are pooled.
+    ``residual``: outcome less the forecast, (n,), log returns.
+    ``scale``, ``simple``: the combined scale, (n,), and the simple ones before their factors, (n, E - 2).
+    ``bounds``: quantiles of the combined expert, in units of ``scale``, in the order of the conformal levels.
+    ``rows_per_time``: rows that share a bar time, more than 1 where symbols are pooled.
     """
     factors, tables, scales = [], [bounds] * COMBINED, [scale] * COMBINED
     for measure in simple.T:
@@ -137,12 +133,10 @@ def calibrate(
 ) -> tuple[tuple[HorizonCalibration, ...], tuple[HorizonExperts, ...]]:
     """Calibration and experts of every horizon; both take their quantiles from the same rows.
 
-    Parameters
-    ----------
-    raw : ensemble score of the calibration rows, (m, H).
-    split : which rows those are.
-    column : for the number of a horizon: outcome in units of the combined scale, (n,), that scale, (n,), and the simple
-        scales, (n, E - 2), of all ``split.every`` rows. One horizon is held in memory at a time.
+    ``raw``: ensemble score of the calibration rows, (m, H).
+    ``split``: which rows those are.
+    ``column``: for the number of a horizon: outcome in units of the combined scale, (n,), that scale, (n,), and the
+    simple scales, (n, E - 2), of all ``split.every`` rows. One horizon is held in memory at a time.
     """
     held = np.searchsorted(split.every, split.calibration)
     times = {"times": split.times(split.calibration), "history_times": split.times(split.every)}

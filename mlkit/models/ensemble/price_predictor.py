@@ -182,25 +182,15 @@ class PricePredictor:
         shrunk = self._column("shrink") * unit
         p_up = np.column_stack([c.p_up(raw[:, j]) for j, c in enumerate(self.calibrations)])
         bounds = [raw * shrunk + quantile * unit for quantile in self._bounds.T]
-        values = [
-            raw * shrunk,
-            raw * unit,
-            p_up,
-            unit,
-            self._column("std") * unit,
-            *bounds,
-            *(z * shrunk for z in scores.values()),
-        ]
+        shares = [z * shrunk for z in scores.values()]
+        values = [raw * shrunk, raw * unit, p_up, unit, self._column("std") * unit, *bounds, *shares]
         placed = np.full((len(values), *shape), np.nan)
         placed[:, usable] = values
         names = ("log_return", "raw", "p_up", "scale", "std", *BOUNDS)
         simple[~usable] = np.nan
-        return Forecast(
-            horizons=self.horizons,
-            simple=simple,
-            members=dict(zip(scores, placed[len(names) :], strict=True)),
-            **dict(zip(names, placed, strict=False)),
-        )
+        columns = dict(zip(names, placed, strict=False))
+        members = dict(zip(scores, placed[len(names) :], strict=True))
+        return Forecast(horizons=self.horizons, simple=simple, members=members, **columns)
 
     def adapted(self, forecast: Forecast, outcome: FloatMatrix, block: IntVector, rows: int | None = None) -> Forecast:
         """The last ``rows`` rows of a forecast, intervals and ``std`` adapted to the outcomes known at each.

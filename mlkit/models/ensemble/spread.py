@@ -49,13 +49,11 @@ def fit_spread(
     Laplace outcomes, which outliers move less than squared errors. ``ridge = RIDGE (h + PERSISTENCE) / n``.
     ``sklearn.linear_model.GammaRegressor`` has the same minimum, with other last bits.
 
-    Parameters
-    ----------
-    scale : GARCH's expected deviation over the horizon, (n,), positive.
-    terms : (n, K) of ``volatility_terms``, finite.
-    y : log returns over the horizon, (n,), finite: rows of training only.
-    horizon : bars a label spans.
-    rows_per_time : rows that share a bar time, more than 1 where symbols are pooled.
+    ``scale``: GARCH's expected deviation over the horizon, (n,), positive.
+    ``terms``: (n, K) of ``volatility_terms``, finite.
+    ``y``: log returns over the horizon, (n,), finite: rows of training only.
+    ``horizon``: bars a label spans.
+    ``rows_per_time``: rows that share a bar time, more than 1 where symbols are pooled.
 
     Sources: Bollerslev, Patton and Quaedvlieg (2016), *J. Econometrics* 192; McCullagh and Nelder (1989), ch. 8.
     """

@@ -73,11 +73,9 @@ class Trees:
     ) -> Self:
         """Check and lay out the trees of one or more models.
 
-        Parameters
-        ----------
-        names : of the models' files, for messages.
-        float32_sums : add leaf values in float32, as XGBoost does.
-        mean : predict the mean of a model's trees instead of their sum.
+        ``names``: of the models' files, for messages.
+        ``float32_sums``: add leaf values in float32, as XGBoost does.
+        ``mean``: predict the mean of a model's trees instead of their sum.
 
         Raises BundleError: the arrays are no trees over these features.
         """

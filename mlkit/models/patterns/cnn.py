@@ -53,10 +53,8 @@ class PatternMeta(BaseModel):
 class PatternModel:
     """A trained network with its calibration and thresholds.
 
-    Parameters
-    ----------
-    tensors : learned arrays by name, as `mlkit.models.patterns.weights_of` gives them.
-    meta : patterns, calibration and thresholds.
+    ``tensors``: learned arrays by name, as `mlkit.models.patterns.weights_of` gives them.
+    ``meta``: patterns, calibration and thresholds.
     """
 
     tensors: dict[str, Array]
@@ -80,9 +78,7 @@ class PatternModel:
     def probabilities(self, ohlcv: Float64Array) -> Float64Array:
         """Calibrated probability of every pattern at every bar, known at the bar's close.
 
-        Parameters
-        ----------
-        ohlcv : (n_bars, 5) open, high, low, close, volume.
+        ``ohlcv``: (n_bars, 5) open, high, low, close, volume.
 
         Returns: (n_bars, n_patterns) float64, NaN in the first 19 rows and where any of the last 20 bars is not finite.
         Row ``t`` depends on bars ``t - 19 .. t`` only, bit for bit.
@@ -177,10 +173,8 @@ def _read(path: Path) -> bytes:
 def weights_file(standard: Standard = "classic", folder: Path | None = None) -> bytes:
     """Content of the weight file of a standard, checked against its manifest.
 
-    Parameters
-    ----------
-    standard : "classic" or "continuous".
-    folder : written by ``mlkit train --only patterns``; by default that of the weights that mlkit ships.
+    ``standard``: "classic" or "continuous".
+    ``folder``: written by ``mlkit train --only patterns``; by default that of the weights that mlkit ships.
 
     Raises ConfigError: for an unknown standard.
     Raises BundleError: when the weights are missing or not those of the manifest.

@@ -51,9 +51,7 @@ def fold(tensors: Arrays) -> list[Layer]:
 
     ``g (W x - mean) / s + b`` is ``(g / s) W x + (b - g mean / s)``. Computed in float64, rounded once.
 
-    Parameters
-    ----------
-    tensors : as `mlkit.models.patterns.cnn.save_cnn` writes them.
+    ``tensors``: as `mlkit.models.patterns.cnn.save_cnn` writes them.
     """
     layers = []
     for block in range(len(CHANNELS)):
@@ -72,9 +70,7 @@ def fold(tensors: Arrays) -> list[Layer]:
 class Forward:
     """Windows to log-odds.
 
-    Parameters
-    ----------
-    tensors : of a trained network, as :func:`fold` takes them.
+    ``tensors``: of a trained network, as :func:`fold` takes them.
 
     Raises ConfigError: for arrays whose shapes are not those of :func:`tensor_shapes`; the compiled function does not
     check.

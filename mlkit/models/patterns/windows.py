@@ -20,10 +20,8 @@ def windows(ohlcv: Float64Array, length: int = LENGTH) -> Float32Array:
     compare bodies and shadows with mean ranges, keep their thresholds; volume ``v`` becomes
     ``log(1 + v / mean(v))``. Multiplying all prices, or all volumes, by a power of two changes no bit.
 
-    Parameters
-    ----------
-    ohlcv : (n_bars, 5) open, high, low, close, volume.
-    length : bars in a window.
+    ``ohlcv``: (n_bars, 5) open, high, low, close, volume.
+    ``length``: bars in a window.
 
     Returns: (max(n_bars - length + 1, 0), length, 5) float32. A window whose ranges are all zero has all-zero prices,
     one without volume has all-zero volume, one with a value that is not finite is all NaN.

@@ -355,7 +355,7 @@ def test_files_that_do_not_belong_together(fitted: PricePredictor) -> None:
         ({"weights": {"xgboost": -1.0}}, "weights must be >= 0"),
         ({"weights": {"xgboost": 0.0}}, "not all zero"),
         ({"learning_rate": 0.0}, r"learning_rate must be in \(0, 1\], got 0.0"),
-        ({"max_depth": 0}, "max_depth must be at least 1"),
+        ({"max_depth": 0}, "max_depth must be in 1"),
         ({"max_bin": 1000}, "max_bin must be in 2..255"),
         ({"depth": 3}, "no setting named depth"),
     ],
