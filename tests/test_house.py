@@ -37,11 +37,9 @@ LONG = {
     "features/engine.py:build_features",
     "features/indicators.py:pandas_ta",
     "operations/drift/checks.py:check_drift",
-    "operations/retraining/comparison.py:compare",
     "operations/retraining/retraining.py:retrain",
     "operations/scale/cluster.py:connect",
     "operations/scale/universe_jobs.py:run_universe",
-    "operations/training/execution.py:resumable",
     "operations/training/training.py:walk_forward",
     "operations/training/training.py:train",
 }

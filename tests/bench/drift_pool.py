@@ -21,11 +21,11 @@ import pandas as pd
 from scipy.stats import binom
 
 import mlkit
-from mlkit.market.simulate.regimes import Change, regime_change
+from mlkit.market.simulate.markets import Change, regime_change
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.drift.checks import check_drift
-from mlkit.operations.drift.reference import DriftReference
 from mlkit.operations.training import training_bundle
+from mlkit.operations.training.drift_reference import DriftReference
 from mlkit.operations.training.training import train
 
 TINY = EnsembleSettings.smoke(n_estimators=8, forest_trees=4, n_threads=1)

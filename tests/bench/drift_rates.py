@@ -28,11 +28,11 @@ import pandas as pd
 import mlkit
 from mlkit.features.garch import fit_garch
 from mlkit.market.bars import fingerprint
-from mlkit.market.simulate.regimes import Change, regime_change
+from mlkit.market.simulate.markets import Change, regime_change
 from mlkit.models.bundle.bundle import ModelBundle, write_bundle
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.drift.checks import check_drift
-from mlkit.operations.drift.reference import DRIFT_FILE, DriftReference
+from mlkit.operations.training.drift_reference import DRIFT_FILE, DriftReference
 from mlkit.operations.training.scoring import score
 from mlkit.operations.training.training import fit_price, walk_forward
 from mlkit.operations.training.training_set import prepare

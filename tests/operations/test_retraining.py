@@ -16,8 +16,7 @@ import mlkit
 from mlkit.cli import main
 from mlkit.errors import BarsError, NotTrainedError, RetrainingError
 from mlkit.evaluation.ledger import Ledger, Source
-from mlkit.market.simulate.markets import null_market
-from mlkit.market.simulate.regimes import regime_change
+from mlkit.market.simulate.markets import null_market, regime_change
 from mlkit.models.bundle import only_one
 from mlkit.models.bundle.bundle import ModelBundle
 from mlkit.models.bundle.bundle_folders import market_root

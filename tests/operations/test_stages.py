@@ -158,20 +158,3 @@ def test_the_stages_of_another_training_are_not_found(bars: pd.DataFrame, settin
     Execution(stages=folder).save("one", {"a": b"1"})
     with resumable(bars, settings, fresh=True) as fresh:
         assert fresh.stages == folder and fresh.load("one") is None
-
-
-def test_a_table_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    table = pd.DataFrame(
-        {
-            "timestamp": pd.date_range("2026-01-01", periods=3, freq="min", tz="UTC").as_unit("ns"),
-            "symbol": ["A", "B", "A"],
-            "bar": [1, 2, 3],
-            "value": [0.1 + 0.2, float("nan"), -0.0],
-        }
-    )
-    execution = Execution(stages=tmp_path)
-    execution.save_table("one", table)
-    pd.testing.assert_frame_equal(execution.load_table("one"), table, check_exact=True)
-    nothing = Execution()
-    nothing.save_table("one", table)
-    assert nothing.load_table("one") is None

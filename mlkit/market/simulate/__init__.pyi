@@ -7,4 +7,4 @@ from .markets import null_market as null_market
 from .markets import pattern_factory as pattern_factory
 
 # A market (planted_edge) of n_bars whose character changes with bar at.
-from .regimes import regime_change as regime_change
+from .markets import regime_change as regime_change

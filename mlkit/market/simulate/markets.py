@@ -6,7 +6,7 @@ Volatility follows GARCH(1,1) (Bollerslev 1986) and shocks are Student-t, as in 
 
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,8 @@ TAILS = 6.0  # degrees of freedom of the Student-t shocks
 _YEAR = pd.Timedelta(days=365)
 _PATH_BLOCK = 1 << 16  # bars whose paths are held at once
 _HALF_LIFE = 2_000.0  # bars; pulls the factory's price back to its first
+Change = Literal["none", "volatility", "skill", "tails", "tick", "volume"]
+CHANGES: tuple[Change, ...] = get_args(Change)
 
 
 class MarketOptions(TypedDict, total=False):
@@ -56,13 +58,9 @@ def null_market(n_bars: int, *, seed: int, **options: Unpack[MarketOptions]) -> 
     Rounding to ticks adds a bounce with autocorrelation of about ``-(tick / bar move)**2 / 12``, below 0.001
     with the defaults.
 
-    Parameters
-    ----------
-    n_bars, seed: length; equal seeds give equal bars.
-    options: see `MarketOptions`; by default 1m bars of NULL with an annual volatility of 0.6, clustered, from a price
-        of 1,000 in steps of 0.01.
-
-    Returns valid bars (n_bars, 5). Raises ConfigError for a parameter out of range.
+    Returns valid bars (n_bars, 5); equal seeds give equal bars. ``options`` are `MarketOptions`, by default 1m bars of
+    NULL with an annual volatility of 0.6, clustered, from a price of 1,000 in steps of 0.01. Raises ConfigError for a
+    parameter out of range.
     """
     named: MarketOptions = {"symbol": "NULL", **options}
     return planted_edge(n_bars, seed=seed, strength=0.0, **named)
@@ -82,17 +80,17 @@ def planted_edge(
     ``d[t] = r*d[t-1] + k*(x[t] - d[t-1])`` with ``k = s*sqrt((1-r**2)/(1-s**2))``. It has variance ``s**2``
     and correlation ``|s|`` with ``x[t+1]``; no forecast of ``x`` can beat ``edge_r2``. (x is ARMA(1,1).)
 
-    Parameters
-    ----------
-    strength: correlation of the best one-bar forecast with the outcome, -0.9 to 0.9.
-    persistence: how slowly the driver fades, 0 to below 1; ``persistence == strength`` is a plain AR(1).
-    n_bars, seed, options: those of ``null_market``; the symbol is EDGE by default.
-
-    Returns valid bars (n_bars, 5). Raises ConfigError for a parameter out of range.
+    ``strength`` (-0.9 to 0.9) is the correlation of the best one-bar forecast with the outcome, ``persistence`` (0 to
+    below 1) how slowly the driver fades; equal to the strength it is a plain AR(1). The rest is as in `null_market`;
+    the symbol is EDGE by default.
     """
     _check_range("strength", strength, -0.9, 0.9)
     _check_range("persistence", persistence, 0.0, 0.999)
-    market = _checked(options)
+    market: MarketOptions = {**_DEFAULTS, **options}
+    _check_range("annual_volatility", market["annual_volatility"], 1e-6, 10.0)
+    _check_range("tails", market["tails"], 2.1, 1e6)
+    _check_range("price", market["price"], 1e-6, 1e9)
+    _check_range("tick", market["tick"], 0.0, market["price"] / 10)
     times = _open_times(n_bars, market["timeframe"])
     rng = np.random.default_rng(seed)
     paths = _unit_paths(rng, n_bars, STEPS)
@@ -152,7 +150,6 @@ def draw_regime(rng: np.random.Generator, gaps: str | None = None) -> Regime:
 
     alpha = rng.uniform(0.02, 0.15)
     kind = str(rng.choice(GAPS, p=(0.4, 0.4, 0.2)))
-    kind = gaps or kind
     return Regime(
         volatility=spread(2e-4, 2e-2),
         alpha=alpha,
@@ -160,7 +157,7 @@ def draw_regime(rng: np.random.Generator, gaps: str | None = None) -> Regime:
         steps=int(rng.integers(4, 33)),
         wicks=spread(0.6, 1.8),
         ticks=spread(0.005, 1.0),
-        gaps=kind,
+        gaps=gaps or kind,
         gap_size=spread(0.05, 1.0),
         trend=rng.uniform(0.0, 0.5),
         run=spread(5.0, 60.0),
@@ -178,12 +175,11 @@ def pattern_factory(
 ) -> pd.DataFrame:
     """One continuous series to learn candlestick patterns on, its regime drawn from the seed.
 
-    Volatility and its clustering, shadows, tick size, gaps, trends and runs differ from seed to seed
-    (``Regime``), so many short series cover more markets than one long one. A share of the bars is replaced
-    by planted candidates for the 15 patterns (``mlkit.market.simulate.shapes``), drawn around the patterns'
-    thresholds: true examples and near misses alike. They carry no labels; the pattern rules give these. Where the
-    regime is continuous, planted shapes keep ``open == previous close`` as well. A slow pull (half-life 2,000 bars),
-    far below one bar's move, keeps prices near the first.
+    Volatility and its clustering, shadows, tick size, gaps, trends and runs differ from seed to seed (``Regime``), so
+    many short series cover more markets than one long one. A share of the bars is replaced by planted candidates for
+    the 15 patterns (``mlkit.market.simulate.shapes``), drawn around the patterns' thresholds: true examples and near
+    misses alike. They carry no labels; the pattern rules give these. Where the regime is continuous, planted shapes
+    keep ``open == previous close`` as well. A slow pull (half-life 2,000 bars) keeps prices near the first.
 
     Parameters
     ----------
@@ -197,7 +193,8 @@ def pattern_factory(
     _check_range("plant_rate", plant_rate, 0.0, 0.9)
     rng = np.random.default_rng(seed)
     regime = draw_regime(rng, gaps)
-    session = _session_bars(timeframe) if regime.gaps == "session" else 0
+    # Bars in a day of 6.5 hours, at least one.
+    session = max(1, int(pd.Timedelta(hours=6.5) / timeframe_delta(timeframe))) if regime.gaps == "session" else 0
     times = _open_times(n_bars, timeframe, session)
     paths = _unit_paths(rng, n_bars, regime.steps)
     mixing = _heavy_tails(rng, n_bars)
@@ -205,7 +202,10 @@ def pattern_factory(
     runs = np.cumsum(rng.random(n_bars) < 1 / regime.run)
     drift = regime.trend * rng.integers(-1, 2, size=n_bars)[runs - runs[0]]
     moves = _moves(paths, volatility * mixing, volatility * drift, regime.wicks)
-    moves.gap[:] = _gaps(rng, regime, volatility, session)
+    if regime.gaps != "continuous":
+        moves.gap[:] = regime.gap_size * volatility * rng.standard_normal(n_bars) * _heavy_tails(rng, n_bars)
+    if regime.gaps == "session":
+        moves.gap[:] *= np.sqrt(session) * (np.arange(n_bars) % session == 0)
     if plant_rate:
         plant_shapes(moves, rng, plant_rate, with_gaps=regime.gaps != "continuous")
     level = pd.Series(np.cumsum(moves.gap + moves.body)).ewm(halflife=_HALF_LIFE, adjust=False).mean()
@@ -215,24 +215,51 @@ def pattern_factory(
     return _assemble(moves, _volume(rng, moves), times, market)
 
 
+def regime_change(
+    n_bars: int, at: int, change: Change, *, seed: int, strength: float = 0.0, **market: Any
+) -> pd.DataFrame:
+    """A market (`planted_edge`) of n_bars whose character changes with bar ``at``.
+
+    Parameters
+    ----------
+    at : first bar of the new regime, 1 to n_bars - 1.
+    change : what happens there.
+        ``none``: a new stretch of the same market; ``volatility``: twice the volatility; ``skill``: momentum turns into
+        reversal, ``-strength``; ``tails``: shocks of 2.5 degrees of freedom instead of 6, of the same variance;
+        ``tick``: prices move in steps of one bar's mean move; ``volume``: five times the volume, and its noise
+        twice as wide.
+    seed, strength, market : of `planted_edge`.
+
+    Returns valid bars (n_bars, 5). Raises ConfigError for an unknown change or a parameter out of range.
+    """
+    if change not in CHANGES:
+        raise ConfigError(f"change {change!r} is unknown; use one of {', '.join(CHANGES)}")
+    if not 0 < at < n_bars:
+        raise ConfigError(f"at={at!r} is out of range; use 1 to {n_bars - 1}")
+    before = planted_edge(at, seed=seed, strength=strength, **market)
+    last = float(before["close"].iloc[-1])
+    moves = np.abs(np.diff(np.log(before["close"].to_numpy()))).mean() if at > 1 else 1e-3
+    changed: dict[str, dict[str, Any]] = {
+        "volatility": {"annual_volatility": 2.0 * market.get("annual_volatility", 0.6)},
+        "skill": {"strength": -strength},
+        "tails": {"tails": 2.5},
+        "tick": {"tick": float(moves * last)},
+    }
+    options = {"strength": strength, **market, "price": last, **changed.get(change, {})}
+    after = planted_edge(n_bars - at, seed=seed + 2**32, **options)
+    if change == "volume":
+        noise = np.exp(np.sqrt(0.75) * np.random.default_rng([seed, 1]).standard_normal(len(after)))
+        after["volume"] *= 5.0 * noise
+    step = before.index[1] - before.index[0] if at > 1 else after.index[-1] - after.index[-2]
+    joined = pd.concat([before, after.set_axis(before.index[-1] + step * np.arange(1, len(after) + 1))])
+    joined.index.name = before.index.name
+    joined.attrs = dict(before.attrs)
+    return validate_bars(joined)
+
+
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ConfigError(f"{name}={value!r} is out of range; use {low:g} to {high:g}")
-
-
-def _checked(options: MarketOptions) -> MarketOptions:
-    """The options with their defaults. ConfigError for one out of range."""
-    market: MarketOptions = {**_DEFAULTS, **options}
-    _check_range("annual_volatility", market["annual_volatility"], 1e-6, 10.0)
-    _check_range("tails", market["tails"], 2.1, 1e6)
-    _check_range("price", market["price"], 1e-6, 1e9)
-    _check_range("tick", market["tick"], 0.0, market["price"] / 10)
-    return market
-
-
-def _session_bars(timeframe: str) -> int:
-    """Bars in a day of 6.5 hours, at least one."""
-    return max(1, int(pd.Timedelta(hours=6.5) / timeframe_delta(timeframe)))
 
 
 def _open_times(n_bars: int, timeframe: str, session: int = 0) -> pd.DatetimeIndex:
@@ -289,17 +316,6 @@ def _moves(paths: npt.NDArray[np.float32], amplitude: Float64Array, drift: Float
         moves.upper[part] = np.maximum(walk.max(axis=1), 0) - np.maximum(body, 0)
         moves.lower[part] = np.minimum(body, 0) - np.minimum(walk.min(axis=1), 0)
     return moves
-
-
-def _gaps(rng: np.random.Generator, regime: Regime, volatility: Float64Array, session: int) -> Float64Array:
-    """Log gaps between a close and the next open, (n_bars,)."""
-    n_bars = len(volatility)
-    if regime.gaps == "continuous":
-        return np.zeros(n_bars)
-    sizes = regime.gap_size * volatility * rng.standard_normal(n_bars) * _heavy_tails(rng, n_bars)
-    if regime.gaps == "session":
-        sizes *= np.sqrt(session) * (np.arange(n_bars) % session == 0)
-    return np.asarray(sizes)
 
 
 def _volume(rng: np.random.Generator, moves: Moves) -> Float64Array:

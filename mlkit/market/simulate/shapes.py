@@ -126,25 +126,14 @@ def plant_shapes(moves: Moves, rng: np.random.Generator, rate: float, *, with_ga
     for kind, name in enumerate(names):
         at = starts[kinds == kind]
         for step, candle in enumerate(PATTERN_SHAPES[name]):
-            _draw(moves, rng, at + step, candle, body_unit[at], range_unit[at], with_gaps)
+            rows = at + step
+            gap, body, upper, lower = (rng.uniform(*span, size=len(rows)) for span in candle)
+            moves.gap[rows] = gap * range_unit[at] if with_gaps else 0.0
+            moves.body[rows] = body * body_unit[at]
+            moves.upper[rows] = upper * range_unit[at]
+            moves.lower[rows] = lower * range_unit[at]
         if name.startswith("tweezer"):
             _level(moves, at, top=name == "tweezer_top")
-
-
-def _draw(
-    moves: Moves,
-    rng: np.random.Generator,
-    rows: Int64Array,
-    candle: Candle,
-    body_unit: Float64Array,
-    range_unit: Float64Array,
-    with_gaps: bool,
-) -> None:
-    gap, body, upper, lower = (rng.uniform(*span, size=len(rows)) for span in candle)
-    moves.gap[rows] = gap * range_unit if with_gaps else 0.0
-    moves.body[rows] = body * body_unit
-    moves.upper[rows] = upper * range_unit
-    moves.lower[rows] = lower * range_unit
 
 
 def _level(moves: Moves, at: Int64Array, *, top: bool) -> None:

@@ -1,11 +1,9 @@
 """Five drift tests of the bars after a bundle's training, each at its own level, and one verdict.
 
-``check_drift`` compares the bars after a bundle's training with the reference in the bundle:
-
-- *features*: PSI and Kolmogorov-Smirnov of every input over the newest window (`mlkit.operations.drift.distribution`);
+- *features*: PSI and Kolmogorov-Smirnov of every input over the newest window (`training.binned_reference`);
 - *predictions*: the same for the forecasts, against rows of the training that the trees were not fitted on;
 - *errors*: the same for the standardised errors, against those of the walk-forward;
-- *calibration*: whether the Brier score is worse than the probabilities promise (`mlkit.operations.drift.outcomes`);
+- *calibration*: whether the Brier score is worse than the probabilities promise (`outcomes`);
 - *coverage*: whether the 80 % and 90 % intervals hold as often as their level.
 
 A family drifts when its smallest p-value, corrected for all its tests, is under its share of ``Settings.drift_level``;
@@ -17,28 +15,23 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from mlkit.config import Settings, write_atomic
 from mlkit.errors import ConfigError
-from mlkit.features import DEFAULT_GARCH
+from mlkit.features import DEFAULT_GARCH, FeatureSet
 from mlkit.inference import bars_late, drift_file, model_freshness
 from mlkit.market import never_closes, open_times, timeframe_delta, validate_bars
-from mlkit.models.ensemble import FORECAST_COLUMNS, usable_rows
-from mlkit.operations.drift.distribution import BLOCK_ROWS, MIN_BLOCKS, MIN_WINDOWS, BinnedReference, WindowShift
+from mlkit.models.bundle import ModelBundle
+from mlkit.models.ensemble import FORECAST_COLUMNS, PricePredictor, usable_rows
 from mlkit.operations.drift.outcomes import calibration_table, coverage_table
-from mlkit.operations.drift.reference import DriftReference, standardised_errors
+from mlkit.operations.training.binned_reference import BLOCK_ROWS, MIN_BLOCKS, MIN_WINDOWS, BinnedReference, WindowShift
+from mlkit.operations.training.drift_reference import DriftReference, standardised_errors
 from mlkit.operations.training.forecasting import forecast_rows
 from mlkit.operations.training.training_set import TrainingSet, prepare
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from mlkit.features import FeatureSet
-    from mlkit.models.bundle import ModelBundle
-    from mlkit.models.ensemble import PricePredictor
 
 DriftVerdict = Literal["drift", "no drift", "not enough bars"]
 JUDGED_ROWS = 1000  # newest forecasts whose outcomes are judged
@@ -53,19 +46,19 @@ class DriftReport:
     bundle: str  # id
     symbol: str
     timeframe: str
-    checked: "pd.Timestamp"  # close of the newest bar
+    checked: pd.Timestamp  # close of the newest bar
     bars: int  # after the training
     level: float  # of all tests together
     verdict: DriftVerdict
     reasons: tuple[str, ...]  # the families that drifted; without drift those of all; then what is stale
     stale: bool  # whether the bars or the model are old
-    table: "pd.DataFrame"  # one row a family: rows, p (corrected), level, verdict, reason
-    features: "pd.DataFrame"  # psi, usual_psi, ks, p, adjusted_p by feature, least likely first; may be empty
-    predictions: "pd.DataFrame"  # the same of the forecasts
-    errors: "pd.DataFrame"  # the same of the standardised errors
-    calibration: "pd.DataFrame"  # of `calibration_table`
-    coverage: "pd.DataFrame"  # of `coverage_table`
-    monitored: "pd.DataFrame"  # long: timestamp, horizon, the forecast's columns, scale, outcome (NaN where unknown)
+    table: pd.DataFrame  # one row a family: rows, p (corrected), level, verdict, reason
+    features: pd.DataFrame  # psi, usual_psi, ks, p, adjusted_p by feature, least likely first; may be empty
+    predictions: pd.DataFrame  # the same of the forecasts
+    errors: pd.DataFrame  # the same of the standardised errors
+    calibration: pd.DataFrame  # of `calibration_table`
+    coverage: pd.DataFrame  # of `coverage_table`
+    monitored: pd.DataFrame  # long: timestamp, horizon, the forecast's columns, scale, outcome (NaN where unknown)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON, bounded: the families, the 20 most moved features, calibration and coverage."""
@@ -99,32 +92,27 @@ class DriftReport:
 
 
 def check_drift(
-    bundle: "ModelBundle",
-    bars: "pd.DataFrame",
+    bundle: ModelBundle,
+    bars: pd.DataFrame,
     settings: Settings | None = None,
     *,
-    features: "FeatureSet | None" = None,
+    features: FeatureSet | None = None,
     now: datetime | None = None,
 ) -> DriftReport:
     """Compare the bars after a bundle's training with that training.
 
     Parameters
     ----------
-    bundle : ModelBundle
     bars : DataFrame (n_bars, 5)
         A history of the bundle's market, or of one of its pool, and timeframe, that reaches beyond its training span,
         and back by the features' warm-up and the intervals' lookback. The result is known at the close of its last bar.
-    settings : Settings
-        ``drift_level``: probability of a false alarm at one check, all tests together.
-    features : FeatureSet
-        What the bundle was trained with, where that held own features.
+    settings : ``drift_level``: probability of a false alarm at one check, all tests together
+    features : what the bundle was trained with, where that held own features
     now : time with a zone against which the age of the bars is reported; without it that is left out.
 
     Raises ConfigError for bars of another market or timeframe or a bundle without price models; BarsError for bars that
     break the contract; BundleError for a damaged bundle.
     """
-    import pandas as pd
-
     settings, bars, manifest = settings or Settings(), validate_bars(bars), bundle.manifest
     model, symbol = _model_for(bundle, bars), bars.attrs["symbol"]
     reference = DriftReference.read(bundle)
@@ -134,7 +122,16 @@ def check_drift(
     after = np.flatnonzero(bars.index > pd.to_datetime(manifest.training_span.end, utc=True))
     after = after[usable_rows(data.X[after], data.scale[after])]
     monitored = _monitored(data, model, after[-JUDGED_ROWS:])
-    shifts = {} if reference is None or not len(after) else _shifts(reference, data, after, monitored)
+    shifts: dict[str, WindowShift | None] = {}
+    if reference is not None and len(after):
+        by_horizon = [part for _, part in monitored.groupby("horizon", sort=False)]
+        predictions = np.column_stack([part[name] for name in ("p_up", "plain_std") for part in by_horizon])
+        errors = np.column_stack([standardised_errors(part) for part in by_horizon])
+        shifts = {
+            "features": reference.features.compare(data.X[after]),
+            "predictions": reference.predictions.compare(predictions[np.isfinite(predictions).all(axis=1)]),
+            "errors": reference.errors.compare(errors[np.isfinite(errors).all(axis=1)]),
+        }
     outcomes = {
         "calibration": calibration_table(monitored, {} if reference is None else reference.excess),
         "coverage": coverage_table(monitored, manifest),
@@ -171,7 +168,7 @@ def save_drift(report: DriftReport, root: Path | str) -> Path:
     return path
 
 
-def _model_for(bundle: "ModelBundle", bars: "pd.DataFrame") -> "PricePredictor":
+def _model_for(bundle: ModelBundle, bars: pd.DataFrame) -> PricePredictor:
     """The price model; ConfigError unless it was trained on this market and timeframe."""
     model, timeframe = bundle.price, bundle.manifest.timeframe
     if model is None:
@@ -188,10 +185,8 @@ def _model_for(bundle: "ModelBundle", bars: "pd.DataFrame") -> "PricePredictor":
     return model
 
 
-def _monitored(data: TrainingSet, model: "PricePredictor", rows: Any) -> "pd.DataFrame":
+def _monitored(data: TrainingSet, model: PricePredictor, rows: Any) -> pd.DataFrame:
     """Forecasts of some rows as they were made at each bar's close, with the outcomes known by now; long."""
-    import pandas as pd
-
     columns = ["timestamp", "horizon", *FORECAST_COLUMNS, "scale", "plain_std", "outcome"]
     if not len(rows):
         return pd.DataFrame({name: pd.Series(dtype=np.float64) for name in columns})
@@ -205,88 +200,69 @@ def _monitored(data: TrainingSet, model: "PricePredictor", rows: Any) -> "pd.Dat
     return pd.concat(frames, ignore_index=True)[columns]
 
 
-def _shifts(
-    reference: DriftReference, data: TrainingSet, after: Any, monitored: "pd.DataFrame"
-) -> dict[str, WindowShift | None]:
-    """The three distributions against their references."""
-    by_horizon = [part for _, part in monitored.groupby("horizon", sort=False)]
-    predictions = np.column_stack([part[name] for name in ("p_up", "plain_std") for part in by_horizon])
-    errors = np.column_stack([standardised_errors(part) for part in by_horizon])
-    return {
-        "features": reference.features.compare(data.X[after]),
-        "predictions": reference.predictions.compare(predictions[np.isfinite(predictions).all(axis=1)]),
-        "errors": reference.errors.compare(errors[np.isfinite(errors).all(axis=1)]),
-    }
-
-
-Family = tuple[int, float, float, DriftVerdict, str]  # rows, corrected p, level, verdict, reason
+Family = tuple[int, float, DriftVerdict, str]  # rows, corrected p, verdict, reason
 
 
 def _families(
     reference: DriftReference | None,
     shifts: dict[str, WindowShift | None],
-    outcomes: "dict[str, pd.DataFrame]",
+    outcomes: dict[str, pd.DataFrame],
     after: int,
     drift_level: float,
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     """One row a family of tests."""
-    import pandas as pd
-
-    rows = {}
+    found = {}
     for name, share in LEVEL_SHARES.items():
         level = share * drift_level
         if name in outcomes:
-            rows[name] = _judge_outcomes(name, outcomes[name], level)
+            rows, p, verdict, reason = _judge_outcomes(outcomes[name], level)
+        elif reference is None:
+            reason = "the bundle holds no drift reference; train it again"
+            rows, p, verdict = 0, np.nan, "not enough bars"
         else:
-            known = None if reference is None else getattr(reference, name)
-            rows[name] = _judge_shift(name, shifts.get(name), known, after, level)
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["rows", "p", "level", "verdict", "reason"])
+            rows, p, verdict, reason = _judge_shift(shifts.get(name), getattr(reference, name), after, level)
+        found[name] = rows, p, level, verdict, f"{name}: {reason}"
+    table = pd.DataFrame.from_dict(found, orient="index", columns=["rows", "p", "level", "verdict", "reason"])
     return table.rename_axis("family")
 
 
-def _judge_shift(
-    name: str, shift: WindowShift | None, reference: BinnedReference | None, after: int, level: float
-) -> Family:
+def _judge_shift(shift: WindowShift | None, reference: BinnedReference, after: int, level: float) -> Family:
     """Verdict of a family of distributions."""
-    if reference is None:
-        return 0, float("nan"), level, "not enough bars", f"{name}: the bundle holds no drift reference; train it again"
     if shift is None:
         least, kept = MIN_BLOCKS * BLOCK_ROWS, len(reference.counts) * BLOCK_ROWS
-        why = f"need {least} bars with a forecast after the training, have {after}"
-        if not reference.blocks(10**9):
-            why = f"need {least * MIN_WINDOWS} reference rows, have {kept}; train on a longer history"
-        return 0, float("nan"), level, "not enough bars", f"{name}: {why}"
+        if reference.blocks(10**9):
+            return 0, np.nan, "not enough bars", f"need {least} bars with a forecast after the training, have {after}"
+        why = f"need {least * MIN_WINDOWS} reference rows, have {kept}; train on a longer history"
+        return 0, np.nan, "not enough bars", why
     ranked = shift.table()
     first, worst = ranked.iloc[0], ranked.index[0]
     p, over = float(first["adjusted_p"]), f"over {shift.rows} bars"
     what = f"PSI {first['psi']:.2g} where {first['usual_psi']:.2g} is usual, KS {first['ks']:.2f}"
-    verdict: DriftVerdict = "no drift"
     if p > level:
-        reason = f"within their usual range {over} (smallest corrected p {p:.2g})"
-    elif not shift.farthest:
-        reason = f"{worst} moved ({what}), but a window of the training strayed as far"
-    else:
-        verdict, moved = "drift", int((shift.adjusted <= level).sum())
-        reason = f"{moved} of {len(shift.names)} moved {over}, {worst} most ({what}; corrected p {p:.1g})"
-    return shift.rows, p, level, verdict, f"{name}: {reason}"
+        return shift.rows, p, "no drift", f"within their usual range {over} (smallest corrected p {p:.2g})"
+    if not shift.farthest:
+        return shift.rows, p, "no drift", f"{worst} moved ({what}), but a window of the training strayed as far"
+    moved = int((shift.adjusted <= level).sum())
+    reason = f"{moved} of {len(shift.names)} moved {over}, {worst} most ({what}; corrected p {p:.1g})"
+    return shift.rows, p, "drift", reason
 
 
-def _judge_outcomes(name: str, table: "pd.DataFrame", level: float) -> Family:
+def _judge_outcomes(table: pd.DataFrame, level: float) -> Family:
     """Verdict of calibration or coverage, corrected by Bonferroni over horizons and levels."""
     if table.empty:
-        return 0, float("nan"), level, "not enough bars", f"{name}: too few outcomes are known"
+        return 0, np.nan, "not enough bars", "too few outcomes are known"
     worst = table.sort_values("p").iloc[0]
     p, rows, ahead = min(float(worst["p"]) * len(table), 1.0), int(worst["rows"]), f"{int(worst['horizon'])} bars ahead"
-    if name == "coverage":
+    if "level" in table:
         what = f"the {worst['level']:.0%} interval {ahead} held {worst['realised']:.1%} of {rows} outcomes"
     else:
         what = f"Brier score {ahead} {worst['brier']:.4f} where {worst['promised']:.4f} was promised, {rows} outcomes"
     if p > level:
-        return rows, p, level, "no drift", f"{name}: as promised, up to noise (smallest corrected p {p:.2g})"
-    return rows, p, level, "drift", f"{name}: {what} (corrected p {p:.1g})"
+        return rows, p, "no drift", f"as promised, up to noise (smallest corrected p {p:.2g})"
+    return rows, p, "drift", f"{what} (corrected p {p:.1g})"
 
 
-def _verdict(table: "pd.DataFrame") -> tuple[DriftVerdict, list[str]]:
+def _verdict(table: pd.DataFrame) -> tuple[DriftVerdict, list[str]]:
     """Drift where one family drifts; no drift only where the features could be compared."""
     drifted = table[table["verdict"] == "drift"]
     if len(drifted):
@@ -296,10 +272,8 @@ def _verdict(table: "pd.DataFrame") -> tuple[DriftVerdict, list[str]]:
     return "no drift", list(table["reason"])
 
 
-def _stale(bundle: "ModelBundle", bars: "pd.DataFrame", now: datetime | None) -> list[str]:
+def _stale(bundle: ModelBundle, bars: pd.DataFrame, now: datetime | None) -> list[str]:
     """One sentence for the model and one for the bars, where they are old."""
-    import pandas as pd
-
     span = bundle.manifest.training_span
     first, last = pd.to_datetime([span.start, span.end], utc=True)
     timeframe, opened = bars.attrs["timeframe"], bars.index[-1]
@@ -311,11 +285,7 @@ def _stale(bundle: "ModelBundle", bars: "pd.DataFrame", now: datetime | None) ->
     return list(notes)
 
 
-def _records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+def _records(frame: pd.DataFrame) -> list[dict[Any, Any]]:
     """Rows as plain JSON; NaN becomes None."""
-
-    def plain(value: Any) -> Any:
-        value = value.item() if isinstance(value, np.generic) else value
-        return None if isinstance(value, float) and not np.isfinite(value) else value
-
-    return [{str(key): plain(value) for key, value in row.items()} for row in frame.to_dict("records")]
+    plain = frame.replace([np.inf, -np.inf], np.nan).astype(object)
+    return plain.where(plain.notna(), None).to_dict("records")

@@ -5,35 +5,21 @@ estimates, that of an oracle (``coverage_noise``) and the long-run variance. The
 degree of freedom a block, as in the verdict of a forecast (``mlkit.evaluation.significance``).
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import pandas as pd
 
 from mlkit.evaluation import coverage_noise, default_block
-from mlkit.operations.drift.reference import MeanError, brier_excess, long_run_mean
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from mlkit.models.bundle import Manifest
+from mlkit.models.bundle import Manifest
+from mlkit.operations.training.drift_reference import MeanError, brier_excess, long_run_mean
 
 
-def coverage_table(monitored: "pd.DataFrame", manifest: "Manifest") -> "pd.DataFrame":
+def coverage_table(monitored: pd.DataFrame, manifest: Manifest) -> pd.DataFrame:
     """Realised coverage of every horizon and level against the nominal one.
 
-    Parameters
-    ----------
-    monitored : long, of ``DriftReport.monitored``: horizon, outcome (NaN where unknown) and the intervals
-    manifest : its metrics hold the coverage of the walk-forward; a realised coverage between that and the nominal one
-        is no miss
-
-    Returns
-    -------
-    DataFrame, one row a horizon and level with enough outcomes: horizon, level, rows, realised, reference, noise
-    (standard error), p (two-sided).
+    ``monitored`` is `DriftReport.monitored`. The manifest's metrics hold the coverage of the walk-forward; a realised
+    coverage between that and the nominal one is no miss. Returns a DataFrame, one row a horizon and level with enough
+    outcomes: horizon, level, rows, realised, reference, noise (standard error), p (two-sided).
     """
-    import pandas as pd
-
     found = []
     for horizon in map(int, monitored["horizon"].unique()):
         part, metrics = monitored[monitored["horizon"] == horizon], manifest.metrics.get(str(horizon), {})
@@ -53,16 +39,12 @@ def coverage_table(monitored: "pd.DataFrame", manifest: "Manifest") -> "pd.DataF
     return pd.DataFrame(found, columns=["horizon", "level", "rows", "realised", "reference", "noise", "p"])
 
 
-def calibration_table(monitored: "pd.DataFrame", excess: dict[int, MeanError]) -> "pd.DataFrame":
+def calibration_table(monitored: pd.DataFrame, excess: dict[int, MeanError]) -> pd.DataFrame:
     """Brier score of every horizon above what its probabilities promise, and above the excess of the walk-forward.
 
-    Returns
-    -------
-    DataFrame, one row a horizon with enough outcomes: horizon, rows, brier, promised (mean ``p (1 - p)``), excess,
-    reference (excess of the walk-forward, 0 where unknown or negative), noise, p (one-sided: worse).
+    Returns a DataFrame, one row a horizon with enough outcomes: horizon, rows, brier, promised (mean ``p (1 - p)``),
+    excess, reference (excess of the walk-forward, 0 where unknown or negative), noise, p (one-sided: worse).
     """
-    import pandas as pd
-
     found = []
     for h in map(int, monitored["horizon"].unique()):
         part = monitored[monitored["horizon"] == h]

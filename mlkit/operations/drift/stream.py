@@ -18,12 +18,8 @@ CLIP_ERROR = 4.0  # half widths of the interval at which errors are clipped
 class DriftStream:
     """Two detectors: how often an interval misses, and how large the errors are in units of its half width.
 
-    Parameters
-    ----------
-    horizon : bars ahead of the forecasts.
-    delta : ADWIN's confidence, an upper bound of the share of false cuts at one look.
-
-    Raises ConfigError for a parameter out of range, DependencyError where river is missing.
+    ``horizon`` is that of the forecasts in bars, ``delta`` ADWIN's confidence, an upper bound of the share of false
+    cuts at one look. Raises ConfigError for a parameter out of range, DependencyError where river is missing.
     """
 
     def __init__(self, horizon: int = 1, *, delta: float = 0.002) -> None:
@@ -31,7 +27,22 @@ class DriftStream:
             raise ConfigError(f"DriftStream: horizon {horizon} must be at least 1 and delta {delta} in (0, 1)")
         self.horizon, self.delta = horizon, delta
         self._seen = 0
-        self._detectors = {name: _Detector(delta) for name in ("coverage", "errors")}
+        # river's state cannot be saved without pickle; a detector is rebuilt from its values since its last change.
+        self._values: dict[str, list[float]] = {}
+        self._adwin: dict[str, Any] = {}
+        for name in ("coverage", "errors"):
+            self._restore(name, [])
+
+    def _restore(self, name: str, values: list[float]) -> None:
+        if len(values) >= 2 * MIN_KEPT or not all(0.0 <= value <= 1.0 for value in values):
+            raise ValueError("values must lie in [0, 1], and not be more than were kept")
+        try:
+            from river.drift import ADWIN
+        except ModuleNotFoundError as error:
+            raise DependencyError("drift streams need river: pip install 'mlkit[track]'") from error
+        self._values[name], self._adwin[name] = values, ADWIN(delta=self.delta)
+        for value in values:
+            self._adwin[name].update(value)
 
     def push(self, outcome: float, low: float, high: float) -> tuple[str, ...]:
         """Take the outcome of the next forecast and its interval, in bar order.
@@ -45,12 +56,21 @@ class DriftStream:
             return ()
         error = min(abs(outcome - 0.5 * (low + high)) / half, CLIP_ERROR)
         values = {"coverage": float(not low <= outcome <= high), "errors": error / CLIP_ERROR}
-        return tuple([name for name, value in values.items() if self._detectors[name].push(value)])
+        found = []
+        for name, value in values.items():
+            kept = self._values[name]
+            kept.append(value)
+            self._adwin[name].update(value)
+            if self._adwin[name].drift_detected:
+                self._restore(name, [])
+                found.append(name)
+            elif len(kept) >= 2 * MIN_KEPT:
+                self._restore(name, kept[-MIN_KEPT:])
+        return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
         """State as plain JSON; a stream restored from it goes on exactly as this one."""
-        values = {name: detector.values for name, detector in self._detectors.items()}
-        return {"horizon": self.horizon, "delta": self.delta, "seen": self._seen, "values": values}
+        return {"horizon": self.horizon, "delta": self.delta, "seen": self._seen, "values": dict(self._values)}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
@@ -58,40 +78,8 @@ class DriftStream:
         try:
             stream = cls(int(state["horizon"]), delta=float(state["delta"]))
             stream._seen = int(state["seen"])
-            for name, detector in stream._detectors.items():
-                detector.restore([float(value) for value in state["values"][name]])
+            for name in stream._values:
+                stream._restore(name, [float(value) for value in state["values"][name]])
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"DriftStream: not a saved state ({error!r:.80}); start a new stream") from error
         return stream
-
-
-class _Detector:
-    """ADWIN whose state is its input: the values since its last change, of more than ``2 * MIN_KEPT`` the newest.
-
-    river's own state cannot be saved without pickle; the same values in the same order rebuild it.
-    """
-
-    def __init__(self, delta: float) -> None:
-        self._delta = delta
-        self.restore([])
-
-    def push(self, value: float) -> bool:
-        self.values.append(value)
-        self._adwin.update(value)
-        if self._adwin.drift_detected:
-            self.restore([])
-            return True
-        if len(self.values) >= 2 * MIN_KEPT:
-            self.restore(self.values[-MIN_KEPT:])
-        return False
-
-    def restore(self, values: list[float]) -> None:
-        if len(values) >= 2 * MIN_KEPT or not all(0.0 <= value <= 1.0 for value in values):
-            raise ValueError("values must lie in [0, 1], and not be more than were kept")
-        try:
-            from river.drift import ADWIN
-        except ModuleNotFoundError as error:
-            raise DependencyError("drift streams need river: pip install 'mlkit[track]'") from error
-        self.values, self._adwin = values, ADWIN(delta=self._delta)
-        for value in values:
-            self._adwin.update(value)

@@ -1,13 +1,10 @@
 """Train the pattern CNN on simulated bars that the rules label.
 
-Every epoch draws new markets from ``pattern_factory``. A share of its windows is natural, a share holds rare
-patterns, and a share is *mutated*: the last bars of a window are nudged, snapped to each other's prices or
-rescaled, and labelled again by the rules. That gives near misses on both sides of every threshold of a rule. Windows
-with a large loss are drawn more often. Calibration and thresholds are set on simulated bars at natural rates that
-training never used.
-
-In a further share prices move by half a tick while the labels stay, so that the last digit of a price does not decide.
-Both standards are trained at once. ``mlkit train --only patterns`` makes the weights that mlkit ships.
+Every epoch draws new markets from ``pattern_factory``. A share of its windows is natural, a share holds rare patterns,
+and a share is *mutated*: their last bars are changed a little and labelled again by the rules, which gives near misses
+on both sides of every threshold. Windows with a large loss are drawn more often. In a further share prices move by half
+a tick while the labels stay, so that the last digit of a price does not decide. Calibration and thresholds are set on
+simulated bars at natural rates that training never used. Both standards are trained at once.
 """
 
 import json
@@ -169,19 +166,15 @@ def _epoch(state: _State, profile: Profile, epoch: int, seed: int) -> float:
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
-        _average(state, min(profile.ema, (step + 1) / (step + 10)))
+        decay = min(profile.ema, (step + 1) / (step + 10))
+        with torch.no_grad():  # move the averaged weights a little towards the trained ones
+            for mean, value in zip(state.averaged.state_dict().values(), state.net.state_dict().values(), strict=True):
+                if mean.is_floating_point():
+                    mean.lerp_(value, 1.0 - decay)
+                else:
+                    mean.copy_(value)
         losses += float(loss.detach())
     return losses / steps
-
-
-def _average(state: _State, decay: float) -> None:
-    """Move the averaged weights a little towards the trained ones."""
-    with torch.no_grad():
-        for mean, value in zip(state.averaged.state_dict().values(), state.net.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, 1.0 - decay)
-            else:
-                mean.copy_(value)
 
 
 def _validate(net: PatternCNN, x: Float32Array, y: BoolArray) -> tuple[float, float]:
@@ -210,27 +203,6 @@ def _finished(history: list[dict[str, float]], profile: Profile) -> bool:
     return len(scores) >= profile.epochs or stale >= profile.patience
 
 
-def _fit(seed: int, size: Profile, checkpoint: Path | None, progress: EpochCallback | None) -> _State:
-    """Train to the end, from the checkpoint where there is one; ``averaged`` then holds the best epoch."""
-    state, key = _State.start(seed, size), json.dumps({"seed": seed, "profile": asdict(size)}, sort_keys=True)
-    if checkpoint is not None and checkpoint.exists():
-        state.load(checkpoint, key)
-    x, y = natural_windows((seed, 3), size.valid)
-    while not _finished(state.history, size):
-        row = {"epoch": float(len(state.history))}
-        row["train_loss"] = _epoch(state, size, len(state.history), seed)
-        row["valid_loss"], row["valid_macro_f1"] = _validate(state.averaged, x, y)
-        if all(row["valid_macro_f1"] > past["valid_macro_f1"] for past in state.history):
-            state.best = {k: v.detach().clone() for k, v in state.averaged.state_dict().items()}
-        state.history.append(row)
-        if checkpoint is not None:
-            state.save(checkpoint, key)
-        if progress is not None:
-            progress(row)
-    state.averaged.load_state_dict(state.best)
-    return state
-
-
 def train_patterns(
     *,
     standard: Standard = "classic",
@@ -245,24 +217,16 @@ def train_patterns(
     ----------
     standard : "classic" or "continuous", the half to return. Both are trained, because patterns that are rare under
         one are common under the other and share their conditions; one checkpoint serves both.
-    seed : of the weights and of every simulated market.
-    profile : "smoke" (seconds), "full" (the shipped weights), or a :class:`Profile`.
+    seed : of the weights and of every simulated market
+    profile : "smoke" (seconds), "full" (the shipped weights), or a `Profile`
     checkpoint : file written after every epoch; when it exists, training continues from it, and ends with the
-        same bits as a run that was never interrupted.
-    progress : called after every epoch with its row of the history.
+        same bits as a run that was never interrupted
+    progress : called after every epoch with its row of the history
 
-    Returns
-    -------
-    The model, and the history: columns epoch, train_loss, valid_loss, valid_macro_f1 (over both standards).
-    The weights are those of the epoch with the highest valid_macro_f1. train_loss is over windows drawn for
-    their loss, so it lies above valid_loss, which is at natural rates.
-
-    Raises
-    ------
-    ConfigError
-        For an unknown standard or profile, or a checkpoint of another run.
-    BundleError
-        For a damaged checkpoint.
+    Returns the model, with the weights of the epoch with the highest valid_macro_f1 (over both standards), and the
+    history: columns epoch, train_loss (over windows drawn for their loss), valid_loss (at natural rates),
+    valid_macro_f1. Raises ConfigError for an unknown standard or profile, or a checkpoint of another run; BundleError
+    for a damaged checkpoint.
     """
     if standard not in STANDARDS:
         raise ConfigError(f"standard: {standard!r} is unknown; use 'classic' or 'continuous'")
@@ -280,12 +244,10 @@ def ship_patterns(
 ) -> list[Path]:
     """Train once and write the weights of both standards with the manifests that `pretrained` checks.
 
-    A manifest also states the macro-F1 on simulated bars (of both standards together; the early stopping
-    chose on it) and on the real daily bars that come with arch. No weight, calibration or threshold was
-    fitted to real bars, but designs of the network were compared on them, so they are no pristine test set.
-
-    Parameters and errors are those of :func:`train_patterns`. Returns the two weight files. With a seed, the
-    bits are the same on every run on one kind of processor; another kind may round otherwise.
+    A manifest also states the macro-F1 on simulated bars (of both standards together; the early stopping chose on it)
+    and on the real daily bars that come with arch. No weight, calibration or threshold was fitted to real bars, but
+    designs of the network were compared on them, so they are no pristine test set. With a seed, the bits are the same
+    on every run on one kind of processor. Parameters and errors are those of `train_patterns`; returns the two files.
     """
     models, history = _train(STANDARDS, seed, profile, checkpoint, progress)
     paths = []
@@ -328,10 +290,26 @@ def _train(
     checkpoint: Path | None,
     progress: EpochCallback | None,
 ) -> tuple[list[PatternModel], pd.DataFrame]:
-    """The calibrated models of the standards, from one training, and its history."""
+    """The calibrated models of the standards from one training, from the checkpoint where there is one; its history."""
     name, size = _named(profile)
+    key = json.dumps({"seed": seed, "profile": asdict(size)}, sort_keys=True)
     with _deterministic():
-        state = _fit(seed, size, checkpoint, progress)
+        state = _State.start(seed, size)
+        if checkpoint is not None and checkpoint.exists():
+            state.load(checkpoint, key)
+        x, y = natural_windows((seed, 3), size.valid)
+        while not _finished(state.history, size):
+            row = {"epoch": float(len(state.history))}
+            row["train_loss"] = _epoch(state, size, len(state.history), seed)
+            row["valid_loss"], row["valid_macro_f1"] = _validate(state.averaged, x, y)
+            if all(row["valid_macro_f1"] > past["valid_macro_f1"] for past in state.history):
+                state.best = {k: v.detach().clone() for k, v in state.averaged.state_dict().items()}
+            state.history.append(row)
+            if checkpoint is not None:
+                state.save(checkpoint, key)
+            if progress is not None:
+                progress(row)
+        state.averaged.load_state_dict(state.best)
         command = f"mlkit train --only patterns --profile {name} --seed {seed}"
         models = calibrated(state.averaged, standards, size.calibration, seed, command)
     return models, pd.DataFrame(state.history).astype({"epoch": "int64"})

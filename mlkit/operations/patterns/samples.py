@@ -44,18 +44,11 @@ def natural_windows(seed: tuple[int, ...], n_bars: int) -> tuple[Float32Array, B
 
 
 def mutate(raw: Float64Array, rng: np.random.Generator) -> Float64Array:
-    """Near misses: copies of windows whose last bars are changed a little and stay valid.
+    """Near misses: copies of windows (n, 20, 5) whose last bars are changed a little and stay valid.
 
-    Parameters
-    ----------
-    raw : (n, 20, 5) open, high, low, close, volume.
-    rng : the only source of randomness.
-
-    Returns
-    -------
-    (n, 20, 5). Each window gets one or more of: a nudge of some prices by a share of the mean range (0.1 %
-    to 30 %), one price snapped to another or one tick beside it, the last bars stretched against those
-    before, every open set to the previous close or a tick beside it, prices rounded to a coarser tick.
+    Each window gets one or more of: a nudge of some prices by a share of the mean range (0.1 % to 30 %), one price
+    snapped to another or one tick beside it, the last bars stretched against those before, every open set to the
+    previous close or a tick beside it, prices rounded to a coarser tick.
     """
     out = raw.copy()
     n = len(out)
@@ -112,19 +105,12 @@ def any_volume(raw: Float64Array, rng: np.random.Generator) -> Float64Array:
 def training_windows(
     seed: tuple[int, ...], n: int, natural: float = 0.35, rare: float = 0.25, *, jitter: bool = False
 ) -> tuple[Float32Array, BoolArray]:
-    """New windows with their labels: natural ones, ones with rare patterns, and mutations of the latter.
+    """New windows (n, 20, 5) float32 and their labels (n, 2 n_patterns) bool, in random order.
 
-    Parameters
-    ----------
-    seed, n : of the simulated markets, number of windows.
-    natural, rare : shares of windows drawn evenly and by the rarity of their patterns; the rest is mutated.
-    jitter : move the prices of the windows that are not mutated by up to half a tick and keep their labels. The
-        network then learns the rules without the noise of the last digit: it is steadier than the rules, and near a
-        threshold its probability is the share of such moves for which the rule holds.
-
-    Returns
-    -------
-    ((n, 20, 5) float32, (n, 2 n_patterns) bool) in random order.
+    ``natural`` and ``rare`` are the shares drawn evenly and by the rarity of their patterns; the rest is mutated.
+    ``jitter`` moves the prices of windows that are not mutated by up to half a tick and keeps their labels: the network
+    then learns the rules without the noise of the last digit. It is steadier than the rules, and near a threshold its
+    probability is the share of such moves for which the rule holds.
     """
     rng = np.random.default_rng(np.random.SeedSequence((*seed, 1)))
     raw: list[Float64Array] = []

@@ -66,7 +66,9 @@ def calibrated(
     x, labels = natural_windows((seed, 4), n_bars)
     models = []
     for standard in standards:
-        half, y = halve(net, standard), labels[:, columns(standard)]
+        own, state = columns(standard), weights_of(net)
+        half = net_of(state | {name: state[name][own] for name in ("read_out.weight", "read_out.bias")})
+        y = labels[:, own]
         z = net_logits(folded(half), x)
         lines = [platt(z[:, k], y[:, k]) for k in range(len(PATTERNS))]
         slope, intercept = (np.array(part) for part in zip(*lines, strict=True))
@@ -87,14 +89,6 @@ def columns(standard: Standard) -> slice:
     """Outputs of a standard among those of both."""
     first = STANDARDS.index(standard) * len(PATTERNS)
     return slice(first, first + len(PATTERNS))
-
-
-def halve(net: PatternCNN, standard: Standard) -> PatternCNN:
-    """The network with the outputs of one standard alone."""
-    state = weights_of(net)
-    for name in ("read_out.weight", "read_out.bias"):
-        state[name] = state[name][columns(standard)]
-    return net_of(state)
 
 
 def counts(model: PatternModel, ohlcv: Float64Array) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from mlkit.operations.retraining.comparison import trained_until
 from mlkit.operations.tracking.tracking import tracked
 from mlkit.untrusted import printable
 
-_RECORD = "retraining.jsonl"
+RECORD = "retraining.jsonl"
 
 
 def champion_of(symbol: str, timeframe: str, settings: Settings) -> tuple[ModelBundle | None, str]:
@@ -40,7 +40,7 @@ def roll_back(symbol: str, timeframe: str, settings: Settings | None = None) -> 
         for name in history(root)[1:2]:
             check_market(read_manifest(root / name), symbol, timeframe, root)
         bundle = rollback(root)
-        write_record(root, "rolled back", bundle=bundle.id, left=left, why="asked for")
+        Ledger(root / RECORD).write("rolled back", bundle=bundle.id, left=left, why="asked for")
     with tracked("retrain", settings, name=root.name, parameters={"left": left}) as run:
         run.tags({"outcome": "rolled back"})
         run.bundle(bundle, alias="champion")
@@ -50,13 +50,8 @@ def roll_back(symbol: str, timeframe: str, settings: Settings | None = None) -> 
 def record(root: Path) -> list[dict[str, Any]]:
     """Changes of a market's current bundle by `retrain` and `roll_back`, in order: event, time, bundle, why, ..."""
     texts = ("bundle", "left", "why")
-    entries = Ledger(root / _RECORD).entries()
+    entries = Ledger(root / RECORD).entries()
     return [entry for entry in entries if all(isinstance(entry.get(name, ""), str) for name in texts)]
-
-
-def write_record(root: Path, event: str, **fields: Any) -> None:
-    """Add an entry to the record."""
-    Ledger(root / _RECORD).write(event, **fields)
 
 
 def published(root: Path) -> pd.DataFrame:

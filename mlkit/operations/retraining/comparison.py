@@ -1,33 +1,21 @@
 """Champion against challenger, on bars later than both were trained on.
 
-The loss of a bar
------------------
-Fixed before anything is compared, and the same for every market: the mean over the compared horizons of
+The loss of a bar is the mean over the compared horizons of ``WIS / v + (p_up - direction)²``: the weighted interval
+score of the point forecast and the 80 % and 90 % intervals, in units of the volatility ``v = ewma_volatility *
+sqrt(horizon)`` that is known at the bar's close, plus the Brier score of the direction. Both are proper scores: their
+expectation is lowest for the true distribution. The unit makes volatile and calm periods weigh the same.
 
-    WIS / v + (p_up - direction)²
+The difference of the mean losses, challenger less champion on the same rows, has an interval from a block bootstrap
+that keeps overlapping labels together. The challenger is ``better`` where the whole interval is below 0, ``worse``
+where it is above.
 
-that is, the weighted interval score of the point forecast and the 80 % and 90 % intervals, in units of the
-volatility ``v = ewma_volatility * sqrt(horizon)`` that is known at the bar's close, plus the Brier score of the
-direction. Both parts are proper scores: their expectation is lowest for the true distribution. The unit makes volatile
-and calm periods weigh the same.
-
-The difference
---------------
-The difference of the mean losses, challenger less champion, row by row on the same rows, with an interval from a block
-bootstrap that keeps overlapping labels together. The challenger is ``better`` where the whole interval is below 0,
-``worse`` where it is above.
-
-Execution timing and look-ahead
--------------------------------
 A row is scored where its bar opened after the last training bar of **both**, and after the last bar that tuning used
 where parameters of one were tuned. The labels of training end at that bar or before, so none of them overlaps a scored
 one. The times of the bars alone decide which rows and horizons are scored, never the forecasts.
 
-References
-----------
-Bracher, Ray, Gneiting & Reich (2021), *PLoS Computational Biology* 17, eq. 1: the weighted interval score. Gneiting &
-Raftery (2007), *JASA* 102: proper scores. Diebold & Mariano (1995), *J. Business & Economic Statistics* 13: comparing
-forecasts by the mean of their loss differences.
+References: Bracher, Ray, Gneiting & Reich (2021), *PLoS Computational Biology* 17, eq. 1 (weighted interval score);
+Gneiting & Raftery (2007), *JASA* 102 (proper scores); Diebold & Mariano (1995), *J. Business & Economic Statistics* 13
+(comparing forecasts by the mean of their loss differences).
 """
 
 from collections.abc import Mapping
@@ -48,7 +36,6 @@ from mlkit.market import validate_bars
 from mlkit.models.bundle import ModelBundle
 from mlkit.models.ensemble import FloatMatrix, FloatVector
 
-Losses = dict[tuple[int, str], FloatVector]  # (horizon, part of the loss) -> loss of each later bar
 _LEVEL, _RESAMPLES = 0.95, 1000  # nominal coverage of the interval, and bootstrap resamples
 INDEPENDENT_BLOCKS = 4  # fewer blocks of overlapping labels than this show no difference
 
@@ -102,11 +89,6 @@ def trained_until(bundle: ModelBundle) -> pd.Timestamp:
     return pd.to_datetime(bundle.manifest.training_span.end, utc=True)
 
 
-def comparable(horizons: tuple[int, ...], rows: int) -> tuple[int, ...]:
-    """The horizons with enough independent outcomes in ``rows`` bars: four blocks of twice the horizon."""
-    return tuple(h for h in horizons if rows - h >= INDEPENDENT_BLOCKS * default_block(h))
-
-
 def compare(
     champion: ModelBundle,
     challenger: ModelBundle,
@@ -116,17 +98,10 @@ def compare(
     features: FeatureSet | None = None,
     after: pd.Timestamp | None = None,
 ) -> Comparison:
-    """Score both on every bar that opened after the last training bar of both (see the head of this module).
+    """Score two bundles of one market on every bar that opened after the last training bar of both.
 
-    Parameters
-    ----------
-    champion, challenger : bundles of one market, with price models
-    bars : DataFrame (n_bars, 5)
-        A history that reaches beyond both trainings. Each bundle forecasts it as a live predictor does.
-    features : own features, where the bundles were trained with some
-    after : last bar that parameters of one of them were chosen on, such as ``Tuned.saw_until``: only later ones count
-
-    A horizon that only one of them has, or with too few later bars (`comparable`), is left out.
+    Each bundle forecasts the bars (n_bars, 5) as a live predictor does. ``features`` and ``after`` are as in `train`. A
+    horizon that only one of them has, or with fewer than four blocks of later outcomes, is left out.
 
     Raises BarsError where no horizon is left, ConfigError for a bundle without price models.
     """
@@ -134,7 +109,8 @@ def compare(
     seen = max(filter(None, (trained_until(champion), trained_until(challenger), after)))
     later = np.flatnonzero(bars.index > seen)
     shared = tuple(h for h in champion.manifest.horizons if h in challenger.manifest.horizons)
-    horizons = comparable(shared, len(later))
+    # Those with enough independent outcomes: four blocks of twice the horizon.
+    horizons = tuple(h for h in shared if len(later) - h >= INDEPENDENT_BLOCKS * default_block(h))
     if not horizons:
         market = f"{bars.attrs['symbol']} {bars.attrs['timeframe']}"
         raise BarsError(
@@ -167,14 +143,18 @@ def _difference(
     ours: FloatMatrix, theirs: FloatMatrix, parts: list[tuple[int, str]], horizons: tuple[int, ...], seed: int
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """The table of the parts of the loss, and the difference of the mean losses with its interval."""
+
+    def means(of: Mapping[str, FloatVector]) -> dict[str, float]:
+        return {name: float(values.mean()) for name, values in of.items()}
+
     columns = dict(zip(map(str, range(len(parts))), (theirs - ours).T, strict=True))
     # A bar's loss is the sum of its parts, averaged over the horizons.
     columns["all"] = (theirs - ours).sum(axis=1) / len(horizons)
-    judged = metric_intervals(_means, columns, horizon=max(horizons), level=_LEVEL, reps=_RESAMPLES, seed=seed)
+    judged = metric_intervals(means, columns, horizon=max(horizons), level=_LEVEL, reps=_RESAMPLES, seed=seed)
     judged = judged.rename(columns={"value": "difference"})
     index = pd.MultiIndex.from_tuples(parts, names=["horizon", "part"])
-    means = pd.DataFrame({"champion": ours.mean(0), "challenger": theirs.mean(0)}, index)
-    table = pd.concat([means, judged.iloc[:-1].set_axis(index)], axis=1)
+    losses = pd.DataFrame({"champion": ours.mean(0), "challenger": theirs.mean(0)}, index)
+    table = pd.concat([losses, judged.iloc[:-1].set_axis(index)], axis=1)
     return table, {name: float(judged[name].iloc[-1]) for name in ("difference", "low", "high")}
 
 
@@ -185,14 +165,14 @@ def _losses(
     horizons: tuple[int, ...],
     settings: Settings,
     features: FeatureSet | None,
-) -> Losses:
-    """Losses of each later bar, (n_later,), NaN where it has no outcome or no forecast."""
+) -> dict[tuple[int, str], FloatVector]:
+    """Losses (n_later,) by horizon and part, NaN where a bar has no outcome or no forecast."""
     if bundle.price is None:
         raise ConfigError(f"bundle {bundle.path}: holds no price models that could be compared")
     forecasts = Predictor(bundle, settings, features=features).forecasts(bars)
     outcomes = forward_returns(bars, horizons)["log_return"]
     ewma = build_features(bars, columns=["ewma_volatility"])["ewma_volatility"].to_numpy(dtype=np.float64)[later]
-    found: Losses = {}
+    found = {}
     for h in horizons:
         of = {name: values.to_numpy()[later] for name, values in forecasts[forecasts["horizon"] == h].items()}
         y = outcomes[h].to_numpy()[later]
@@ -210,7 +190,3 @@ def _weighted_interval_score(y: FloatVector, of: Mapping[Any, Any]) -> FloatVect
         miss = np.maximum(low - y, 0.0) + np.maximum(y - high, 0.0)
         score = score + 0.5 * (1.0 - level / 100) * (high - low) + miss
     return np.asarray(score / 2.5)
-
-
-def _means(columns: Mapping[str, FloatVector]) -> dict[str, float]:
-    return {name: float(values.mean()) for name, values in columns.items()}

@@ -4,7 +4,7 @@ Only the bars decide: the current time is not read, so the same bars give the sa
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import pandas as pd
 
@@ -12,17 +12,8 @@ from mlkit.config import Settings
 from mlkit.evaluation import default_block
 from mlkit.market import timeframe_delta, validate_bars
 from mlkit.models.bundle import ModelBundle
+from mlkit.operations.drift.checks import DriftReport
 from mlkit.operations.retraining.comparison import INDEPENDENT_BLOCKS, trained_until
-
-
-class DriftResult(Protocol):
-    """Verdict and reasons of a check for drift."""
-
-    @property
-    def verdict(self) -> str: ...
-
-    @property
-    def reasons(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -62,18 +53,14 @@ def decide(
     bundle: ModelBundle | None,
     bars: pd.DataFrame,
     settings: Settings | None = None,
-    drift: DriftResult | None = None,
+    drift: DriftReport | None = None,
     *,
     fault: str = "",
 ) -> Decision:
     """Whether a model is to be trained again on these bars, and why.
 
-    Parameters
-    ----------
-    bundle : the champion; None where there is no usable one, with its ``fault`` if it is damaged
-    bars : DataFrame (n_bars, 5), the history up to now
-    settings : ``retrain_age``, ``retrain_new_bars`` and ``retrain_rows``
-    drift : result of `mlkit.operations.drift.check_drift`; None without a check
+    ``bundle`` is the champion; None where there is no usable one, with its ``fault`` if it is damaged. ``bars`` are the
+    history up to now, (n_bars, 5), ``drift`` is of `check_drift`.
 
     Due by **age** where the time from the end of the training to the close of the newest bar is more than
     ``retrain_age`` (a tenth) of the time trained on: the rule by which an insight calls its model stale. Due by **new

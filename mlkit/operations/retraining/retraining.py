@@ -1,36 +1,31 @@
 """When a model is trained again, and whether the new one takes its place.
 
-A round of `retrain`
---------------------
-1. `decide`: is a new model due, by the age of the current one (the **champion**), by new bars, or by drift? The result
-   of the drift check is saved where insights, status and panel read it.
+A round of `retrain`:
+
+1. `decide`: is a new model due, by the age of the current one (the **champion**), by new bars, or by drift?
 2. A **challenger** is trained on the bars before a cut and written, not published.
-3. Both forecast the bars after the cut, on which neither was trained; `mlkit.operations.retraining.comparison` tells
-   which did better.
+3. Both forecast the bars after the cut, on which neither was trained, and are compared (`compare`).
 4. The challenger is published, in one step, if the whole interval of the comparison says that it did better, or if the
    champion is stale and the challenger did not do worse. It replaces an absent or damaged champion in any case.
 5. The newest ``Settings.retrain_keep`` bundles stay; leftovers of killed runs and earlier rounds are deleted.
 
-The bundle that was compared is published, not another one trained on more bars. With tuned parameters the challenger's
-own verdict and the comparison count only bars later than those that tuning used. Where a market has no bundle of its
-own and a pool's answers, that one is the champion, and a better challenger becomes the market's own.
-
-Files of a market's folder, beside its bundles: ``retraining.jsonl`` records what was published and why;
-``.retraining.lock`` is held while a round runs and is free again when its process ends, however it ends. A process
-killed at any moment leaves the old champion or the new one.
+The bundle that was compared is published, not another one trained on more bars. Where a market has no bundle of its own
+and a pool's answers, that one is the champion, and a better challenger becomes the market's own. A process killed at
+any moment leaves the old champion or the new one; ``retraining.jsonl`` beside the bundles records what was published
+and why.
 """
 
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import pandas as pd
 
 from mlkit.config import Settings
 from mlkit.errors import BundleError, ConfigError, NotTrainedError, RetrainingError
-from mlkit.evaluation import Source
+from mlkit.evaluation import Ledger, Source
 from mlkit.features import FeatureSet
 from mlkit.inference import current_stamp
 from mlkit.market import available, fingerprint, load_bars, validate_bars
@@ -48,9 +43,9 @@ from mlkit.models.bundle import (
 )
 from mlkit.models.ensemble import EnsembleSettings, Progress
 from mlkit.operations.drift.checks import DriftReport, check_drift, save_drift
-from mlkit.operations.retraining.champions import champion_of, record, write_record
+from mlkit.operations.retraining.champions import RECORD, champion_of, record
 from mlkit.operations.retraining.comparison import Comparison, compare, trained_until
-from mlkit.operations.retraining.decision import Decision, DriftResult, decide, least_rows
+from mlkit.operations.retraining.decision import Decision, decide, least_rows
 from mlkit.operations.tracking.tracking import TrackedRun, tracked
 from mlkit.operations.training import training
 from mlkit.operations.training.execution import Execution
@@ -88,7 +83,7 @@ class Retraining:
         return {
             **{name: getattr(self, name) for name in ("market", "outcome", "why")},
             "due": self.decision.due,
-            "checks": [{"rule": check.rule, "due": check.due, "text": check.text} for check in self.decision.checks],
+            "checks": [asdict(check) for check in self.decision.checks],
             "champion": self.champion,
             "challenger": self.challenger,
             "comparison": None if self.comparison is None else self.comparison.to_dict(),
@@ -104,7 +99,7 @@ def retrain(
     *,
     force: bool = False,
     dry_run: bool = False,
-    drift: DriftResult | None = None,
+    drift: DriftReport | None = None,
     features: FeatureSet | None = None,
     ensemble: EnsembleSettings | None = None,
     tuned: bool = False,
@@ -118,7 +113,7 @@ def retrain(
     settings : where the models are; the thresholds of `decide`; how many bundles are kept
     force : train and compare even if nothing is due; publication still takes better forecasts
     dry_run : decide, and report what would be done
-    drift : see `decide`; checked by default
+    drift : of `check_drift`, which is called by default
     features, ensemble : as in `train`
     tuned : instead of ``ensemble``, the parameters that `mlkit tune` left for the market. Only bars later than
         ``Tuned.saw_until`` judge the challenger, by itself and against the champion.
@@ -150,20 +145,14 @@ def retrain(
     chosen = load_tuned(settings, bars.attrs["symbol"], bars.attrs["timeframe"]) if tuned else None
     if chosen is not None:
         chosen.demand(settings, bars, features)
-    options = {"features": features, "ensemble": ensemble, "execution": Execution(progress)}
+    after = None if chosen is None else chosen.saw_until
+    options = {"features": features, "ensemble": ensemble, "after": after, "execution": Execution(progress)}
     root = market_root(bars.attrs["symbol"], bars.attrs["timeframe"], settings)
-    if dry_run:
-        return _Round(root, bars, settings, drift, chosen, options).rehearse(force)
-    with only_one(root):
-        return _Round(root, bars, settings, drift, chosen, options).run(force)
+    with nullcontext() if dry_run else only_one(root):
+        return _Round(root, bars, settings, drift, chosen, options).run(force, dry_run)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Number of bars to train on, and why the challenger needs no comparison, if so."""
-
-    cut: int
-    why: str = ""
+_Plan: TypeAlias = tuple[int, str]  # bars to train on, and why the challenger needs no comparison, if so
 
 
 class _Round:
@@ -174,46 +163,35 @@ class _Round:
         root: Path,
         bars: pd.DataFrame,
         settings: Settings,
-        drift: DriftResult | None,
+        drift: DriftReport | None,
         tuned: Tuned | None,
         options: Mapping[str, Any],  # of train
     ) -> None:
         self._root, self._bars, self._settings, self._tuned, self._options = root, bars, settings, tuned, options
         self._before = _content(root / CURRENT)  # compared before publishing: another process may publish meanwhile
         self._champion, self._fault = champion_of(bars.attrs["symbol"], bars.attrs["timeframe"], settings)
-        self._decision = decide(self._champion, bars, settings, drift or self._check_drift(), fault=self._fault)
+        if drift is None and self._champion is not None and self._champion.price is not None:
+            drift = check_drift(self._champion, bars, settings, features=options["features"])
+            save_drift(drift, self._champion.path.parent)
+        self._decision = decide(self._champion, bars, settings, drift, fault=self._fault)
 
-    def _check_drift(self) -> DriftReport | None:
-        """Drift of the champion, saved beside it; None without a price model."""
-        if self._champion is None or self._champion.price is None:
-            return None
-        found = check_drift(self._champion, self._bars, self._settings, features=self._options["features"])
-        save_drift(found, self._champion.path.parent)
-        return found
-
-    def rehearse(self, force: bool) -> Retraining:
+    def run(self, force: bool, dry_run: bool) -> Retraining:
         plan = self._plan(force)
         if isinstance(plan, Retraining):
             return plan
-        then = f"publish: {plan.why}" if plan.why else f"compare on {len(self._bars) - plan.cut:,} later bars"
-        last = self._bars.index[plan.cut - 1]
-        return self._result("dry run", f"would train on {plan.cut:,} bars to {last:%Y-%m-%d}, then {then}")
-
-    def run(self, force: bool) -> Retraining:
-        plan = self._plan(force)
-        if isinstance(plan, Retraining):
-            return plan
-        facts: dict[str, Any] = {
-            "trained_bars": plan.cut,
-            "later_bars": len(self._bars) - plan.cut,
-            "due": "; ".join(self._decision.reasons),
-        }
+        cut, why = plan
+        later = len(self._bars) - cut
+        if dry_run:
+            then = f"publish: {why}" if why else f"compare on {later:,} later bars"
+            last = self._bars.index[cut - 1]
+            return self._result("dry run", f"would train on {cut:,} bars to {last:%Y-%m-%d}, then {then}")
+        facts: dict[str, Any] = {"trained_bars": cut, "later_bars": later, "due": "; ".join(self._decision.reasons)}
         facts |= {} if self._tuned is None else {"tuned": self._tuned.provenance()}
         sources = [Source.of(self._bars)]
         with tracked("retrain", self._settings, name=self._root.name, parameters=facts, sources=sources) as run:
             if self._champion is not None and self._champion.path.parent == self._root:  # not a pool's
                 run.bundle(self._champion, alias="champion")
-            result = self._finish(plan, run)
+            result = self._finish(cut, why, run)
             run.tags({"outcome": result.outcome, "why": result.why})
             run.text("round", str(result))
             if result.comparison is not None:
@@ -227,7 +205,7 @@ class _Round:
         if not decision.due and not force:
             return self._result("not due", "no rule asks for a new model")
         if champion is None or decision.due_by("champion"):
-            return _Plan(len(bars), decision.checks[0].text)
+            return len(bars), decision.checks[0].text
         stale = decision.due_by("age")
         later = min(int((bars.index > trained_until(champion)).sum()), self._later_than_tuning(len(bars)))
         least = least_rows(champion.manifest.horizons, self._settings)
@@ -247,29 +225,29 @@ class _Round:
 
     def _later_than_tuning(self, rows: int) -> int:
         """How many of the first rows are later than those that tuning used."""
-        return rows if self._tuned is None else int((self._bars.index[:rows] > self._tuned.saw_until).sum())
+        after = self._options["after"]
+        return rows if after is None else int((self._bars.index[:rows] > after).sum())
 
     def _judged(self, cut: int, why: str) -> _Plan | Retraining:
         """The plan, if tuned parameters can be judged on bars before the cut that tuning did not use."""
         need = training.MIN_TEST + max(self._settings.prediction_horizons)
         have = self._later_than_tuning(cut)
         if self._tuned is None or have >= need:
-            return _Plan(cut, why)
+            return cut, why
         short = f"tuned parameters are judged on {need:,} bars later than what tuning saw, {need - have:,} are missing"
         if self._decision.due_by("age") and cut < len(self._bars):
             return self._judged(len(self._bars), f"stale; {short}")
         return self._result("kept", short)
 
-    def _finish(self, plan: _Plan, run: TrackedRun) -> Retraining:
-        """Train, compare unless the plan says that there is no need to, publish or keep, tidy up."""
-        bars, options = self._bars.iloc[: plan.cut], dict(self._options)
+    def _finish(self, cut: int, why: str, run: TrackedRun) -> Retraining:
+        """Train, compare unless there is a reason not to, publish or keep, tidy up."""
+        bars, options = self._bars.iloc[:cut], dict(self._options)
         if self._tuned is not None:
             options["ensemble"] = self._tuned.ensemble(self._settings, bars, options["features"])
-            options["after"] = self._tuned.saw_until
         challenger = training.train(bars, self._settings, publish=False, **options)
         run.bundle(challenger, alias="challenger")
         outcome: RoundOutcome = "promoted" if self._champion else "published"
-        why, comparison = plan.why, None
+        comparison = None
         left = [entry for entry in record(self._root) if "left" in entry]
         refused = [entry["time"] for entry in left if entry["left"] == challenger.id]
         if refused and self._champion is not None:
@@ -291,9 +269,8 @@ class _Round:
         assert champion is not None
         if challenger.id == champion.id:
             return "kept", "the same bars and settings gave the same bundle again", None
-        after = None if self._tuned is None else self._tuned.saw_until
-        features = self._options["features"]
-        found = compare(champion, challenger, self._bars, self._settings, features=features, after=after)
+        design = {name: self._options[name] for name in ("features", "after")}
+        found = compare(champion, challenger, self._bars, self._settings, **design)
         if found.answer == "better":
             return "promoted", "the challenger is better with its whole interval", found
         if found.answer == "worse":
@@ -316,7 +293,7 @@ class _Round:
         if self._fault and damaged != challenger.id:
             withdraw(self._root, damaged)  # no rollback leads to it
         before = None if self._champion is None else self._champion.id
-        write_record(self._root, outcome, bundle=challenger.id, before=before, why=why)
+        Ledger(self._root / RECORD).write(outcome, bundle=challenger.id, before=before, why=why)
 
     def _result(
         self,

@@ -37,19 +37,22 @@ def connect(scheduler: str | None = None, *, workers: int = 2, n_threads: int = 
     workers : processes of the cluster on this machine
     n_threads : library threads of a worker where the caller's environment does not set them
 
-    Raises
-    ------
-    ConfigError, within `CONNECT_TIMEOUT` seconds, where nothing answers at the address, there is no worker, or a worker
-    has other versions than this machine; DependencyError where Dask is missing.
+    Raises ConfigError, within `CONNECT_TIMEOUT` seconds, where nothing answers at the address, there is no worker, or a
+    worker has other versions than this machine; DependencyError where Dask is missing.
     """
     try:
         import dask
         from distributed import Client, LocalCluster
+        from distributed.security import Security
     except ImportError as error:
         raise DependencyError("several processes or machines need Dask: pip install 'mlkit[scale]'") from error
     if scheduler is not None:
         with dask.config.set(_OPTIONS):
-            _check_certificates(scheduler)
+            if scheduler.startswith("tls://") and Security().get_connection_args("client").get("ssl_context") is None:
+                raise ConfigError(
+                    f"scheduler {scheduler}: TLS needs certificates; set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, "
+                    "DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY"
+                )
             try:
                 client = Client(scheduler, timeout=CONNECT_TIMEOUT, set_as_default=False)
             except (OSError, ValueError, TimeoutError) as error:
@@ -82,16 +85,6 @@ def connect(scheduler: str | None = None, *, workers: int = 2, n_threads: int = 
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-
-
-def _check_certificates(scheduler: str) -> None:
-    from distributed.security import Security
-
-    if scheduler.startswith("tls://") and Security().get_connection_args("client").get("ssl_context") is None:
-        raise ConfigError(
-            f"scheduler {scheduler}: TLS needs certificates; set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, "
-            "DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY"
-        )
 
 
 def versions() -> dict[str, str]:

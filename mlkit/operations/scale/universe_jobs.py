@@ -1,24 +1,27 @@
 """A universe of markets over several processes or machines: features, training, evaluation.
 
-Each market is one task. It reads its bars from the lake, calls the functions that a single process calls
-(`save_features`, `walk_forward`, `train`), and writes large results into the caller's folder; only a few numbers are
-returned. A task that is repeated because its worker was killed writes the same bytes under the same names, and only the
-caller publishes: each bundle once. An error in one market is reported at the end and stops no other market.
+Each market is one task. It reads its bars from the lake and writes large results into the caller's folder. A task that
+is repeated because its worker was killed writes the same bytes under the same names, and only the caller publishes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from uuid import uuid4
 
-from mlkit.config import Settings, project_root
-from mlkit.errors import ConfigError, LakeError, MlkitError, ScaleError
-from mlkit.evaluation import RUN, Source, join_run
+import pandas as pd
 
-if TYPE_CHECKING:
-    import pandas as pd
+from mlkit.config import Settings, project_root, write_atomic
+from mlkit.errors import ConfigError, LakeError, MlkitError, ScaleError
+from mlkit.evaluation import RUN, join_run
+from mlkit.features import place_of, save_features
+from mlkit.market import load_bars
+from mlkit.models.bundle import ModelBundle, publish
+from mlkit.operations.tracking.tracking import alias
+from mlkit.operations.training.scoring import score
+from mlkit.operations.training.training import train, walk_forward
 
 Work = Literal["features", "train", "evaluate"]
 _FOLDERS = {"features": "data/features", "evaluate": "data/evaluations"}  # of the results, by default
@@ -27,7 +30,7 @@ _RETRIES = 2  # of a task that ended with an error; Dask itself repeats those of
 
 @dataclass(frozen=True)
 class MarketOutcome:
-    """The result of one market."""
+    """The result of one market; ``str()`` is one line."""
 
     symbol: str
     timeframe: str
@@ -55,10 +58,8 @@ class UniverseReport:
         return tuple(outcome for outcome in self.outcomes if outcome.error)
 
     @property
-    def scores(self) -> "pd.DataFrame":
+    def scores(self) -> pd.DataFrame:
         """Of an evaluation: the rows of `score`, index (symbol, horizon)."""
-        import pandas as pd
-
         rows = [{"symbol": outcome.symbol, **row} for outcome in self.outcomes for row in outcome.scores]
         return pd.DataFrame(rows).set_index(["symbol", "horizon"]) if rows else pd.DataFrame()
 
@@ -93,35 +94,31 @@ def run_universe(
 
     Parameters
     ----------
-    work
-        "features" writes what `save_features` does, "evaluate" the forecasts of `walk_forward` and their `score`,
-        "train" what `mlkit.train` does: a published bundle a market.
-    symbols, timeframe
-        Each task loads its bars by name, see `mlkit.load_bars`.
-    settings
-        Lake, models, ledger, seed, profile, threads; its folders must be the same for all machines.
-    client
-        Of `connect`; None does one market after the other in this process, with the same results to the bit.
-    out
-        Folder of features (a URL too) or evaluations; by default ``data/features``, ``data/evaluations``.
-    watch
-        Called with each outcome, the number so far, and the number of all.
+    work : "features" writes what `save_features` does, "evaluate" the forecasts of `walk_forward` and their `score`,
+        "train" what `mlkit.train` does: a published bundle a market
+    symbols, timeframe : each task loads its bars by name, see `mlkit.load_bars`
+    settings : lake, models, ledger, seed, profile, threads; its folders must be the same for all machines
+    client : of `connect`; None does one market after the other in this process, with the same results to the bit
+    out : folder of features (a URL too) or evaluations; by default ``data/features``, ``data/evaluations``
+    watch : called with each outcome, the number so far, and the number of all
 
-    Returns
-    -------
-    The report, with the errors of single markets; its ``demand()`` raises them.
-
-    Raises
-    ------
-    ConfigError for no symbols, or one named twice; ScaleError when the scheduler goes away.
+    Returns the report, with the errors of single markets; its ``demand()`` raises them. Raises ConfigError for no
+    symbols, or one named twice; ScaleError when the scheduler goes away.
     """
     if not symbols or len(set(symbols)) < len(symbols):
         raise ConfigError("a universe must name at least one symbol, and none twice")
     settings, place = settings or Settings(), out if out is not None else _FOLDERS.get(work, "")
+    # Paths that do not depend on a worker's working directory.
+    paths = {
+        "training_data_path": settings.lake,
+        "model_storage_path": settings.models,
+        "ledger_path": settings.ledger,
+        "pattern_weights_path": settings.pattern_weights,
+    }
     order = {
         "work": work,
         "timeframe": timeframe,
-        "settings": settings.model_copy(update=_absolute_paths(settings)).model_dump(mode="json"),
+        "settings": settings.model_copy(update=paths).model_dump(mode="json"),
         "out": place if isinstance(place, str) and "://" in place else str(project_root() / place),
         "run": RUN,
         "threads": _threads(),
@@ -169,16 +166,6 @@ def _on_workers(order: dict[str, Any], symbols: Sequence[str], client: Any) -> I
         job.release()
 
 
-def _absolute_paths(settings: Settings) -> dict[str, Any]:
-    """Paths of the settings that do not depend on a worker's working directory."""
-    return {
-        "training_data_path": settings.lake,
-        "model_storage_path": settings.models,
-        "ledger_path": settings.ledger,
-        "pattern_weights_path": settings.pattern_weights,
-    }
-
-
 def do_market(order: dict[str, Any], symbol: str) -> MarketOutcome:
     """The task of a worker: one market. An error of the market itself is returned as its outcome."""
     from threadpoolctl import threadpool_limits
@@ -187,7 +174,7 @@ def do_market(order: dict[str, Any], symbol: str) -> MarketOutcome:
     settings = Settings(**order["settings"])
     try:
         with threadpool_limits(limits=order["threads"]):
-            return _WORK[order["work"]](symbol, order["timeframe"], settings, order["out"])
+            return _do(order["work"], symbol, order["timeframe"], settings, order["out"])
     except LakeError:  # the store was busy: the task is repeated
         raise
     except MlkitError as error:
@@ -201,70 +188,35 @@ def _failure(order: dict[str, Any], symbol: str, error: Exception | str) -> Mark
     return MarketOutcome(symbol, order["timeframe"], error=text.removeprefix(f"{symbol} {order['timeframe']}: "))
 
 
-def _features(symbol: str, timeframe: str, settings: Settings, out: str) -> MarketOutcome:
-    from mlkit.features import place_of, save_features
-    from mlkit.market import load_bars
-
-    receipt = save_features(load_bars(symbol, timeframe, settings=settings), out)
-    return MarketOutcome(symbol, timeframe, receipt["rows"], f"{out}/{place_of(symbol, timeframe)}")
-
-
-def _evaluate(symbol: str, timeframe: str, settings: Settings, out: str) -> MarketOutcome:
-    from mlkit.config import write_atomic
-    from mlkit.features import place_of
-    from mlkit.market import load_bars, symbol_folder
-    from mlkit.operations.tracking.tracking import tracked
-    from mlkit.operations.training.scoring import fold_scores, score
-    from mlkit.operations.training.training import walk_forward
-
-    bars = load_bars(symbol, timeframe, settings=settings)
-    name = f"{symbol_folder(symbol)}-{timeframe}"
-    with tracked("evaluate", settings, name=name, sources=[Source.of(bars)]) as run:
-        forecasts = walk_forward(bars, settings)
-        table = score(forecasts, settings)
-        if run.key is not None:
-            run.folds(fold_scores(forecasts))
-            run.scores(table)
-    path = Path(out) / place_of(symbol, timeframe) / "forecasts.parquet"
+def _do(work: Work, symbol: str, timeframe: str, settings: Settings, out: str) -> MarketOutcome:
+    bars, place = load_bars(symbol, timeframe, settings=settings), f"{out}/{place_of(symbol, timeframe)}"
+    if work == "features":
+        return MarketOutcome(symbol, timeframe, save_features(bars, out)["rows"], place)
+    if work == "train":
+        bundle = train(bars, settings, publish=False)
+        metrics: Any = bundle.manifest.metrics
+        verdicts = {str(h): str(metrics[str(h)].get("verdict")) for h in bundle.manifest.horizons}
+        return MarketOutcome(symbol, timeframe, len(bars), str(bundle.path), verdicts)
+    forecasts = walk_forward(bars, settings)
+    table = score(forecasts, settings)
+    path = Path(place) / "forecasts.parquet"
     write_atomic(path, forecasts.to_parquet())
     rows: list[Any] = table.reset_index().to_dict("records")
     verdicts = {str(row["horizon"]): str(row["verdict"]) for row in rows}
     return MarketOutcome(symbol, timeframe, len(bars), str(path), verdicts, rows)
 
 
-def _train(symbol: str, timeframe: str, settings: Settings, _: str) -> MarketOutcome:
-    from mlkit.market import load_bars
-    from mlkit.operations.training.training import train
-
-    bars = load_bars(symbol, timeframe, settings=settings)
-    bundle = train(bars, settings, publish=False)
-    metrics: Any = bundle.manifest.metrics
-    verdicts = {str(h): str(metrics[str(h)].get("verdict")) for h in bundle.manifest.horizons}
-    return MarketOutcome(symbol, timeframe, len(bars), str(bundle.path), verdicts)
-
-
-_WORK = {"features": _features, "evaluate": _evaluate, "train": _train}
-
-
 def _published(outcome: MarketOutcome, settings: Settings) -> MarketOutcome:
     """Publish the bundle of a training; only the calling process does."""
-    from dataclasses import replace
-
-    from mlkit.models.bundle import ModelBundle, publish
-    from mlkit.operations.tracking.tracking import alias
-
     if not Path(outcome.place).is_dir():
-        return replace(
-            outcome,
-            error=f"its worker wrote {outcome.place}, which is not seen here; models need a folder "
-            "that all machines share (MLKIT_MODEL_STORAGE_PATH)",
-        )
+        why = "is not seen here; models need a folder that all machines share (MLKIT_MODEL_STORAGE_PATH)"
+        return replace(outcome, error=f"its worker wrote {outcome.place}, which {why}")
     try:
         bundle = ModelBundle.open(outcome.place)
         publish(bundle)
         alias(settings, bundle, "champion")
-    except (MlkitError, OSError) as error:
-        return replace(outcome, error=" ".join(str(error).split()))
+    except (MlkitError, OSError) as failure:
+        return replace(outcome, error=" ".join(str(failure).split()))
     return outcome
 
 

@@ -1,9 +1,8 @@
-"""How a training is executed: who sees its progress, where large arrays lie, and which finished stages are kept.
+"""How a training is executed: its progress, where large arrays lie, and which finished stages are kept.
 
-A stage is the forecasts of one fold, or the final model. It is kept as one zip file under ``<models>/.work/<key>/``,
-written in one step, so that a kill leaves it whole or absent; a damaged one is computed again. The key is the hash of
-everything that decides a bit of the result: bars, configuration, seed, threads, versions of the libraries and mlkit's
-own code. So another training never finds these files.
+A stage is the forecasts of one fold, or the final model: one zip file under ``<models>/.work/<key>/``, written in one
+step, so that a kill leaves it whole or absent. The key is the hash of everything that decides a bit of the result:
+bars, configuration, seed, threads, versions of the libraries and mlkit's own code.
 """
 
 import hashlib
@@ -17,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mlkit.config import Settings, write_atomic
 from mlkit.errors import ConfigError
@@ -26,13 +24,8 @@ from mlkit.features import FeatureSet
 from mlkit.models.ensemble import EnsembleSettings, Progress
 from mlkit.operations.tracking.provenance import package_versions
 from mlkit.operations.tracking.trials import configuration, feature_digest
-from mlkit.operations.training.panel_layout import markets_of
+from mlkit.operations.training.panel_layout import Bars, markets_of
 from mlkit.operations.training.training_set import ensemble_settings
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from mlkit.operations.training.panel_layout import Bars
 
 WORK_FOLDER = ".work"  # of all trainings that have not ended
 ARRAY_PREFIX = ".training-set-"  # of folders that hold the arrays of one fit; a killed process leaves its own
@@ -99,22 +92,10 @@ class Execution:
                 kept.writestr(name, data)
         write_atomic(self.stages / f"{stage}.zip", content.getvalue())
 
-    def load_table(self, stage: str) -> "pd.DataFrame | None":
-        """The table of a finished stage, to the bit; None as in `load`."""
-        import pandas as pd
-
-        files = self.load(stage)
-        return None if files is None else pd.read_parquet(io.BytesIO(files["table.parquet"]))
-
-    def save_table(self, stage: str, table: "pd.DataFrame") -> None:
-        """Keep the table of a stage."""
-        if self.stages is not None:
-            self.save(stage, {"table.parquet": table.to_parquet()})
-
 
 @contextmanager
 def resumable(
-    bars: "Bars",
+    bars: Bars,
     settings: Settings,
     *,
     ensemble: EnsembleSettings | None = None,
@@ -129,8 +110,7 @@ def resumable(
 
     Parameters
     ----------
-    bars, settings, ensemble, features : of the training
-    progress : as in `Execution`
+    bars, settings, ensemble, features, progress : as in `train` and `Execution`
     in_files : features and labels lie in files beside the stages; what a killed run left there is deleted first
     fresh : delete the stages of an earlier run first
 

@@ -1,36 +1,30 @@
 """Backtests of out-of-sample forecasts, with Sharpe ratios deflated by the number of trials."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from mlkit.config import Settings
 from mlkit.errors import ConfigError
 from mlkit.evaluation import Backtest, Ledger, Source, backtest, deflated_sharpe, probabilistic_sharpe, sharpe_ratio
 from mlkit.operations.tracking.trials import count_trials
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 MIN_RATIOS = 5  # trials with a recorded Sharpe ratio, from which on their variance replaces the theoretical one
 
 
 def backtests(
-    bars: "pd.DataFrame", forecasts: "pd.DataFrame", settings: Settings | None = None, *, column: str = "log_return"
+    bars: pd.DataFrame, forecasts: pd.DataFrame, settings: Settings | None = None, *, column: str = "log_return"
 ) -> dict[int, Backtest]:
     """Each horizon's forecasts traded over the test span: the position is the sign of ``column``, as in the verdict.
 
     Parameters
     ----------
-    bars : DataFrame (n_bars, 5), those of `walk_forward`
-    forecasts : DataFrame from `walk_forward`; the position is flat in bars without a forecast
+    bars, forecasts : those of `walk_forward`; the position is flat in bars without a forecast
     column : the forecast that is traded: ``log_return``, or a member such as ``xgboost``
 
-    Returns
-    -------
-    Horizon to `Backtest`, from the first test bar to the open at which its last position ends. ConfigError for bars
-    that are not those of the forecasts.
+    Returns horizon to `Backtest`, from the first test bar to the open at which its last position ends. ConfigError for
+    bars that are not those of the forecasts.
     """
     settings = settings or Settings()
     first, last = int(forecasts["bar"].min()), int(forecasts["bar"].max())
@@ -48,11 +42,9 @@ def backtests(
 
 
 def strategy_returns(
-    bars: "pd.DataFrame", forecasts: "pd.DataFrame", settings: Settings | None = None, *, columns: Sequence[str]
-) -> "pd.DataFrame":
+    bars: pd.DataFrame, forecasts: pd.DataFrame, settings: Settings | None = None, *, columns: Sequence[str]
+) -> pd.DataFrame:
     """Net return of every strategy that could have been chosen, bar by bar, (n, columns x horizons)."""
-    import pandas as pd
-
     paths = {
         (column, h): pd.Series(result.strategy.net_return)
         for column in columns
@@ -64,8 +56,8 @@ def strategy_returns(
 
 
 def evidence(
-    bars: "pd.DataFrame", forecasts: "pd.DataFrame", settings: Settings | None = None, *, column: str = "log_return"
-) -> "pd.DataFrame":
+    bars: pd.DataFrame, forecasts: pd.DataFrame, settings: Settings | None = None, *, column: str = "log_return"
+) -> pd.DataFrame:
     """The backtest of each horizon beside its baselines, and its Sharpe ratio deflated by the trials of the ledger.
 
     Parameters are those of `backtests`.
@@ -80,8 +72,6 @@ def evidence(
     The ratios of forecasts that ``walk_forward`` made are written to the ledger. Where it holds those of at least
     ``MIN_RATIOS`` trials, their variance deflates the ratio; else the variance of ratios without skill does.
     """
-    import pandas as pd
-
     settings = settings or Settings()
     results = backtests(bars, forecasts, settings, column=column)
     claims = count_trials(forecasts, settings) * len(results)

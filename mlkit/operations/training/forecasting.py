@@ -1,34 +1,38 @@
 """Forecasts of rows as a live predictor makes them, and the naive intervals beside them."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mlkit.market import timeframe_ns
-from mlkit.models.ensemble import FORECAST_COLUMNS, MIN_ROWS, FloatMatrix, IntVector, block_numbers
+from mlkit.models.ensemble import (
+    FORECAST_COLUMNS,
+    MIN_ROWS,
+    FloatMatrix,
+    Forecast,
+    IntVector,
+    PricePredictor,
+    block_numbers,
+)
 from mlkit.operations.training.training_set import TrainingSet
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from mlkit.models.ensemble import Forecast, PricePredictor
 
 NAIVE = ("unconditional", "ewma", "garch")  # scales of the naive intervals
 _QUANTILES = {"low80": 0.1, "high80": 0.9, "low90": 0.05, "high90": 0.95}
 
 
-def forecast_rows(data: TrainingSet, model: "PricePredictor", rows: IntVector) -> "Forecast":
+def forecast_rows(data: TrainingSet, model: PricePredictor, rows: IntVector) -> Forecast:
     """The forecast of rows in time order, each as a live predictor of its market makes it at that bar's close.
 
     Interval bounds adapt to the outcomes of the same market that are known by then, so the forecast of a market starts
     ``model.lookback`` bars before its first row.
     """
     parts = []
+    span: Any
     for market in np.unique(data.market[rows]):
         picked = np.flatnonzero(data.market[rows] == market)
-        own, bars = np.flatnonzero(data.market == market), data.bar[rows[picked]]
-        span: Any
+        own, bars = data.rows[market], data.bar[rows[picked]]
         first, last = int(bars[0]), int(bars[-1])
         span = own[max(first - model.lookback, 0) : last + 1]
         if span[-1] - span[0] + 1 == len(span):  # a slice of consecutive rows copies nothing
@@ -40,21 +44,17 @@ def forecast_rows(data: TrainingSet, model: "PricePredictor", rows: IntVector) -
     if len(parts) == 1:
         return parts[0][1]
     order, found = np.argsort(np.concatenate([picked for picked, _ in parts])), [forecast for _, forecast in parts]
-
-    def join(arrays: list[FloatMatrix]) -> FloatMatrix:
-        return np.concatenate(arrays)[order]
-
-    columns: dict[str, Any] = {name: join([getattr(one, name) for one in found]) for name in found[0].columns()}
-    members = {name: join([one.members[name] for one in found]) for name in found[0].members}
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(one, name) for one in found])[order] for name in found[0].columns()
+    }
+    members = {name: np.concatenate([one.members[name] for one in found])[order] for name in found[0].members}
     return replace(found[0], members=members, **columns)
 
 
 def scored_rows(
-    data: TrainingSet, model: "PricePredictor", train_rows: IntVector, test_rows: IntVector, fold: int
-) -> "pd.DataFrame":
+    data: TrainingSet, model: PricePredictor, train_rows: IntVector, test_rows: IntVector, fold: int
+) -> pd.DataFrame:
     """Forecasts, outcomes and naive intervals of one fold, long; with a column ``symbol`` for several markets."""
-    import pandas as pd
-
     forecast = forecast_rows(data, model, test_rows)
     naive = naive_intervals(data, train_rows, test_rows)
     symbols = np.array([source.symbol for source in data.sources], dtype=object)
@@ -80,11 +80,10 @@ def scored_rows(
 
 
 def naive_intervals(data: TrainingSet, train_rows: IntVector, test_rows: IntVector) -> dict[str, FloatMatrix]:
-    """Baseline intervals: quantiles of a market's training labels over a scale, times the scale of the test row.
+    """Baseline intervals (n_test, H): quantiles of a market's training labels over a scale, times that of the test row.
 
     The scale is 1 (columns ``low80`` ... ``high90``), the RiskMetrics average (``low80_ewma`` ...) or GARCH(1,1) with
-    its term structure, fitted on the training bars (``low80_garch`` ...). Each value is (n_test, H). A market with
-    fewer than ``MIN_ROWS`` training rows takes the quantiles of all.
+    its term structure (``low80_garch`` ...). A market with fewer than ``MIN_ROWS`` training rows takes those of all.
     """
     warm = data.warm(train_rows)
     one = np.ones_like(data.scale)

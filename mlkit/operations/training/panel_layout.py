@@ -6,34 +6,26 @@ A *pool* is several markets of one timeframe that are trained into one model.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
+import pandas as pd
 
 from mlkit.errors import ConfigError
 from mlkit.market import memory_ages, open_times, validate_bars
 from mlkit.models.ensemble import IntVector
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    Bars: TypeAlias = pd.DataFrame | Mapping[str, pd.DataFrame] | Sequence[pd.DataFrame]
+Bars: TypeAlias = pd.DataFrame | Mapping[str, pd.DataFrame] | Sequence[pd.DataFrame]
 
 Garch: TypeAlias = tuple[float, float, float]
 
 
-def markets_of(bars: "Bars") -> "tuple[pd.DataFrame, ...]":
+def markets_of(bars: Bars) -> tuple[pd.DataFrame, ...]:
     """The validated bars of each market of a training, ordered by symbol, whatever order they are given in.
-
-    Parameters
-    ----------
-    bars : DataFrame (n_bars, 5), or several of one timeframe: {symbol: bars}, or a sequence of them.
 
     Raises ConfigError for no bars, a symbol that is given twice, a key that is not the symbol of its bars, or several
     timeframes; BarsError for bars that break the contract.
     """
-    import pandas as pd
-
     if isinstance(bars, pd.DataFrame):
         return (validate_bars(bars),)
     if isinstance(bars, Mapping):
@@ -81,15 +73,8 @@ class Layout:
         """Position of each bar of a market on the common axis."""
         return self.position[self.rows[market]]
 
-    def without_features(self, warm_up: int) -> IntVector:
-        """Positions at which every market lacks features because of a long outage, not because of its start."""
-        missing, warm = np.zeros((2, len(self.times)), dtype=np.bool_)
-        missing[self.position[(self.age < warm_up) & (self.bar >= warm_up)]] = True
-        warm[self.position[self.age >= warm_up]] = True
-        return np.flatnonzero(missing & ~warm)
 
-
-def lay_out(markets: "Sequence[pd.DataFrame]") -> Layout:
+def lay_out(markets: Sequence[pd.DataFrame]) -> Layout:
     """The common order of several markets; that of one market is its own."""
     opened = [open_times(bars) for bars in markets]
     times = np.unique(np.concatenate(opened)) if len(opened) > 1 else opened[0]

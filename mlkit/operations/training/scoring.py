@@ -6,9 +6,10 @@ alone, at bounds that are wider because so many are tested.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mlkit.config import Settings
 from mlkit.errors import ConfigError
@@ -25,25 +26,19 @@ from mlkit.evaluation import (
     pool_verdict,
     r2_no_change,
     rank_ic,
-    verdict_table,
+    verdict,
 )
 from mlkit.models.ensemble import FloatVector
 from mlkit.operations.tracking.trials import count_trials
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 _SCORED = ("outcome", "earned", "log_return", "p_up", "lo80", "hi80", "lo90", "hi90", "low90", "high90")
 
 
-def score(forecasts: "pd.DataFrame", settings: Settings | None = None, *, trials: int | None = None) -> "pd.DataFrame":
-    """Scores of out-of-sample forecasts, per horizon, beside the naive forecast.
+def score(forecasts: pd.DataFrame, settings: Settings | None = None, *, trials: int | None = None) -> pd.DataFrame:
+    """Scores of out-of-sample forecasts of `walk_forward`, per horizon, beside the naive forecast.
 
-    Parameters
-    ----------
-    forecasts : DataFrame from `walk_forward`
-    trials : number of configurations that were tried, which widens the verdict's intervals; by default what the
-        trial ledger holds for these data (`mlkit.evaluation.ledger`)
+    ``trials`` is the number of configurations that were tried, which widens the verdict's intervals; by default what
+    the trial ledger holds for these data (`mlkit.evaluation.ledger`).
 
     Returns
     -------
@@ -53,79 +48,49 @@ def score(forecasts: "pd.DataFrame", settings: Settings | None = None, *, trials
     """
     settings = settings or Settings()
     trials = count_trials(forecasts, settings) if trials is None else trials
-    return (_score_pool if "symbol" in forecasts else _score_market)(forecasts, settings, trials)
-
-
-def score_symbols(
-    forecasts: "pd.DataFrame", settings: Settings | None = None, *, trials: int | None = None
-) -> "pd.DataFrame":
-    """`score` of each market of a pool, index (symbol, horizon); each market counts as a trial of its own.
-
-    Parameters are those of `score`; ConfigError for forecasts of one market.
-    """
-    import pandas as pd
-
-    settings = settings or Settings()
-    if "symbol" not in forecasts:
-        raise ConfigError("score_symbols: these forecasts are of one market; score says what they are worth")
-    trials = count_trials(forecasts, settings) if trials is None else trials
-    groups = {str(symbol): part for symbol, part in forecasts.groupby("symbol")}
-    parts = {symbol: _score_market(part, settings, trials * len(groups)) for symbol, part in groups.items()}
-    return pd.concat(parts, names=["symbol", "horizon"])
-
-
-def _score_pool(forecasts: "pd.DataFrame", settings: Settings, trials: int) -> "pd.DataFrame":
-    import pandas as pd
-
-    def consecutive_bars(part: "pd.DataFrame") -> dict[str, Any]:
-        """One market's rows of one horizon, NaN in bars without a label."""
-        part = part.set_index("bar")
-        part = part.reindex(range(int(part.index[0]), int(part.index[-1]) + 1))
-        names = {"y": "outcome", "pred": "log_return", "earned": "earned", "scale": "scale"}
-        times = pd.DatetimeIndex(part["timestamp"].ffill()).as_unit("ns").asi8
-        return {"times": times} | {name: part[column].to_numpy() for name, column in names.items()}
-
     rows: dict[int, dict[str, Any]] = {}
     by_horizon = _columns(forecasts)
     for h, columns in by_horizon.items():
-        judged = pool_verdict(
-            [consecutive_bars(part) for _, part in forecasts[forecasts["horizon"] == h].groupby("symbol")],
-            horizon=h,
-            cost_bps=settings.cost_bps,
-            trials=trials * len(by_horizon),
-            seed=settings.seed,
-        )
+        options: dict[str, Any] = {
+            "horizon": h,
+            "cost_bps": settings.cost_bps,
+            "trials": trials * len(by_horizon),
+            "seed": settings.seed,
+        }
+        if "symbol" in forecasts:
+            groups = forecasts[forecasts["horizon"] == h].groupby("symbol")
+            judged = pool_verdict([_consecutive_bars(part) for _, part in groups], **options)
+        else:
+            judged = verdict(columns["outcome"], columns["log_return"], earned=columns["earned"], **options)
         found = {"net_bps": judged.mean_bps, "lower_bps": judged.lower_bps, "trials": trials}
         rows[h] = _metrics(columns) | found | {"verdict": judged.verdict, "reason": judged.reason}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("horizon")
 
 
-def _score_market(forecasts: "pd.DataFrame", settings: Settings, trials: int) -> "pd.DataFrame":
-    import pandas as pd
-
-    wide = {name: _by_bar(forecasts, name) for name in _SCORED}
-    horizons = [int(h) for h in wide["outcome"].columns]
-    judged = verdict_table(
-        wide["outcome"].to_numpy(),
-        wide["log_return"].to_numpy(),
-        horizons,
-        earned=wide["earned"].to_numpy(),
-        cost_bps=settings.cost_bps,
-        trials=trials,
-        seed=settings.seed,
-    )
-    rows = {h: _metrics({name: table[h].to_numpy() for name, table in wide.items()}) for h in horizons}
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("horizon")
-    table["net_bps"], table["lower_bps"] = judged["mean_bps"], judged["lower_bps"]
-    table["trials"] = trials
-    table["verdict"], table["reason"] = judged["verdict"], judged["reason"]
-    return table
+def _consecutive_bars(part: pd.DataFrame) -> dict[str, Any]:
+    """One market's rows of one horizon, NaN in bars without a label."""
+    part = part.set_index("bar")
+    part = part.reindex(range(int(part.index[0]), int(part.index[-1]) + 1))
+    names = {"y": "outcome", "pred": "log_return", "earned": "earned", "scale": "scale"}
+    times = pd.DatetimeIndex(part["timestamp"].ffill()).as_unit("ns").asi8
+    return {"times": times} | {name: part[column].to_numpy() for name, column in names.items()}
 
 
-def fold_scores(forecasts: "pd.DataFrame") -> "pd.DataFrame":
+def score_symbols(
+    forecasts: pd.DataFrame, settings: Settings | None = None, *, trials: int | None = None
+) -> pd.DataFrame:
+    """`score` of each market of a pool, index (symbol, horizon), each a trial of its own; ConfigError without."""
+    settings = settings or Settings()
+    if "symbol" not in forecasts:
+        raise ConfigError("score_symbols: these forecasts are of one market; score says what they are worth")
+    trials = count_trials(forecasts, settings) if trials is None else trials
+    groups = {str(symbol): part.drop(columns="symbol") for symbol, part in forecasts.groupby("symbol")}
+    parts = {symbol: score(part, settings, trials=trials * len(groups)) for symbol, part in groups.items()}
+    return pd.concat(parts, names=["symbol", "horizon"])
+
+
+def fold_scores(forecasts: pd.DataFrame) -> pd.DataFrame:
     """The metrics of `score` of every fold alone, without a verdict: DataFrame, index (fold, horizon)."""
-    import pandas as pd
-
     rows = {
         (fold, h): _metrics(columns)
         for fold, part in forecasts.groupby("fold")
@@ -136,22 +101,14 @@ def fold_scores(forecasts: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def intervals(
-    forecasts: "pd.DataFrame", settings: Settings | None = None, *, level: float = 0.95, reps: int = 300
-) -> "pd.DataFrame":
-    """Block-bootstrap intervals of every headline metric of `score`, per horizon.
+    forecasts: pd.DataFrame, settings: Settings | None = None, *, level: float = 0.95, reps: int = 300
+) -> pd.DataFrame:
+    """Block-bootstrap intervals, of coverage ``level``, of every headline metric of `score`, per horizon.
 
-    Parameters
-    ----------
-    forecasts : DataFrame from `walk_forward`
-    level, reps : nominal coverage of an interval, and bootstrap resamples
-
-    Returns
-    -------
-    DataFrame, index (horizon, metric): value, low, high. The metrics are those of `score`, and net_bps: mean net return
-    of a position after ``settings.cost_bps`` a side, basis points. Each interval is for one number and is **not**
-    widened for the number of metrics and horizons; the verdict's are.
+    Returns a DataFrame, index (horizon, metric): value, low, high. The metrics are those of `score`, and net_bps: mean
+    net return of a position after ``settings.cost_bps`` a side, basis points. Each interval is for one number and is
+    **not** widened for the number of metrics and horizons; the verdict's are.
     """
-    import pandas as pd
 
     def headline(of: Mapping[str, FloatVector]) -> dict[str, float]:
         net = of["net"][np.isfinite(of["net"])]
@@ -171,24 +128,20 @@ def intervals(
     return table
 
 
-def _columns(forecasts: "pd.DataFrame") -> dict[int, dict[str, FloatVector]]:
+def _columns(forecasts: pd.DataFrame) -> dict[int, dict[str, FloatVector]]:
     """Columns of each horizon: a row a bar; of a pool, a row a bar and market, returns in units of the scale."""
     horizons = sorted(int(h) for h in forecasts["horizon"].unique())
     if "symbol" not in forecasts:
-        wide = {name: _by_bar(forecasts, name) for name in _SCORED}
-        return {h: {name: table[h].to_numpy() for name, table in wide.items()} for h in horizons}
+        wide = forecasts.pivot(index="bar", columns="horizon", values=list(_SCORED))
+        # One row a bar of the test span: NaN where an outage leaves no label.
+        wide = wide.reindex(range(int(wide.index[0]), int(wide.index[-1]) + 1))
+        return {h: {name: wide[name, h].to_numpy() for name in _SCORED} for h in horizons}
     found = {}
     for h in horizons:
         part = forecasts[forecasts["horizon"] == h]
         unit = part["scale"].to_numpy()
         found[h] = {name: part[name].to_numpy() / (1.0 if name == "p_up" else unit) for name in _SCORED}
     return found
-
-
-def _by_bar(forecasts: "pd.DataFrame", name: str) -> "pd.DataFrame":
-    """One row a bar of the test span, one column a horizon; NaN where an outage leaves no label."""
-    table = forecasts.pivot(index="bar", columns="horizon", values=name)
-    return table.reindex(range(int(table.index[0]), int(table.index[-1]) + 1))
 
 
 def _metrics(of: Mapping[str, FloatVector]) -> dict[str, float]:

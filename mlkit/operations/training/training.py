@@ -4,35 +4,40 @@ Notebooks and ``mlkit train`` call the same functions. Each takes one market, or
 pooled into one model.
 """
 
-from collections.abc import Mapping
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mlkit.config import Settings
 from mlkit.errors import BarsError
 from mlkit.evaluation import WalkForward, configuration_hash
 from mlkit.features import DEFAULT_GARCH, MIN_BARS, FeatureSet, fit_garch
 from mlkit.labels import forward_returns
+from mlkit.models.bundle import ModelBundle
 from mlkit.models.bundle import publish as make_current
-from mlkit.models.ensemble import MIN_ROWS, EnsembleSettings, IntVector, Progress
+from mlkit.models.ensemble import (
+    MIN_ROWS,
+    DiskBatches,
+    EnsembleSettings,
+    IntVector,
+    PricePredictor,
+    Progress,
+    TrainingArrays,
+)
 from mlkit.operations.tracking.tracking import tracked
 from mlkit.operations.tracking.trials import configuration, feature_digest, recorded
 from mlkit.operations.training.execution import Execution
 from mlkit.operations.training.forecasting import scored_rows
-from mlkit.operations.training.panel_layout import Garch, Layout, lay_out, markets_of
+from mlkit.operations.training.panel_layout import Bars, Garch, Layout, lay_out, markets_of
 from mlkit.operations.training.scoring import fold_scores, score
 from mlkit.operations.training.training_bundle import bundle_scores, write_trained
 from mlkit.operations.training.training_set import TrainingPlan, TrainingSet, ensemble_settings, label_ends, prepare
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from mlkit.models.bundle import ModelBundle
-    from mlkit.models.ensemble import PricePredictor
-    from mlkit.operations.training.panel_layout import Bars
 
 MIN_TEST = 200  # bars of out-of-sample evaluation
 SPLITS = {"smoke": 3, "full": 5}  # walk-forward folds of a profile
@@ -47,22 +52,17 @@ def fit_price(
     design: Mapping[str, Any] | None = None,
     purpose: str = "price",
     progress: Progress | None = None,
-) -> "PricePredictor":
+) -> PricePredictor:
     """The price ensemble fitted on those of ``rows`` that have every feature, in time order, and on no other row.
 
-    The feature matrix is not copied where the rows are consecutive; rows between them, of an outage or a test block,
-    are left out of the fit. The fit is written to the trial ledger before it begins.
-
-    Parameters
-    ----------
-    ensemble : `ensemble_settings` of the settings by default
-    design : what else was chosen for the fit, such as the number of folds; for the ledger
-    purpose : question that the fit is a trial of; for the ledger
+    The fit is written to the trial ledger before it begins: ``design`` is what else was chosen for it, such as the
+    number of folds, ``purpose`` the question that it is a trial of. ``ensemble`` is `ensemble_settings` by default.
     """
-    from mlkit.models.ensemble import ROWS_IN_MEMORY, DiskBatches, PricePredictor, TrainingArrays
+    from mlkit.models.ensemble import ROWS_IN_MEMORY
 
     ensemble = ensemble or ensemble_settings(settings)
     warm = data.warm(rows)
+    # A slice of consecutive rows is not copied; rows of an outage or a test block within it get no label.
     span = slice(int(warm[0]), int(warm[-1]) + 1) if len(warm) else slice(0, 0)
     end = np.full_like(data.end, -1)
     end[rows] = data.end[rows]
@@ -84,29 +84,26 @@ def fit_price(
 
 
 def folds(
-    bars: "Bars",
+    bars: Bars,
     settings: Settings,
     *,
     n_splits: int | None = None,
     features: FeatureSet | None = None,
     ensemble: EnsembleSettings | None = None,
-    after: "pd.Timestamp | None" = None,
+    after: pd.Timestamp | None = None,
 ) -> list[tuple[IntVector, IntVector]]:
     """(train rows, test rows) of every walk-forward fold, rows of `prepare`, purged by label end time.
 
     Folds of several markets are common spans of time: a label of any market that is not known when a test block
-    begins is purged. A test row has every feature; a fold without such a row is left out. With ``after`` every test bar
-    opens later than that.
-
-    Raises BarsError when there are too few bars: "need N, have M".
+    begins is purged. A test row has every feature; a fold without such a row is left out. Parameters are those of
+    `walk_forward`. Raises BarsError when there are too few bars: "need N, have M".
     """
-    markets = markets_of(bars)
-    layout, warm_up = lay_out(markets), (features or FeatureSet()).warm_up
-    least = min((ensemble or ensemble_settings(settings)).fractions)
-    first = _first_test(markets, layout, settings, warm_up, least, after)
+    plan = TrainingPlan(markets_of(bars), settings, features or FeatureSet(), ensemble)
+    layout, warm_up = lay_out(plan.markets), plan.features.warm_up
+    first = _first_test(plan, layout, after)
     splitter = WalkForward(n_splits=n_splits or SPLITS[settings.profile], min_train=first)
     end = np.empty((len(layout.bar), len(settings.prediction_horizons)), dtype=np.int64)
-    for market, one in enumerate(markets):
+    for market, one in enumerate(plan.markets):
         labels = forward_returns(one, settings.prediction_horizons)
         end[layout.rows[market]] = label_ends(labels, layout.positions(market))
     cut = splitter.split(None, groups=end, positions=layout.position)
@@ -117,21 +114,18 @@ def folds(
     return found
 
 
-def _first_test(
-    markets: "tuple[pd.DataFrame, ...]",
-    layout: Layout,
-    settings: Settings,
-    warm_up: int,
-    least_share: float,
-    after: "pd.Timestamp | None",
-) -> int:
+def _first_test(plan: TrainingPlan, layout: Layout, after: pd.Timestamp | None) -> int:
     """Position of the first test block: half of the times, or as many as the inner split and the purges need.
 
     With ``after`` at least all times up to then: those that carry a label are fewer, so none of them is tested.
     """
-    longest = max(settings.prediction_horizons)
-    usable = np.setdiff1d(np.arange(len(layout.times)), layout.without_features(warm_up))
-    name = f"{', '.join(one.attrs['symbol'] for one in markets)} {markets[0].attrs['timeframe']}"
+    markets, warm_up, longest = plan.markets, plan.features.warm_up, max(plan.settings.prediction_horizons)
+    # Times at which every market lacks features because of a long outage, not because of its start, are not usable.
+    missing, warm = np.zeros((2, len(layout.times)), dtype=np.bool_)
+    missing[layout.position[(layout.age < warm_up) & (layout.bar >= warm_up)]] = True
+    warm[layout.position[layout.age >= warm_up]] = True
+    usable = np.flatnonzero(~missing | warm)
+    name = f"{', '.join(plan.symbols)} {plan.timeframe}"
     short = [f"{one.attrs['symbol']} has {len(one)}" for one in markets if len(one) < warm_up + longest + 1]
     if short and len(markets) > 1:
         shown = ", ".join(short[:8]) + (f" and {len(short) - 8} more" if len(short) > 8 else "")
@@ -139,7 +133,8 @@ def _first_test(
             f"pool: each symbol needs {warm_up + longest + 1} bars (warm-up and labels), {shown}; leave them out or "
             "load more"
         )
-    learn = int(np.ceil((MIN_ROWS + longest) / least_share))
+    fractions = (plan.ensemble or ensemble_settings(plan.settings)).fractions
+    learn = int(np.ceil((MIN_ROWS + longest) / min(fractions)))
     least = warm_up + learn + longest
     need = least + MIN_TEST + longest
     if len(usable) < need:
@@ -161,20 +156,19 @@ def _first_test(
 
 
 def walk_forward(
-    bars: "Bars",
+    bars: Bars,
     settings: Settings | None = None,
     *,
     n_splits: int | None = None,
     features: FeatureSet | None = None,
     ensemble: EnsembleSettings | None = None,
-    after: "pd.Timestamp | None" = None,
+    after: pd.Timestamp | None = None,
     execution: Execution | None = None,
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     """Out-of-sample forecasts of every test bar, from models that were fitted on earlier bars only.
 
     Every fold fits GARCH, trees, shrinkage and calibration anew, on bars whose labels end before the fold's first test
-    bar. ``ensemble`` is `ensemble_settings` of the settings by default; where it was chosen on some of the bars,
-    ``after`` is the last of them, and only later ones are forecast. ``execution`` is as in `train`.
+    bar. ``n_splits`` folds, `SPLITS` of the profile by default; the other parameters are as in `train`.
 
     Returns
     -------
@@ -184,8 +178,6 @@ def walk_forward(
     high90 (quantiles of the training labels: the naive intervals). ``attrs["sources"]`` names the data, so that
     `score` can ask the trial ledger about them, ``attrs["configuration"]`` the trial.
     """
-    import pandas as pd
-
     from mlkit.models.ensemble import ROWS_IN_MEMORY
 
     settings, execution = settings or Settings(), execution or Execution()
@@ -203,11 +195,13 @@ def walk_forward(
         for fold, (train_rows, test_rows) in enumerate(splits):
             stage = f"fold-{fold + 1}-of-{len(splits)}{suffix}"
             report = execution.named(f"fold {fold + 1}/{len(splits)}")
-            part = execution.load_table(stage)
-            if part is None:
+            kept = execution.load(stage)
+            if kept is None:
                 part = _forecast_fold(plan, execution, train_rows, test_rows, fold, design, report)
-                execution.save_table(stage, part)
+                if execution.stages is not None:
+                    execution.save(stage, {"table.parquet": part.to_parquet()})
             else:
+                part = pd.read_parquet(io.BytesIO(kept["table.parquet"]))
                 with recorded(settings, sources, tried):  # a trial of this run too, although nothing is fitted
                     report("kept from an earlier run", 1, 1)
             parts.append(part)
@@ -228,18 +222,24 @@ def _forecast_fold(
     fold: int,
     design: Mapping[str, Any],
     report: Progress,
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     """Fit the models of one fold and forecast its test rows."""
-    report("features", 0, 1)
-    layout = lay_out(plan.markets)
-    garch = fitted_garch(plan.markets, layout, int(layout.position[train_rows[-1]]))
-    with execution.array_folder() as folder:
-        data = prepare(plan.markets, plan.settings.prediction_horizons, garch, plan.features, folder=folder)
+    with _prepared(plan, execution, report, int(train_rows[-1])) as data:
         model = fit_price(data, train_rows, plan.settings, ensemble=plan.ensemble, design=design, progress=report)
         return scored_rows(data, model, train_rows, test_rows, fold)
 
 
-def fitted_garch(markets: "tuple[pd.DataFrame, ...]", layout: Layout, last: int) -> dict[str, Garch]:
+@contextmanager
+def _prepared(plan: TrainingPlan, execution: Execution, report: Progress, row: int = -1) -> Iterator[TrainingSet]:
+    """The arrays of a training while the block runs, with GARCH fitted on the bars up to the time of a row."""
+    report("features", 0, 1)
+    layout = lay_out(plan.markets)
+    garch = fitted_garch(plan.markets, layout, int(layout.position[row]))
+    with execution.array_folder() as folder:
+        yield prepare(plan.markets, plan.settings.prediction_horizons, garch, plan.features, folder=folder)
+
+
+def fitted_garch(markets: tuple[pd.DataFrame, ...], layout: Layout, last: int) -> dict[str, Garch]:
     """GARCH of each market, fitted on its bars up to position ``last`` of the common time axis.
 
     A market of a pool with fewer than ``MIN_BARS`` bars by then takes ``DEFAULT_GARCH``, as does one that was not in
@@ -254,40 +254,32 @@ def fitted_garch(markets: "tuple[pd.DataFrame, ...]", layout: Layout, last: int)
 
 
 def train(
-    bars: "Bars",
+    bars: Bars,
     settings: Settings | None = None,
     *,
     features: FeatureSet | None = None,
     ensemble: EnsembleSettings | None = None,
-    after: "pd.Timestamp | None" = None,
-    forecasts: "pd.DataFrame | None" = None,
+    after: pd.Timestamp | None = None,
+    forecasts: pd.DataFrame | None = None,
     name: str | None = None,
     publish: bool = True,
     execution: Execution | None = None,
-) -> "ModelBundle":
+) -> ModelBundle:
     """Train on all bars, judge by walk-forward, write and publish a bundle.
 
     Parameters
     ----------
     bars : DataFrame (n_bars, 5), or several of one timeframe: {symbol: bars}, or a sequence of them
-        The training history. The newest bars have no label yet and are inputs only. Several markets are pooled into
-        one bundle, whatever their order.
-    settings : Settings
-        Profile, seed, horizons, weights, threads, storage path.
-    features : FeatureSet
-        Own features beside the catalogue; the predictor of the bundle must be given the same.
-    ensemble : EnsembleSettings
-        `ensemble_settings` of the settings by default.
-    after : Timestamp
-        Last bar that the ensemble's settings were chosen on, such as ``Tuned.saw_until``: only later ones judge them.
-    forecasts : DataFrame
-        Of `walk_forward` on the same bars and settings, when it was computed already.
-    name : str
-        Of a pool's folder, written as a symbol is; by default made of its symbols.
-    publish : bool
-        False writes the bundle beside the current one and leaves that current: a challenger.
-    execution : Execution
-        Progress, arrays in files, and finished stages of an earlier run (`resumable`); in memory and silent by default.
+        The newest bars have no label yet and are inputs only. Several markets are pooled into one bundle.
+    settings : profile, seed, horizons, weights, threads, storage path
+    features : own features beside the catalogue; the predictor of the bundle must be given the same
+    ensemble : `ensemble_settings` of the settings by default
+    after : last bar that ``ensemble`` was chosen on, such as ``Tuned.saw_until``: only later ones judge it
+    forecasts : of `walk_forward` on the same bars and settings, when it was computed already
+    name : of a pool's folder, written as a symbol is; by default made of its symbols
+    publish : False writes the bundle beside the current one and leaves that current: a challenger
+    execution : progress, arrays in files, and finished stages of an earlier run (`resumable`); in memory and silent by
+        default
 
     Returns
     -------
@@ -316,23 +308,16 @@ def train(
     return bundle
 
 
-def _fit_all(plan: TrainingPlan, execution: Execution, forecasts: "pd.DataFrame", name: str | None) -> "ModelBundle":
+def _fit_all(plan: TrainingPlan, execution: Execution, forecasts: pd.DataFrame, name: str | None) -> ModelBundle:
     """Fit the model of all bars and write it with the scores of the forecasts; it is not published."""
-    from mlkit.models.ensemble import PricePredictor
-
-    report, settings = execution.named("final fit"), plan.settings
-    kept = execution.load("final")
-    report("features", 0, 1)
-    layout = lay_out(plan.markets)
-    garch = fitted_garch(plan.markets, layout, len(layout.times) - 1)
-    with execution.array_folder() as folder:
-        data = prepare(plan.markets, settings.prediction_horizons, garch, plan.features, folder=folder)
+    report, kept = execution.named("final fit"), execution.load("final")
+    with _prepared(plan, execution, report) as data:
         if kept is None:
             rows = np.flatnonzero((data.end >= 0).all(axis=1))
             # The walk-forward judged this configuration: under another purpose the fit is no further trial.
-            model = fit_price(data, rows, settings, ensemble=plan.ensemble, purpose="publish", progress=report)
+            model = fit_price(data, rows, plan.settings, ensemble=plan.ensemble, purpose="publish", progress=report)
             execution.save("final", model.to_bytes())
         else:
             model = PricePredictor.from_bytes(kept)
             report("kept from an earlier run", 1, 1)
-        return write_trained(plan, model, data, garch, forecasts, name)
+        return write_trained(plan, model, data, forecasts, name)

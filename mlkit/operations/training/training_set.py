@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mlkit.config import Settings
 from mlkit.evaluation import Source, label_end_positions
@@ -13,32 +15,24 @@ from mlkit.features import FeatureSet, volatility_scale, volatility_terms
 from mlkit.labels import earned_returns, forward_returns
 from mlkit.models.ensemble import EnsembleSettings, Float32Matrix, FloatMatrix, IntMatrix, IntVector
 from mlkit.operations.tracking.trials import feature_digest
-from mlkit.operations.training.panel_layout import Garch, Layout, lay_out, markets_of
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from mlkit.operations.training.panel_layout import Bars
+from mlkit.operations.training.panel_layout import Bars, Garch, Layout, lay_out, markets_of
 
 
 @dataclass(frozen=True, eq=False)
-class TrainingSet:
+class TrainingSet(Layout):
     """Arrays of one market, row t its bar t, or of several in one time order; features are known at the row's close."""
 
-    index: "pd.DatetimeIndex"  # (n,) bar open times
+    index: pd.DatetimeIndex  # (n,) bar open times
     X: Float32Matrix  # (n, F)
     scale: FloatMatrix  # (n, H) standard deviation of the log return over each horizon that GARCH expects
     terms: FloatMatrix  # (n, K) inputs of the forecast of the scale
     Y: FloatMatrix  # (n, H) forward log returns, NaN where the future does not exist
     end: IntMatrix  # (n, H) position of the bar at whose close a label is known, -1 where there is none
     earned: FloatMatrix  # (n, H) log return from the open of t + 1 to the open of t + 1 + h: what a trader gets
-    position: IntVector  # (n,) position of the row's open time on the time axis that all markets share
-    market: IntVector  # (n,) number of its market among the sources
-    bar: IntVector  # (n,) its bar number in that market
-    age: IntVector  # (n,) bars since the market's start or its last long outage, from which features start anew
     warm_up: int  # age from which on every feature exists
     sources: tuple[Source, ...]  # the data as the trial ledger names them, ordered by symbol
     features: str  # digest of the feature definitions
+    garch: Mapping[str, Garch]  # parameters of each symbol
 
     def warm(self, rows: IntVector) -> IntVector:
         """Those of the rows that have every feature."""
@@ -49,7 +43,7 @@ class TrainingSet:
 class TrainingPlan:
     """The choices of a training: markets, settings, features and ensemble."""
 
-    markets: "tuple[pd.DataFrame, ...]"  # validated, ordered by symbol
+    markets: tuple[pd.DataFrame, ...]  # validated, ordered by symbol
     settings: Settings
     features: FeatureSet
     ensemble: EnsembleSettings | None = None  # `ensemble_settings` of the settings by default
@@ -81,7 +75,7 @@ def ensemble_settings(settings: Settings) -> EnsembleSettings:
 
 
 def prepare(
-    bars: "Bars",
+    bars: Bars,
     horizons: tuple[int, ...],
     garch: Garch | Mapping[str, Garch],
     features: FeatureSet | None = None,
@@ -95,20 +89,18 @@ def prepare(
 
     Parameters
     ----------
-    bars : DataFrame (n_bars, 5), or several of one timeframe: {symbol: bars}, or a sequence of them
+    bars, features : as in `train`
     horizons : bars ahead, each in the bars of its own market
     garch : GARCH parameters, fitted on bars before any that will be scored; of several markets, by symbol
-    features : the catalogue, and own features if any; the catalogue by default
-    folder : the arrays become files there instead of arrays in memory, with one market at a time in memory; a set that
-        is larger than memory is fitted batch by batch (`mlkit.models.ensemble.DiskBatches`)
+    folder : the arrays become files there, with one market at a time in memory; a set that is larger than memory is
+        fitted batch by batch (`mlkit.models.ensemble.DiskBatches`)
     """
-    import pandas as pd
-
     markets = markets_of(bars)
     features, layout = features or FeatureSet(), lay_out(markets)
+    fitted = garch if isinstance(garch, Mapping) else {str(one.attrs["symbol"]): garch for one in markets}
 
-    def arrays(number: int, one: "pd.DataFrame") -> dict[str, Any]:
-        own = garch[one.attrs["symbol"]] if isinstance(garch, Mapping) else garch
+    def arrays(number: int, one: pd.DataFrame) -> dict[str, Any]:
+        own = fitted[one.attrs["symbol"]]
         table, labels = features.build(one, garch=own), forward_returns(one, horizons)
         return {
             "X": table.to_numpy(),
@@ -122,17 +114,15 @@ def prepare(
     return TrainingSet(
         **_in_common_order((arrays(*one) for one in enumerate(markets)), layout, folder),
         index=pd.DatetimeIndex(layout.times[layout.position], tz="UTC", name=markets[0].index.name),
-        position=layout.position,
-        market=layout.market,
-        bar=layout.bar,
-        age=layout.age,
+        **vars(layout),
         warm_up=features.warm_up,
         sources=tuple(Source.of(one) for one in markets),
         features=feature_digest(features),
+        garch=fitted,
     )
 
 
-def label_ends(labels: "pd.DataFrame", positions: IntVector) -> IntMatrix:
+def label_ends(labels: pd.DataFrame, positions: IntVector) -> IntMatrix:
     """Position, on the common axis, of the bar at whose close each label of a market is known; -1 for none."""
     end = label_end_positions(labels)
     return np.where(end >= 0, positions[end], -1)
@@ -146,10 +136,7 @@ def _in_common_order(parts: Iterator[dict[str, Any]], layout: Layout, folder: Pa
     for rows, part in zip(layout.rows, parts, strict=True):
         for name, values in part.items():
             if name not in whole:
-                shape = (len(layout.bar), *values.shape[1:])
-                if folder is None:
-                    whole[name] = np.empty(shape, dtype=values.dtype)
-                else:
-                    whole[name] = np.memmap(folder / name, dtype=values.dtype, mode="w+", shape=shape)
+                new = np.empty if folder is None else partial(np.memmap, folder / name, mode="w+")
+                whole[name] = new(shape=(len(layout.bar), *values.shape[1:]), dtype=values.dtype)
             whole[name][rows] = values
     return whole

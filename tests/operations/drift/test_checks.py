@@ -13,13 +13,12 @@ import pytest
 import mlkit
 from mlkit.errors import BundleError, ConfigError
 from mlkit.inference.drift_note import read_drift
-from mlkit.market.simulate.markets import null_market
-from mlkit.market.simulate.regimes import regime_change
+from mlkit.market.simulate.markets import null_market, regime_change
 from mlkit.models.bundle.bundle import ModelBundle, write_bundle
 from mlkit.models.ensemble.settings import FORECAST_COLUMNS, EnsembleSettings
 from mlkit.operations.drift.checks import DriftReport, check_drift, save_drift
 from mlkit.operations.drift.outcomes import calibration_table, coverage_table
-from mlkit.operations.drift.reference import DRIFT_FILE, DriftReference
+from mlkit.operations.training.drift_reference import DRIFT_FILE, DriftReference
 from mlkit.operations.training.training import train
 
 AT = 3500  # bars of the training

@@ -6,8 +6,8 @@ from scipy.stats import ks_2samp
 
 from mlkit.errors import BundleError
 from mlkit.features.garch import fit_garch
-from mlkit.market.simulate.regimes import regime_change
-from mlkit.operations.drift.distribution import (
+from mlkit.market.simulate.markets import regime_change
+from mlkit.operations.training.binned_reference import (
     BINS,
     BLOCK_ROWS,
     MAX_BLOCKS,

@@ -13,12 +13,11 @@ import mlkit
 from mlkit.cli import main
 from mlkit.errors import BundleError, ConfigError
 from mlkit.inference.drift_note import read_drift
-from mlkit.market.simulate.markets import null_market
-from mlkit.market.simulate.regimes import Change, regime_change
+from mlkit.market.simulate.markets import Change, null_market, regime_change
 from mlkit.models.bundle.bundle import ModelBundle, write_bundle
 from mlkit.models.ensemble.settings import EnsembleSettings
 from mlkit.operations.drift.checks import DriftReport, check_drift, save_drift
-from mlkit.operations.drift.reference import DRIFT_FILE, DriftReference
+from mlkit.operations.training.drift_reference import DRIFT_FILE, DriftReference
 from mlkit.operations.training.panel_layout import lay_out
 from mlkit.operations.training.training import fitted_garch, train, walk_forward
 from mlkit.operations.training.training_set import prepare

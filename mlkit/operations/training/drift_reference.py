@@ -1,27 +1,23 @@
 """The reference of a bundle that drift is measured against, kept so that the training bars are not needed again.
 
-A file ``drift.npz`` of the bundle, covered by its digests: the distribution of every feature over the training span, of
-the forecasts over its held-out last part, of the walk-forward's errors, and the calibration of its probabilities.
+A file ``drift.npz`` of the bundle: the distribution of every feature over the training span, of the forecasts over its
+held-out last part, of the walk-forward's errors, and the calibration of its probabilities.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from mlkit.errors import BundleError
 from mlkit.evaluation import default_block, direction
-from mlkit.models.bundle import pack_vectors, unpack_vectors
-from mlkit.models.ensemble import FloatMatrix, FloatVector, IntVector, usable_rows
-from mlkit.operations.drift.distribution import BinnedReference
+from mlkit.models.bundle import ModelBundle, pack_vectors, unpack_vectors
+from mlkit.models.ensemble import FloatVector, IntVector, PricePredictor, usable_rows
+from mlkit.operations.training.binned_reference import BinnedReference
 from mlkit.operations.training.training_set import TrainingSet
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from mlkit.models.bundle import ModelBundle
-    from mlkit.models.ensemble import PricePredictor
 
 DRIFT_FILE = "drift.npz"
 _DISTRIBUTIONS = ("features", "predictions", "errors")
@@ -44,16 +40,12 @@ class DriftReference:
         return replace(self, **{name: getattr(self, name).of_market(number) for name in _DISTRIBUTIONS})
 
     @classmethod
-    def of(cls, data: TrainingSet, model: "PricePredictor", forecasts: "pd.DataFrame") -> Self:
+    def of(cls, data: TrainingSet, model: PricePredictor, forecasts: pd.DataFrame) -> Self:
         """The reference of a bundle that is about to be written.
 
-        Parameters
-        ----------
-        data : of the training span
-        model : of the bundle, fitted on all of ``data``
-        forecasts : of the walk-forward on the same bars
+        ``data`` are of the training span, ``model`` is fitted on all of them, ``forecasts`` are of the walk-forward.
         """
-        import pandas as pd
+        from mlkit.models.ensemble import ROWS_IN_MEMORY
 
         symbols = [source.symbol for source in data.sources]
 
@@ -72,14 +64,19 @@ class DriftReference:
         market = np.zeros(len(first), np.int8)
         if "symbol" in first:
             market = pd.Categorical(first["symbol"], symbols).codes
-        names, predictions = [f"f{k}" for k in range(data.X.shape[1])], _predictions(data, model, held_out)
+        parts = []
+        for first_row in range(0, len(held_out), ROWS_IN_MEMORY):  # the arrays may be files
+            some = held_out[first_row : first_row + ROWS_IN_MEMORY]
+            forecast = model.predict(data.X[some], data.scale[some], data.terms[some] if model.spreads else None)
+            parts.append(np.column_stack([forecast.p_up, forecast.std]))
+        names = _columns([f"f{k}" for k in range(data.X.shape[1])], model.horizons)
         known = by_market(market, np.flatnonzero(np.isfinite(wide).all(axis=1)))
         return cls(
-            features=BinnedReference.fit(names, data.X, *by_market(data.market, usable)),
+            features=BinnedReference.fit(names["features"], data.X, *by_market(data.market, usable)),
             predictions=BinnedReference.fit(
-                prediction_names(model.horizons), predictions, *by_market(data.market[held_out])
+                names["predictions"], np.concatenate(parts), *by_market(data.market[held_out])
             ),
-            errors=BinnedReference.fit(error_names(model.horizons), wide, *known),
+            errors=BinnedReference.fit(names["errors"], wide, *known),
             excess={h: _pooled_mean(excess[j], by_market(market), h) for j, h in enumerate(model.horizons)},
             pooled=len(symbols) > 1,
         )
@@ -97,19 +94,18 @@ class DriftReference:
         return pack_vectors(vectors | {"excess": np.array(list(self.excess.values()), dtype=np.float64).ravel()})
 
     @classmethod
-    def read(cls, bundle: "ModelBundle") -> Self | None:
+    def read(cls, bundle: ModelBundle) -> Self | None:
         """The reference of a bundle; None where it was written without, BundleError where it does not fit."""
         if DRIFT_FILE not in bundle.manifest.files:
             return None
         manifest, data = bundle.manifest, bundle.read(DRIFT_FILE)
-        columns = (manifest.feature_names, prediction_names(manifest.horizons), error_names(manifest.horizons))
         kinds = _VECTORS | ({"market": "<u2"} if manifest.pool else {})
         stored = {f"{name}_{vector}": kind for name in _DISTRIBUTIONS for vector, kind in kinds.items()}
         try:
             vectors = unpack_vectors(data, stored | {"excess": "<f8"}, "a drift reference")
             found = {
                 name: BinnedReference.from_vectors(names, *(vectors[f"{name}_{vector}"] for vector in kinds))
-                for name, names in zip(_DISTRIBUTIONS, columns, strict=True)
+                for name, names in _columns(manifest.feature_names, manifest.horizons).items()
             }
             if vectors["excess"].size != 2 * len(manifest.horizons):
                 raise BundleError("excess must hold two numbers a horizon")
@@ -120,29 +116,16 @@ class DriftReference:
         return cls(**found, excess=excess, pooled=bool(manifest.pool))
 
 
-def prediction_names(horizons: tuple[int, ...]) -> list[str]:
-    """Columns of the forecasts that are compared: probability of a rise, and standard deviation before adaptation."""
-    return [f"p_up {h}" for h in horizons] + [f"std {h}" for h in horizons]
+def _columns(features: Sequence[str], horizons: Sequence[int]) -> dict[str, list[str]]:
+    """Columns of each distribution: the features; p_up and std before adaptation; errors in units of the scale."""
+    return {
+        "features": list(features),
+        "predictions": [f"p_up {h}" for h in horizons] + [f"std {h}" for h in horizons],
+        "errors": [f"error {h}" for h in horizons],
+    }
 
 
-def error_names(horizons: tuple[int, ...]) -> list[str]:
-    """Columns of the errors: outcome less forecast, in units of the forecast's scale."""
-    return [f"error {h}" for h in horizons]
-
-
-def _predictions(data: TrainingSet, model: "PricePredictor", rows: IntVector) -> FloatMatrix:
-    """The columns of `prediction_names` of some rows, few rows at a time: the arrays may be files."""
-    from mlkit.models.ensemble import ROWS_IN_MEMORY
-
-    parts = []
-    for first in range(0, len(rows), ROWS_IN_MEMORY):
-        some = rows[first : first + ROWS_IN_MEMORY]
-        forecast = model.predict(data.X[some], data.scale[some], data.terms[some] if model.spreads else None)
-        parts.append(np.column_stack([forecast.p_up, forecast.std]))
-    return np.concatenate(parts)
-
-
-def standardised_errors(rows: "pd.DataFrame") -> FloatVector:
+def standardised_errors(rows: pd.DataFrame) -> FloatVector:
     """Outcome less forecast, in units of the forecast's scale."""
     outcome, forecast, scale = (rows[name].to_numpy() for name in ("outcome", "log_return", "scale"))
     return np.asarray((outcome - forecast) / scale)

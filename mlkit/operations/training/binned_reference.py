@@ -13,16 +13,14 @@ Yekutieli (2001), which holds under any dependence between them.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from mlkit.errors import BundleError
 from mlkit.models.ensemble import FloatMatrix, FloatVector
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 BLOCK_ROWS = 50  # rows that are counted together
 MAX_BLOCKS = 10  # of the longest window
@@ -47,10 +45,8 @@ class WindowShift:
     adjusted: FloatVector  # p corrected for all columns and both statistics
     farthest: bool  # no window of the reference has as small a corrected p-value among its own
 
-    def table(self) -> "pd.DataFrame":
+    def table(self) -> pd.DataFrame:
         """One row a column, the least likely first: psi, usual_psi, ks, p, adjusted_p."""
-        import pandas as pd
-
         columns = {"psi": self.psi, "usual_psi": self.usual_psi, "ks": self.ks, "p": self.p}
         frame = pd.DataFrame({**columns, "adjusted_p": self.adjusted}, index=pd.Index(self.names, name="name"))
         return frame.sort_values(["p", "psi"], ascending=[True, False], kind="stable")
@@ -68,13 +64,7 @@ class BinnedReference:
 
     @classmethod
     def fit(cls, names: Sequence[str], values: npt.NDArray[Any], *runs: npt.NDArray[np.int64]) -> Self:
-        """Count reference rows.
-
-        Parameters
-        ----------
-        names : of the C columns
-        values : (n, C), finite in the rows that count
-        runs : those rows in time order, one array a market, empty where it has none; all of them by default
+        """Count rows of (n, C) values: all, or ``runs``, those of each market in time order, empty where it has none.
 
         Of more than ``STRETCHES * MAX_BLOCKS`` blocks, evenly spaced stretches are kept.
         """
