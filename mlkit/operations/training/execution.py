@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from mlkit.config import Settings, write_atomic
 from mlkit.errors import ConfigError
 from mlkit.evaluation import Source, configuration_hash
@@ -104,9 +106,7 @@ def resumable(
     in_files: bool = False,
     fresh: bool = False,
 ) -> Iterator[Execution]:
-    """An execution that keeps finished stages, so that the same training goes on after a kill.
-
-    The stages are deleted when the block ends without an error.
+    """An execution that keeps finished stages until the block ends without an error, to go on after a kill.
 
     Parameters
     ----------
@@ -116,8 +116,6 @@ def resumable(
 
     ConfigError while another process does the same training.
     """
-    from filelock import FileLock, Timeout
-
     tried = configuration(settings, ensemble or ensemble_settings(settings), feature_digest(features or FeatureSet()))
     key = configuration_hash(
         {
@@ -136,9 +134,8 @@ def resumable(
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ConfigError(
-            f"the same training runs already ({lock.lock_file} is taken); wait for it or stop it"
-        ) from None
+        message = f"the same training runs already ({lock.lock_file} is taken); wait for it or stop it"
+        raise ConfigError(message) from None
     try:
         for left in folder.glob("*" if fresh else f"{ARRAY_PREFIX}*"):
             left.unlink() if left.is_file() else shutil.rmtree(left, ignore_errors=True)
