@@ -23,6 +23,12 @@ export function coneOf(insight) {
   };
 }
 
+// A new path through points.
+function trace(context, points) {
+  context.beginPath();
+  points.forEach(([x, y], i) => context[i ? "lineTo" : "moveTo"](x, y));
+}
+
 export class Cones {
   constructor() {
     this.cone = null;
@@ -75,10 +81,8 @@ export class Cones {
     const path = (values) => values.map((value, k) => [x[k], y(value)]);
     target.useMediaCoordinateSpace(({ context, mediaSize }) => {
       const { accent, soft, bg } = this.colours;
-      const trace = (points) => points.forEach(([px, py], i) => context[i ? "lineTo" : "moveTo"](px, py));
       bands.forEach(({ low, high }, k) => {
-        context.beginPath();
-        trace([...path(high), ...path(low).reverse()]);
+        trace(context, [...path(high), ...path(low).reverse()]);
         context.closePath();
         context.globalAlpha = k ? 0.22 : 0.15;
         context.fillStyle = accent;
@@ -109,8 +113,7 @@ export class Cones {
   }
 
   stroke(context, points, colour, width, dash) {
-    context.beginPath();
-    points.forEach(([px, py], i) => context[i ? "lineTo" : "moveTo"](px, py));
+    trace(context, points);
     context.setLineDash(dash);
     context.lineWidth = width;
     context.strokeStyle = colour;

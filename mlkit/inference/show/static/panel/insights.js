@@ -2,7 +2,7 @@
 
 import { h, part, svg } from "./dom.js";
 import { bars, moment, percent } from "./format.js";
-import { badge, empty, heading, verdictBadge } from "./prediction.js";
+import { badge, column, empty, heading, verdictBadge } from "./prediction.js";
 
 const UNTRAINED = "Models not trained yet";
 
@@ -17,10 +17,6 @@ export class MLInsights {
     this.element.hidden = !insight;
     if (insight) this.draw(insight.model_status, insight.bundle, insight.freshness, insight.reasons, market);
   }
-
-  paint() {}
-
-  destroy() {}
 }
 
 function drawModels(status, bundle, freshness, reasons, market) {
@@ -63,7 +59,6 @@ function driftWords(drift) {
 }
 
 function measured(metrics) {
-  const column = (text, kind) => h("th", { scope: "col", class: kind }, text);
   const share = (value) => (typeof value === "number" ? percent(value) : "–");
   const row = ([horizon, m]) =>
     h("tr", null,

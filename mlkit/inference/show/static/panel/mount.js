@@ -45,7 +45,7 @@ function mount(host, names, options = {}) {
   const root = h("div", { class: "mlkit-card panel", lang: "en" }, grid);
   const paint = () => {
     root.dataset.theme = options.theme ?? themeOf();
-    views.forEach((view) => view.paint());
+    views.forEach((view) => view.paint?.());
   };
   shadow.replaceChildren(root);
   paint();
@@ -61,7 +61,7 @@ function mount(host, names, options = {}) {
     near.disconnect();
     unfollow();
     document.removeEventListener("visibilitychange", watched);
-    views.forEach((view) => view.destroy());
+    views.forEach((view) => view.destroy?.());
     shadow.replaceChildren();
   };
   return { feed, root, destroy };

@@ -2,7 +2,7 @@
 
 import { h, part } from "./dom.js";
 import { bars, glyph, percent, title, tone } from "./format.js";
-import { empty, heading, meter } from "./prediction.js";
+import { column, empty, heading, meter } from "./prediction.js";
 
 export class PatternConfidence {
   constructor() {
@@ -15,10 +15,6 @@ export class PatternConfidence {
     this.element.hidden = !insight;
     if (insight) this.draw(insight.patterns);
   }
-
-  paint() {}
-
-  destroy() {}
 }
 
 function drawPatterns(patterns) {
@@ -29,7 +25,6 @@ function drawPatterns(patterns) {
   if (!names.length) return [top, empty(patterns.reason ?? "no pattern detected")];
   const first = (name) => (name in patterns.detected ? 0 : 1);
   names.sort((a, b) => first(a) - first(b) || shown[b] - shown[a]);
-  const column = (text, kind) => h("th", { scope: "col", class: kind }, text);
   const header = h("tr", null, column("Pattern"), column("Probability"), column("Hit rate", "number"), column("Rule", "number"));
   return [
     top,

@@ -80,6 +80,7 @@ export class AIPredictionPanel {
 export const heading = (text, aside = "") =>
   h("div", { class: "title" }, h("h3", null, text), h("span", { class: "soft" }, aside));
 export const empty = (reason) => h("div", { class: "soft" }, reason || "nothing here");
+export const column = (text, kind) => h("th", { scope: "col", class: kind }, text);
 export const pair = (label, value) => h("div", { class: "pair" }, h("span", null, label), h("i", null, value));
 export const badge = (text, kind = "") => h("span", { class: `badge ${kind}` }, text);
 export const verdictBadge = (verdict) => badge(verdict ?? "not measured", verdict === "edge" ? "up" : "");
