@@ -3,11 +3,12 @@
 import hashlib
 import os
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mlkit.errors import DependencyError
 
@@ -37,7 +38,7 @@ def project_root() -> Path:
     """
     home = os.environ.get("MLKIT_HOME")
     if home:
-        return Path(home).resolve()
+        return Path(home).expanduser().resolve()
     here = Path.cwd().resolve()
     for folder in (here, *here.parents):
         if (folder / "pyproject.toml").is_file() and (folder / "notebooks").is_dir():
@@ -66,7 +67,7 @@ class Settings(BaseSettings):
     pattern_weights_path: Path | None = None  # folder of pattern CNN weights to use instead of the shipped ones
     pattern_sequence_length: int = 20  # bars in one window of the pattern CNN, which has no other length
     pattern_num_classes: int = 15  # patterns of the pattern CNN
-    prediction_horizons: tuple[int, ...] = (1, 5, 15, 60)  # bars ahead
+    prediction_horizons: Annotated[tuple[int, ...], NoDecode] = (1, 5, 15, 60)  # bars ahead
     ml_cache_ttl: int = 30  # seconds an insight may be served from cache
     min_confidence_threshold: float = Field(0.5, ge=0.0, le=1.0)
     xgboost_weight: float = Field(0.4, ge=0.0)
@@ -104,6 +105,21 @@ class Settings(BaseSettings):
         """Absolute folder of the pattern CNN's weights; None for the shipped ones."""
         return None if self.pattern_weights_path is None else project_root() / self.pattern_weights_path
 
+    @field_validator("prediction_horizons", mode="before")
+    @classmethod
+    def _horizons(cls, value: Any) -> Any:
+        """Whole numbers of bars, ascending; text as 1,5 or [1, 5]."""
+        parts = value.strip().strip("[]()").split(",") if isinstance(value, str) else value
+        parts = [parts] if isinstance(parts, int) else parts
+        try:
+            horizons = tuple(int(part) for part in parts)
+            whole = list(horizons) == [float(part) for part in parts]
+        except (TypeError, ValueError):
+            horizons, whole = (), False
+        if not whole or not horizons or horizons[0] < 1 or any(a >= b for a, b in pairwise(horizons)):
+            raise ValueError("want whole numbers of bars, at least 1, ascending and none twice, such as 1,5,15,60")
+        return horizons
+
     @field_validator("learner_weights")
     @classmethod
     def _further(cls, value: dict[str, float]) -> dict[str, float]:
@@ -116,7 +132,13 @@ class Settings(BaseSettings):
     @classmethod
     def _path_or_url(cls, value: Path | str) -> Path | str:
         """Keep text with ``://`` as a URL: a Path would drop one of its slashes."""
-        return value if isinstance(value, str) and "://" in value else Path(value)
+        return value if isinstance(value, str) and "://" in value else Path(value).expanduser()
+
+    @field_validator("model_storage_path", "ledger_path", "pattern_weights_path")
+    @classmethod
+    def _home(cls, value: Path | None) -> Path | None:
+        """The home folder for a leading ``~``, as a shell would write it."""
+        return None if value is None else value.expanduser()
 
     @field_validator("pattern_sequence_length", "pattern_num_classes")
     @classmethod

@@ -106,11 +106,14 @@ def count_value(text: str) -> int:
 def settings_from(**changes: Any) -> Any:
     """Settings of the environment, changed by the options that are not None; an invalid value is a ConfigError."""
     from pydantic import ValidationError
+    from pydantic_settings import SettingsError
 
     from mlkit.config import Settings
 
     try:
         return Settings(**{name: value for name, value in changes.items() if value is not None})
+    except SettingsError as error:  # text that is no JSON, of a setting of several values
+        raise ConfigError(f'{error}; write JSON, such as {{"ridge": 0.2}}') from None
     except ValidationError as error:
         fault = error.errors()[0]
         name = ".".join(map(str, fault["loc"]))

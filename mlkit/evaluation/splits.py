@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
+from datetime import timedelta
 from itertools import combinations
 from math import comb
 from typing import Any
@@ -22,7 +23,8 @@ class WalkForward:
     Parameters
     ----------
     n_splits : number of test blocks. They are contiguous, of equal size, and end with the last labelled row.
-    embargo : bars left out between the last training label and the first test row, on top of the purge.
+    embargo : bars, or length of time (Timedelta), left out between the last training label and the first test row, on
+        top of the purge.
     min_train : labelled rows before the first test block, counted before the purge. Default: ``n // (n_splits + 1)`` of
         the n labelled rows, the size of one test block.
     expanding : True: every fold trains on all earlier rows. False: on the last ``min_train`` of them (rolling).
@@ -52,13 +54,16 @@ class WalkForward:
 
     n_splits: int = 5
     _: KW_ONLY
-    embargo: int = 0
+    embargo: int | timedelta = 0
     min_train: int | None = None
     expanding: bool = True
 
     def __post_init__(self) -> None:
         _demand(self, "n_splits", self.n_splits, 1)
-        _demand(self, "embargo", self.embargo, 0)
+        if not isinstance(self.embargo, timedelta):
+            _demand(self, "embargo", self.embargo, 0)
+        elif not self.embargo >= timedelta(0):  # NaT is not either
+            raise ConfigError(f"WalkForward: embargo must be at least 0, got {self.embargo}")
         _demand(self, "min_train", 1 if self.min_train is None else self.min_train, 1)
 
     def split(
@@ -88,7 +93,11 @@ class WalkForward:
             first, begin = times[start], times[0 if self.expanding else start - min_train]
             test = rows[(at >= first) & (at <= times[start + size - 1])]
             past = rows[(at >= begin) & (at < first)]
-            train = past[last[past] < first - self.embargo]
+            if isinstance(self.embargo, timedelta):
+                before = _first_within(self.embargo, int(first), X, y)
+            else:
+                before = int(first) - self.embargo
+            train = past[last[past] < before]
             if not len(train):
                 raise ConfigError(
                     f"WalkForward: no training row is left before row {test[0]} once labels that reach it"
@@ -282,9 +291,23 @@ def _bar_times(caller: str, positions: IntArray | None, n: int) -> IntArray:
     return where
 
 
-def _demand(splitter: object, name: str, value: int, least: int) -> None:
+def _demand(splitter: object, name: str, value: Any, least: int) -> None:
+    """ConfigError unless a parameter is a whole number; 5.0 is kept as 5."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+        object.__setattr__(splitter, name, value)
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ConfigError(f"{type(splitter).__name__}: {name} must be a whole number, got {value!r}")
     if value < least:
         raise ConfigError(f"{type(splitter).__name__}: {name} must be at least {least}, got {value}")
+
+
+def _first_within(embargo: timedelta, first: int, X: Any, y: Any) -> int:
+    """Position of the first bar that opens within ``embargo`` before that at position ``first``."""
+    for labels in (X, y):
+        if isinstance(labels, pd.DataFrame) and isinstance(labels.index, pd.DatetimeIndex):
+            return int(labels.index.searchsorted(labels.index[first] - embargo))
+    raise ConfigError("WalkForward: an embargo in time needs the forward_returns frame; pass it, or a number of bars")
 
 
 def _find_ends(splitter: object, X: Any, y: Any, groups: Any) -> IntArray:

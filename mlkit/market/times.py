@@ -1,6 +1,7 @@
 """Timeframes, their grids, and timestamps read by fixed rules."""
 
-from datetime import datetime
+from datetime import date, datetime
+from decimal import Decimal
 from math import gcd
 from typing import Any
 
@@ -100,8 +101,9 @@ def such_rows(bad: npt.NDArray[np.bool_]) -> str:
 def parse_times(values: pd.Series, *, tz: str | None = "UTC") -> pd.DatetimeIndex:
     """Timestamps of a column as UTC nanoseconds, (n,).
 
-    Accepts datetimes, ISO 8601 text, and epoch numbers (or digits as text) in s, ms, us or ns. The unit of
-    epochs follows from their magnitude, and all rows must have the same one: a mistake would be a factor of 1000.
+    Accepts datetimes, dates, periods (their start), ISO 8601 text, dates such as 31.01.2024 whose rows admit one
+    reading only, and epoch numbers (or digits as text) in s, ms, us or ns. The unit of epochs follows from their
+    magnitude, and all rows must have the same one: a mistake would be a factor of 1000.
 
     Parameters
     ----------
@@ -113,6 +115,7 @@ def parse_times(values: pd.Series, *, tz: str | None = "UTC") -> pd.DatetimeInde
     missing = values.isna().to_numpy()
     if missing.any():
         raise first_fault(values, missing, "is no time", "drop the row")
+    values = _without_objects(values)
     dtype = values.dtype
     if pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype):
         return _epochs(values)
@@ -122,9 +125,56 @@ def parse_times(values: pd.Series, *, tz: str | None = "UTC") -> pd.DatetimeInde
     if bad.any():
         raise first_fault(values, bad, "is neither text, number nor datetime", "convert the column")
     text = values.astype("str").str.strip()
-    if text.str.fullmatch(r"\d{9,}").all():  # 8 digits are the ISO date 20240131
-        return _epochs(text.astype(np.int64))
-    return _texts(text, tz)
+    epochs = text.str.fullmatch(r"\d{9,}(?:\.0*)?").to_numpy(dtype=bool)  # 8 digits are the ISO date 20240131
+    if epochs.mean() > 0.5:
+        if not epochs.all():
+            raise first_fault(text, ~epochs, "is no epoch number, as most rows are", "mend or drop the row")
+        return _epochs(text.str.replace(r"\.0*$", "", regex=True).astype(np.int64))
+    return _texts(_iso_dates(text), tz)
+
+
+def _without_objects(values: pd.Series) -> pd.Series:
+    """Periods, and objects that are all numbers, dates or datetimes, as an integer or datetime column."""
+    if isinstance(values.dtype, pd.PeriodDtype):
+        return values.dt.to_timestamp()
+    if values.dtype != object:
+        return values
+    items = [value.start_time if isinstance(value, pd.Period) else value for value in values]
+    if all(isinstance(item, (int, float, Decimal, np.number)) and not isinstance(item, bool) for item in items):
+        whole = [int(item) for item in items]
+        fits = whole == items and max(map(abs, whole)) < 2**63
+        return pd.Series(whole, dtype=np.int64) if fits else values
+    if all(isinstance(item, date | np.datetime64) for item in items):
+        stamps = [pd.Timestamp(item) for item in items]
+        aware = {stamp.tzinfo is not None for stamp in stamps}
+        if len(aware) == 1:
+            return pd.Series(pd.to_datetime(stamps, utc=aware.pop()))
+    return values
+
+
+def _iso_dates(text: pd.Series) -> pd.Series:
+    """Dates such as 31.01.2024, 01/31/2024 and 2024.01.31 as ISO 8601; other text as it is.
+
+    Whether the day or the month stands first must follow from the rows: RowError where no number is above 12.
+    """
+    year_first = text.str.extract(r"^(\d{4})[./](\d{1,2})[./](\d{1,2})(?!\d)(.*)$")
+    year_last = text.str.extract(r"^(\d{1,2})[./-](\d{1,2})[./-](\d{4})(?!\d)(.*)$")
+    if year_first.iloc[0].notna().all():
+        parts, (y, m, d) = year_first, (0, 1, 2)
+    elif year_last.iloc[0].notna().all():
+        parts, y = year_last, 2
+        large = [pd.to_numeric(parts[column]).to_numpy() > 12 for column in (0, 1)]
+        if large[0].any() == large[1].any() and not (parts[0] == parts[1]).all():
+            what = "may be day or month first" if not large[0].any() else "and other rows put day and month differently"
+            raise first_fault(text, large[0] | ~large[0].any(), what, "write ISO 8601, as 2024-01-31")
+        d, m = (1, 0) if large[1].any() else (0, 1)
+    else:
+        return text
+    odd = parts[0].isna().to_numpy()
+    if odd.any():
+        raise first_fault(text, odd, f"is no date as the first row, {text.iloc[0]!r}, is", "mend or drop the row")
+    rest = parts[3].str.replace(r"\s*(?:GMT|UTC)([+-]\d)", r"\1", regex=True)
+    return parts[y] + "-" + parts[m].str.zfill(2) + "-" + parts[d].str.zfill(2) + rest
 
 
 def bar_time(timestamp: Any, where: str) -> int:
@@ -177,6 +227,9 @@ def _epochs(values: pd.Series) -> pd.DatetimeIndex:
 
 
 def _texts(text: pd.Series, tz: str | None) -> pd.DatetimeIndex:
+    no_time = ~text.str.contains(r"\d", regex=True).to_numpy(dtype=bool)
+    if no_time.any():
+        raise first_fault(text, no_time, "is not an ISO 8601 time", "write it as 2024-01-31T00:00Z")
     aware = text.str.contains(_ZONED, regex=True).to_numpy(dtype=bool)
     odd = aware != aware[0]
     if odd.any():
@@ -207,8 +260,8 @@ def _utc(index: pd.DatetimeIndex, values: pd.Series, tz: str | None) -> pd.Datet
 def _localized(index: pd.DatetimeIndex, values: pd.Series, tz: str) -> pd.DatetimeIndex:
     """Local times of a zone. RowError for those that do not exist or happen twice where its clocks change."""
     try:
-        ahead = index.tz_localize(tz, nonexistent="shift_forward", ambiguous="NaT")
-    except (ValueError, KeyError) as error:  # a zone that does not exist
+        ahead = index.tz_localize(str(tz), nonexistent="shift_forward", ambiguous="NaT")
+    except (ValueError, KeyError, IndexError) as error:  # a zone that does not exist, or empty text
         raise BarsError(f"times cannot be read in zone {tz!r}: {error}; pass a name such as Europe/Berlin") from error
     twice = np.asarray(ahead.isna())
     if twice.any():

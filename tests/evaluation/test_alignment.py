@@ -91,3 +91,24 @@ def test_a_cone_of_a_bar_that_is_not_there_is_refused(sp500: pd.DataFrame) -> No
     forecast = pd.DataFrame({"timestamp": [pd.Timestamp("2030-01-01", tz="UTC")], "horizon": [1]})
     with pytest.raises(ConfigError, match="no bar of these"):
         plots.cones(_axes(), sp500, forecast)
+
+
+def test_an_embargo_may_be_a_length_of_time(sp500: pd.DataFrame) -> None:
+    labels = forward_returns(sp500, horizons=(1,))
+    times = labels.index
+    for (train, test), (plain, _) in zip(
+        WalkForward(n_splits=3, embargo=pd.Timedelta("10D")).split(labels),
+        WalkForward(n_splits=3.0).split(labels),  # type: ignore[arg-type]
+        strict=True,
+    ):
+        ends = pd.DatetimeIndex(labels["end_time"][1].iloc[plain])
+        np.testing.assert_array_equal(train, plain[ends < times[test[0]] - pd.Timedelta("10D")])
+        assert len(train) < len(plain)
+    with pytest.raises(ConfigError, match="embargo in time needs"):
+        list(WalkForward(embargo=pd.Timedelta("1D")).split(np.zeros(100), groups=np.arange(100)))
+
+
+@pytest.mark.parametrize("wrong", [{"n_splits": 2.5}, {"embargo": "1D"}, {"embargo": pd.Timedelta("-1D")}])
+def test_other_parameters_of_a_splitter_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="WalkForward: "):
+        WalkForward(**wrong)

@@ -8,6 +8,7 @@ columns more, with a header in newer futures files; times in ms, in spot files s
 
 import hashlib
 import io
+import logging
 import re
 import tempfile
 import time
@@ -33,6 +34,7 @@ from mlkit.market.collect.patience import Patience, TemporaryError, retry_after
 from mlkit.market.collect.progress_lines import utc
 from mlkit.market.times import parse_times, timeframe_delta
 
+_log = logging.getLogger(__name__)
 _ROW = 400  # bytes that a row may have; real ones have some 120
 _LARGEST = 1 << 28  # bytes of one zip; a month of 1m bars has some 2 MB
 _TIMEOUT = 30.0  # seconds without a byte
@@ -102,8 +104,10 @@ def _bars(data: bytes, period: Period, symbol: str, timeframe: str) -> pd.DataFr
         raise BarsError(f"its CSV is not that of candles: {' '.join(str(error).split())}") from None
     if not table.num_rows:
         raise BarsError("its CSV has no rows")
-    frame = pd.DataFrame({column: table.column(column).to_numpy() for column in names[1:]})
-    frame.index = parse_times(pd.Series(table.column("open_time").to_numpy()))
+    frame = table.to_pandas().drop_duplicates(ignore_index=True)
+    if repeated := table.num_rows - len(frame):
+        _log.warning("%s: %d repeated rows dropped", period.file(symbol, timeframe), repeated)
+    frame = frame.set_index(parse_times(frame.pop("open_time")))
     bars = validate_bars(frame, symbol=symbol, timeframe=timeframe)
     if bars.index[0] < period.start or bars.index[-1] >= period.stop:
         raise BarsError(f"its bars go from {utc(bars.index[0])} to {utc(bars.index[-1])}, beyond its period")

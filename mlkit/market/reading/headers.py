@@ -17,6 +17,7 @@ from mlkit.market.bars import COLUMNS, TIME_NAMES, BarArrays, BoolArray, Float64
 from mlkit.market.times import RowError, first_fault, parse_times
 
 _INDEX_NAME = "__index_level_0__"  # pandas' name for a nameless index in Parquet
+_OTHER_TIME_NAMES = ("unix", "datum", "date_time", "gmt_time", "local_time")  # Dukascopy: the last two
 _VOLUMES = ("tickvol", "tick_volume")  # MetaTrader: its real volume is 0 at most brokers, its tick volume is not
 # Columns that name the market, the most telling first; those of LABELS may hold a longer name than its symbol.
 LABELS = ("name", "asset")
@@ -76,7 +77,7 @@ class Piece:
 
 def names_time(name: object) -> bool:
     """Whether a column of this name holds the bars' times."""
-    return _plain(name) in (*TIME_NAMES, "unix") or name == _INDEX_NAME
+    return _plain(name) in (*TIME_NAMES, *_OTHER_TIME_NAMES) or name == _INDEX_NAME
 
 
 def _plain(name: object) -> str:
@@ -125,6 +126,7 @@ def frame_piece(frame: Any, where: str, counts: dict[str, int]) -> Piece:
     """
     columns: dict[str, Column]
     if isinstance(frame, pd.DataFrame):
+        frame = _flat(frame, where)
         names = [str(name) for name in frame.columns]
         indexed = not isinstance(frame.index, pd.RangeIndex) and not any(map(names_time, names))
         chosen = choose(["timestamp", *names] if indexed else names, where)
@@ -148,6 +150,23 @@ def frame_piece(frame: Any, where: str, counts: dict[str, int]) -> Piece:
     counts["columns renamed"] = sum(role in COLUMNS and name != role for role, name in chosen.items())
     counts["columns left out"] = len(names) - len(chosen) + indexed + ("instrument" in chosen)
     return Piece(columns, chosen, where)
+
+
+def _flat(frame: pd.DataFrame, where: str) -> pd.DataFrame:
+    """A frame with one row of column names, and the levels of a MultiIndex as columns."""
+    if frame.columns.nlevels > 1:
+        raise BarsError(
+            f"{where}: columns have {frame.columns.nlevels} levels, such as {frame.columns[0]!r} (yfinance); pass one "
+            "market with one level, as frame.xs(ticker, axis=1, level='Ticker')"
+        )
+    if not isinstance(frame.index, pd.MultiIndex):
+        return frame
+    dated = [pd.api.types.is_datetime64_any_dtype(level.dtype) for level in frame.index.levels]
+    names = [
+        name or ("timestamp" if has_times else "symbol")
+        for name, has_times in zip(frame.index.names, dated, strict=True)
+    ]
+    return frame.reset_index(names=names, allow_duplicates=True)
 
 
 def joined_times(columns: Mapping[str, Column]) -> pd.Series:

@@ -31,7 +31,7 @@ from mlkit.market.symbols import check_symbol
 from mlkit.market.times import TIMEFRAMES, Int64Array, such_rows, timeframe_delta, timeframe_ns
 
 _SPILL = 1 << 26  # bytes of rows that are kept in memory; more are written to temporary files, one a month
-_CONFLICTS, _CONFLICT_SHARE = 5, 0.01  # times with prices that disagree, of all times: more are no single mistakes
+_CONFLICTS, _CONFLICT_SHARE = 5, 0.01  # rows whose prices disagree, of all rows: more are no single mistakes
 _ENOUGH = 20  # distances between bars from which their timeframe is checked
 
 
@@ -162,7 +162,7 @@ class Intake:
         differ = (data != data[:, first[group]]).any(axis=0)
         moments = np.unique(times[differ])
         prices = (data[:4] != data[:4, first[group]]).any(axis=0)
-        few = len(np.unique(times[prices])) <= max(_CONFLICTS, _CONFLICT_SHARE * len(first))
+        few = int(prices.sum()) <= max(_CONFLICTS, _CONFLICT_SHARE * len(times))
         if len(moments) and not (self._repair and few):
             shown = ", ".join(f"{pd.Timestamp(int(moment)):%Y-%m-%d %H:%M}" for moment in moments[:5])
             row = int(np.argmax(differ))

@@ -11,7 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from mlkit.errors import BarsError, ConfigError
-from mlkit.market.bars import COLUMNS
+from mlkit.market.bars import COLUMNS, listing
 from mlkit.market.reading.headers import Piece, choose
 
 TEXT = (".csv", ".csv.gz", ".txt", ".tsv")
@@ -22,6 +22,7 @@ _BATCH = 1 << 23  # bytes of one piece of a streamed file
 _ROWS = 1 << 19  # rows of one piece of a Parquet file
 _KLINE = ("timestamp", *COLUMNS)  # what a file without a header holds first: Binance, Kraken
 _METATRADER = ("date", "time", *COLUMNS)
+_OTHER_LENGTH = "lines of another length dropped"
 _CLOCK = r"\d{1,2}:\d{2}(:\d{2})?"
 _ISO_UTC = r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}([.]\d+)?)?Z"
 _ISO_NAIVE = r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.]\d+)?)?)?"
@@ -100,6 +101,11 @@ def _layout(path: Path) -> _Layout:
         second = first
     else:
         names = tuple(re.sub(r'^"(.*)"$', r"\1", field) for field in first.split(comma))
+        if second and not re.search(r"\d", second):
+            raise BarsError(
+                f"{path}: two rows of column names and no number in the second, as of yfinance (Price, Ticker); save "
+                "one market with frame.xs(ticker, axis=1, level='Ticker').to_csv(...)"
+            )
     chosen = choose(list(names), path)
     values = [field.strip('" ') for field in second.split(comma)]
     at = names.index(chosen["timestamp"])
@@ -137,6 +143,11 @@ def _text_pieces(path: Path, counts: dict[str, int] | None) -> Iterator[Piece]:
                 columns = {role: table.column(name) for role, name in layout.chosen.items()}
                 yield Piece(columns, layout.chosen, str(path), line, done)
                 done += table.num_rows
+            if counts and not done and (lines := counts[_OTHER_LENGTH]):
+                raise BarsError(
+                    f"{path}: none of its {lines} lines has the {len(layout.names)} fields of the header "
+                    f"({listing(list(layout.names))}); export the file again"
+                )
             return
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             if types is as_text:
@@ -148,15 +159,13 @@ def _text_pieces(path: Path, counts: dict[str, int] | None) -> Iterator[Piece]:
 def _text_tables(
     path: Path, layout: _Layout, types: Mapping[str, pa.DataType], counts: dict[str, int] | None
 ) -> Iterator[pa.Table]:
-    dropped = "lines of another length dropped"
-
     def skip(_: Any) -> str:
         assert counts is not None
-        counts[dropped] += 1
+        counts[_OTHER_LENGTH] += 1
         return "skip"
 
     if counts is not None:
-        counts.setdefault(dropped, 0)
+        counts.setdefault(_OTHER_LENGTH, 0)
     options = layout.options(types, None if counts is None else skip)
     with _opened(path) as file:
         if path.stat().st_size <= (_WHOLE >> 3 if path.name.lower().endswith(".gz") else _WHOLE):
