@@ -44,6 +44,11 @@ def timeframe_ns(timeframe: str) -> int:
     return int(timeframe_delta(timeframe).as_unit("ns").value)
 
 
+def month_slots(timeframe: str) -> int:
+    """Most bars that open in one month."""
+    return 31 * 86_400 * 10**9 // timeframe_ns(timeframe) + 1
+
+
 def floor_times(times: Int64Array, timeframe: str) -> Int64Array:
     """Open time of the bar that holds each time, both in ns since the epoch.
 

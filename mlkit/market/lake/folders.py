@@ -10,7 +10,9 @@ from typing import Any
 
 from mlkit.config import fsync_folder, write_all, write_atomic
 from mlkit.errors import DependencyError, LakeError
-from mlkit.untrusted import one_line, without_password
+from mlkit.untrusted import one_line, read_regular, without_password
+
+_FILE_BYTES = 2**30
 
 
 class LocalFolder:
@@ -24,7 +26,7 @@ class LocalFolder:
         """The whole file, or None where there is none."""
         with _lake_errors("read", f"{self.location}/{name}"):
             try:
-                return (self.path / name).read_bytes()
+                return read_regular(self.path / name, _FILE_BYTES)
             except (FileNotFoundError, NotADirectoryError):
                 return None
 

@@ -13,7 +13,7 @@ from mlkit.market.bars import COLUMNS, BarArrays, bars_of, validate_bars
 from mlkit.market.lake.folders import Folder
 from mlkit.market.lake.index import MANIFEST_FILE, LakeManifest, Partition, parse_manifest, values_digest
 from mlkit.market.symbols import symbol_folder
-from mlkit.market.times import timeframe_delta
+from mlkit.market.times import month_slots, timeframe_delta
 
 _MONTH_FILE = re.compile(r"\d{4}-\d{2}\.parquet", re.ASCII)
 _MONTH_SCHEMA = pa.schema([("timestamp", pa.timestamp("ns", tz="UTC")), *((name, pa.float64()) for name in COLUMNS)])
@@ -60,7 +60,7 @@ class LakeMarket:
             raw = self.folder.read(f"{self.path}/{name}")
             seen |= raw is not None
             if raw is not None and len(raw) == part.size and sha256(raw).hexdigest() == part.sha256:
-                return decode_month(raw, f"{self.where}/{name}")
+                return decode_month(raw, f"{self.where}/{name}", month_slots(self.timeframe))
         fault = "is damaged (its digest is not the manifest's)" if seen else "is missing"
         raise Overtaken(
             f"{self.where}/{part.name} {fault}; restore it from a copy, or delete it with {MANIFEST_FILE} beside it "
@@ -77,7 +77,7 @@ class LakeMarket:
     def _found(self, name: str) -> Partition:
         """A month without a manifest: its page checksums and its bars are verified."""
         raw = self.folder.read(f"{self.path}/{name}") or b""
-        values = decode_month(raw, f"{self.where}/{name}")
+        values = decode_month(raw, f"{self.where}/{name}", month_slots(self.timeframe))
         validate_bars(bars_of(values, symbol=self.symbol, timeframe=self.timeframe))
         return month_partition(name.removesuffix(".parquet"), values, raw)
 
@@ -100,12 +100,18 @@ def encode_month(values: BarArrays) -> bytes:
     return sink.getvalue()
 
 
-def decode_month(raw: bytes, where: str) -> BarArrays:
-    """Open times and values of a month that `encode_month` wrote, its page checksums verified. Raises LakeError."""
+def decode_month(raw: bytes, where: str, most: int) -> BarArrays:
+    """Open times and values of a month that `encode_month` wrote, its page checksums verified.
+
+    Raises LakeError, also for more than ``most`` rows: a small file may hold billions of equal ones.
+    """
     try:
         file = pa.parquet.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True)
         if not file.schema_arrow.equals(_MONTH_SCHEMA):
             raise TypeError(f"columns {file.schema_arrow.names}")
+        groups = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+        if max(file.metadata.num_rows, sum(groups)) > most:
+            raise ValueError(f"more than {most:,} rows, which no month of this timeframe has")
         table = file.read(use_threads=False)
         times = table.column(0).cast(pa.int64()).to_numpy()
         data = np.stack([table.column(name).to_numpy() for name in COLUMNS])

@@ -1,6 +1,7 @@
 """Rows of files and frames become bars: checked or repaired, then sorted, without repeats, month by month."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -28,8 +29,10 @@ from mlkit.market.reading.instruments import check_instrument
 from mlkit.market.reading.repair import RepairReport, RowRepair
 from mlkit.market.reading.tables import file_pieces
 from mlkit.market.symbols import check_symbol
-from mlkit.market.times import TIMEFRAMES, Int64Array, such_rows, timeframe_delta, timeframe_ns
+from mlkit.market.times import TIMEFRAMES, Int64Array, month_slots, such_rows, timeframe_delta, timeframe_ns
 
+_REPEATS = 4  # rows that a file may hold for each bar, beside `_SPARE_ROWS` a month
+_SPARE_ROWS = 100_000
 _SPILL = 1 << 26  # bytes of rows that are kept in memory; more are written to temporary files, one a month
 _CONFLICTS, _CONFLICT_SHARE = 5, 0.01  # rows whose prices disagree, of all rows: more are no single mistakes
 _ENOUGH = 20  # distances between bars from which their timeframe is checked
@@ -76,7 +79,7 @@ class Intake:
         self._counts: dict[str, int] = {"rows out of order": 0, "exact duplicates dropped": 0}
         self._rows_in = self._rows_out = 0
         self._last: int | None = None
-        self._spool = _Spool()
+        self._spool = _Spool(f"{symbol} {timeframe}", _SPARE_ROWS + _REPEATS * month_slots(timeframe))
 
     def __enter__(self) -> Self:
         return self
@@ -236,9 +239,14 @@ def repair_bars(frame: Any, *, symbol: str, timeframe: str) -> tuple[pd.DataFram
 
 
 class _Spool:
-    """Rows that are not sorted yet: in memory up to 64 MB, then in temporary files, one a month."""
+    """Rows that are not sorted yet: in memory up to 64 MB, then in temporary files, one a month.
 
-    def __init__(self) -> None:
+    A month of more than ``most`` rows is refused: a small file may hold billions of equal ones.
+    """
+
+    def __init__(self, market: str, most: int) -> None:
+        self._market, self._most = market, most
+        self._rows: Counter[str] = Counter()
         self._chunks: list[BarArrays] = []
         self._bytes = 0
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -274,6 +282,12 @@ class _Spool:
             self._folder = tempfile.TemporaryDirectory(prefix="mlkit-import-")
         for times, data in self._chunks:
             for month, opens, values in by_month(times, data):
+                self._rows[month] += len(opens)
+                if self._rows[month] > self._most:
+                    raise BarsError(
+                        f"{self._market}: {month} has more than {self._most:,} rows, several for each bar of that "
+                        "timeframe; pass the timeframe of the file, or export its bars once"
+                    )
                 with (Path(self._folder.name) / month).open("ab") as file:
                     np.ascontiguousarray(np.vstack([opens.view(np.float64), values]).T).tofile(file)
         self._chunks, self._bytes = [], 0

@@ -168,7 +168,8 @@ def _text_tables(
         counts.setdefault(_OTHER_LENGTH, 0)
     options = layout.options(types, None if counts is None else skip)
     with _opened(path) as file:
-        if path.stat().st_size <= (_WHOLE >> 3 if path.name.lower().endswith(".gz") else _WHOLE):
+        # A compressed file is always streamed: its size says nothing about that of its text.
+        if path.stat().st_size <= _WHOLE and not path.name.lower().endswith(".gz"):
             yield pa.csv.read_csv(file, **options)
             return
         with pa.csv.open_csv(file, **options) as reader:
