@@ -53,8 +53,8 @@ class OutOfSample(_Record):
     low: float | None  # block-bootstrap interval of the difference; None where there are too few bars for one
     high: float | None
     level: float
-    start: IsoTime  # first bar scored
-    end: IsoTime
+    start: Line  # first bar scored
+    end: Line
     bars: Count
     reads_before: Count  # earlier reads of these bars: over 0 they are no longer out of sample
 
