@@ -60,8 +60,8 @@ _WARM_UPS = np.array([spec.warm_up for spec in SPECS], dtype=np.int64)
 #: Rows at the start in which at least one feature is NaN.
 WARM_UP = int(_WARM_UPS.max())
 
-_fill = rows_by_formulas([(row, FORMULAS[row]) for row in ROWS], optional=True)
-_advance, _keep, STATE_SIZE = advancer()
+fill = rows_by_formulas([(row, FORMULAS[row]) for row in ROWS], optional=True)
+advance, keep, STATE_SIZE = advancer()
 _PLACES = np.array([place(int(row)) for row in ROWS])
 
 
@@ -89,8 +89,8 @@ def _with_stamp(stamp: str) -> Any:
             t = int(x[SEEN])
             first = t % BLOCK_BARS
             end, zero = min(BLOCK_BARS, first + o.shape[0] - i), t - first
-            _advance(o, h, low, c, v, state, i, first, end)
-            _fill(state, first, end, zero, wanted.loops)
+            advance(o, h, low, c, v, state, i, first, end)
+            fill(state, first, end, zero, wanted.loops)
             for r in range(first, end):
                 for j in range(out.shape[1]):
                     out[np.uintp(i + r - first), np.uintp(j)] = np.float32(state[wanted.places[j] + r])
@@ -100,14 +100,14 @@ def _with_stamp(stamp: str) -> Any:
                         if zero + r < wanted.warm_ups[j]:
                             out[i + r - first, j] = np.nan
             if end == BLOCK_BARS:
-                _keep(state)
+                keep(state)
             x[SEEN] = zero + end
             i += end - first
 
     return steps
 
 
-_steps = _with_stamp(STAMP)
+steps = _with_stamp(STAMP)
 
 
 def _wanted(columns: Sequence[str] | None) -> tuple[list[str], Wanted]:
@@ -122,7 +122,7 @@ def _wanted(columns: Sequence[str] | None) -> tuple[list[str], Wanted]:
     return [FEATURE_NAMES[position] for position in at], Wanted(_PLACES[at], _WARM_UPS[at], loops)
 
 
-_ALL = _wanted(None)[1]
+ALL_COLUMNS = _wanted(None)[1]
 _FEW = 4  # symbols that need no progress bar
 
 
@@ -193,11 +193,11 @@ def build_features(
     bars = validate_bars(bars)
     names, wanted = _wanted(columns)
     out = np.empty((len(bars), len(names)), dtype=np.float32)
-    announce_compilation(_steps)
+    announce_compilation(steps)
     arrays, start = ohlcv_arrays(bars), new_state(_check_garch(garch), STATE_SIZE)
     cuts = [0] if max_gap is None else np.flatnonzero(np.diff(unbroken_runs(bars, max_gap), prepend=-1)).tolist()
     for first, last in zip(cuts, [*cuts[1:], len(bars)], strict=True):
-        _steps(*(array[first:last] for array in arrays), start.copy(), wanted, out[first:last])
+        steps(*(array[first:last] for array in arrays), start.copy(), wanted, out[first:last])
     frame = pd.DataFrame(out, index=bars.index, columns=names, copy=False)
     frame.attrs.update(bars.attrs)
     return frame
@@ -266,7 +266,7 @@ class FeatureStream:
         self._step = 0 if timeframe is None else timeframe_ns(timeframe)  # ns
         self._bar = np.empty(5)
         self._parts = tuple(self._bar[k : k + 1] for k in range(5))
-        announce_compilation(_steps)
+        announce_compilation(steps)
 
     def push(
         self,
@@ -295,7 +295,7 @@ class FeatureStream:
             self._meet(opened)
         self._bar[:] = bar
         row = np.empty((1, N_FEATURES), dtype=np.float32)
-        _steps(*self._parts, self._vector, _ALL, row)
+        steps(*self._parts, self._vector, ALL_COLUMNS, row)
         first: Float32Matrix = row[0]
         return first
 
@@ -308,7 +308,7 @@ class FeatureStream:
         arrays, times, starts = ohlcv_arrays(bars), open_times(bars), memory_starts(bars).tolist()
         for first, last in zip(starts, [*starts[1:], len(bars)], strict=True):
             self._meet(int(times[first]))
-            _steps(*(array[first:last] for array in arrays), self._vector, _ALL, out[first:last])
+            steps(*(array[first:last] for array in arrays), self._vector, ALL_COLUMNS, out[first:last])
             self._newest = int(times[last - 1])
         return out
 

@@ -348,7 +348,7 @@ def _with_stamp(stamp: str) -> Any:
 
 
 _NONE = np.zeros(0, dtype=np.bool_)
-_flags = _with_stamp(STAMP)
+flag_steps = _with_stamp(STAMP)
 
 
 def pattern_flags(
@@ -388,5 +388,5 @@ def pattern_flags(
         raise ConfigError(f"rule state must be float64 ({RULE_STATE_SIZE},), not {state.dtype} {state.shape}")
     prices = np.array([open, high, low, close], dtype=np.float64)
     flags = np.empty((prices.shape[1], len(PATTERNS)), dtype=np.int8)
-    _flags(prices, state, _FLAG_PLACES[STANDARDS.index(standard)], flags)
+    flag_steps(prices, state, _FLAG_PLACES[STANDARDS.index(standard)], flags)
     return flags

@@ -63,7 +63,8 @@ def save_features(
         "versions": {name: version(name) for name in ("numba", "numpy")},
     }
     held = _receipt(folder, place)
-    if held is not None and all(held.get(key) == value for key, value in about.items()) and _whole(folder, place, held):
+    same = held is not None and all(held.get(key) == value for key, value in about.items())
+    if held is not None and same and set(held["files"]) <= set(folder.names(place)):
         return held | {"written": False}
     files: dict[str, dict[str, Any]] = {}
     for name, data, rows in _months(bars, garch):
@@ -114,10 +115,6 @@ def _receipt(folder: Folder, place: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return found if isinstance(found, dict) and isinstance(found.get("files"), dict) else None
-
-
-def _whole(folder: Folder, place: str, receipt: dict[str, Any]) -> bool:
-    return set(receipt["files"]) <= set(folder.names(place))
 
 
 def _months(bars: "pd.DataFrame", garch: tuple[float, float, float]) -> Iterator[tuple[str, bytes, int]]:

@@ -26,7 +26,8 @@ from numba import njit
 
 import mlkit
 from mlkit.features import engine
-from mlkit.features.kernel import OPTIONS
+from mlkit.features.engine import advance, keep
+from mlkit.features.kernel import OPTIONS, pointer
 from mlkit.features.state import new_state
 from mlkit.features.state_rows import BLOCK_BARS, SEEN, Vector
 from mlkit.market.bars import make_bars, ohlcv_arrays
@@ -77,7 +78,7 @@ def fresh_state() -> Vector:
 
 def steps(arrays: tuple[Vector, ...], out: np.ndarray) -> None:
     """The kernel alone, all columns."""
-    engine._steps(*arrays, fresh_state(), engine._ALL, out)
+    engine.steps(*arrays, fresh_state(), engine.ALL_COLUMNS, out)
 
 
 def against_copying(n_bars: int, repeats: int) -> None:
@@ -102,9 +103,10 @@ def against_copying(n_bars: int, repeats: int) -> None:
 @uncached
 def _state_only(o: Vector, h: Vector, low: Vector, c: Vector, v: Vector, x: Vector) -> None:
     """The whole state: what is left is the formulas of the features and writing the rows."""
+    state = pointer(x)
     for i in range(0, o.shape[0] - BLOCK_BARS + 1, BLOCK_BARS):
-        engine._advance(o, h, low, c, v, x, i, 0, BLOCK_BARS)
-        engine._keep(x)
+        advance(o, h, low, c, v, state, i, 0, BLOCK_BARS)
+        keep(state)
         x[SEEN] += BLOCK_BARS
 
 

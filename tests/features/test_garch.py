@@ -9,7 +9,7 @@ import mlkit
 from mlkit.errors import BarsError
 from mlkit.features.engine import DEFAULT_GARCH, FeatureStream
 from mlkit.features.garch import fit_garch
-from mlkit.features.rows import BLOCK_BARS, place
+from mlkit.features.state_rows import BLOCK_BARS, place
 from mlkit.features.state import GARCH
 
 

@@ -22,7 +22,7 @@ def test_the_stamp_is_of_every_source(tmp_path: Path) -> None:
 
 
 def test_the_entries_close_over_the_stamp() -> None:
-    for entry in (engine._steps, rules._flags):
+    for entry in (engine.steps, rules.flag_steps):
         assert [cell.cell_contents for cell in entry.py_func.__closure__] == [kernel.STAMP]
 
 
