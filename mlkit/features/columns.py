@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlkit.features.kernel import formula
-from mlkit.features.state_rows import Formula, new_row
+from mlkit.features.state_rows import Formula, RowNumber, at, close, inverse, new_row, total
 
 ANY, SHARE, SIGNED, PERCENT, POSITIVE = "any", "0 to 1", "-1 to 1", "0 to 100", ">= 0"
 TRUE_FALSE, THREE_WAY = "0 or 1", "-1, 0 or 1"
@@ -49,3 +49,26 @@ def family(name: str) -> Callable[..., Callable[[Formula], None]]:
         return register
 
     return column
+
+
+# The commonest formulas, for many rows and windows.
+
+
+def value(row: RowNumber) -> Formula:
+    """The row itself."""
+    return lambda b: at(b, row)
+
+
+def per_close(row: RowNumber) -> Formula:
+    """The row over the close."""
+    return lambda b: at(b, row) * inverse(close(b))
+
+
+def mean_of(quantity: RowNumber, n: int) -> Formula:
+    """Mean of a `quantity` over n bars."""
+    return lambda b: total(b, quantity, n) * (1.0 / n)
+
+
+def quotient(quantity: RowNumber, divisor: RowNumber, n: int) -> Formula:
+    """Sum of a `quantity` over n bars over that of another; 0 where the other is not positive."""
+    return lambda b: total(b, quantity, n) * inverse(total(b, divisor, n))

@@ -93,7 +93,9 @@ def pandas_ta(
     settled = int(np.isfinite(table.to_numpy()).any(axis=1).argmax())
     if lookback is None:
         first = np.isfinite(table.to_numpy()).argmax(axis=0).max()
-        lookback = max(SHORTEST, WARM_UPS * max([int(first) + 1, *_periods(parameters)]))
+        numbers = {key: number for key, number in parameters.items() if isinstance(number, int | float)}
+        periods = [int(number) for key, number in numbers.items() if _PERIOD.search(key) and number > 0]
+        lookback = max(SHORTEST, WARM_UPS * max([int(first) + 1, *periods]))
     if lookback < settled:
         raise ConfigError(f"pandas_ta {indicator!r}: lookback {lookback} is shorter than its warm-up of {settled} bars")
     return Feature(
@@ -180,10 +182,6 @@ def _filled(
         return table.rename(columns=parts)
 
     return function
-
-
-def _periods(parameters: dict[str, Any]) -> list[int]:
-    return [int(v) for key, v in parameters.items() if _PERIOD.search(key) and isinstance(v, int | float) and v > 0]
 
 
 def _word(key: str, value: Any) -> str:

@@ -9,8 +9,8 @@ import mlkit
 from mlkit.errors import BarsError
 from mlkit.features.engine import DEFAULT_GARCH, FeatureStream
 from mlkit.features.garch import fit_garch
-from mlkit.features.state_rows import BLOCK_BARS, place
 from mlkit.features.state import GARCH
+from mlkit.features.state_rows import BLOCK_BARS, place
 
 
 def test_the_filter_is_that_of_arch(sp500: pd.DataFrame) -> None:

@@ -1,7 +1,7 @@
 """Families candle and rule: the newest candle, its sequence with the ones before, and the rules of the patterns."""
 
 from mlkit.features import rules
-from mlkit.features.columns import ANY, SHARE, SIGNED, THREE_WAY, TRUE_FALSE, family
+from mlkit.features.columns import ANY, SHARE, SIGNED, THREE_WAY, TRUE_FALSE, family, mean_of, quotient, value
 from mlkit.features.state import BODY, HIGHEST20, LOWEST20, RANGE, RUN, quantity
 from mlkit.features.state_rows import (
     CLOSE,
@@ -58,11 +58,9 @@ def _(b: Bars) -> float:
     return 1.0 if close(b) > open_(b) else -1.0 if close(b) < open_(b) else 0.0
 
 
-@candle("run_length", "signed length of the run of candles of one direction, at most 10", "-10 to 10", 10)
-def _(b: Bars) -> float:
-    return at(b, RUN)
-
-
+candle(
+    "run_length", "signed length of the run of candles of one direction, at most 10", "-10 to 10", 10
+)(value(RUN))  # fmt: skip
 ABS_BODY = quantity(lambda b: abs(at(b, BODY)), 10)
 
 
@@ -114,24 +112,11 @@ def _(b: Bars) -> float:
     return (close(b) - ago(b, OPEN, 2)) * inverse(total(b, RANGE, 10) * 0.1)
 
 
-@candle("body_balance_5", "sum_5(C - O) / sum_5(H - L); 0 when flat", SIGNED, 4)
-def _(b: Bars) -> float:
-    return total(b, BODY, 5) * inverse(total(b, RANGE, 5))
-
-
+candle("body_balance_5", "sum_5(C - O) / sum_5(H - L); 0 when flat", SIGNED, 4)(quotient(BODY, RANGE, 5))
 HIGHER_HIGH = quantity(lambda b: 1.0 if high(b) > ago(b, HIGH, 1) else 0.0, 5)
 HIGHER_LOW = quantity(lambda b: 1.0 if low(b) > ago(b, LOW, 1) else 0.0, 5)
-
-
-@candle("higher_high_share_5", "share of the last 5 bars with H > H[1]", SHARE, 5)
-def _(b: Bars) -> float:
-    return total(b, HIGHER_HIGH, 5) * 0.2
-
-
-@candle("higher_low_share_5", "share of the last 5 bars with L > L[1]", SHARE, 5)
-def _(b: Bars) -> float:
-    return total(b, HIGHER_LOW, 5) * 0.2
-
+candle("higher_high_share_5", "share of the last 5 bars with H > H[1]", SHARE, 5)(mean_of(HIGHER_HIGH, 5))
+candle("higher_low_share_5", "share of the last 5 bars with L > L[1]", SHARE, 5)(mean_of(HIGHER_LOW, 5))
 
 rule = family("rule")
 for name, one in rules.RULES.items():

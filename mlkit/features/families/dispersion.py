@@ -2,7 +2,7 @@
 
 import math
 
-from mlkit.features.columns import ANY, POSITIVE, family
+from mlkit.features.columns import ANY, POSITIVE, family, per_close
 from mlkit.features.kernel import kernel
 from mlkit.features.state import (
     ATR7,
@@ -21,7 +21,7 @@ from mlkit.features.state import (
     VARIANCE20,
     quantity,
 )
-from mlkit.features.state_rows import Bars, Formula, RowNumber, at, close, high, inverse, low, open_, total
+from mlkit.features.state_rows import Bars, Formula, at, close, high, inverse, low, open_, total
 
 volatility = family("volatility")
 LOG_2, LOG_14 = math.log(2.0), math.log(14.0)
@@ -41,13 +41,9 @@ def deviation(b: Bars, n: int) -> float:
     return math.sqrt(variance(b, n) * (n / (n - 1.0)))
 
 
-@volatility("true_range_ratio", "TR / C, TR = max(H, C[1]) - min(L, C[1])", POSITIVE, 1, "TA-Lib TRANGE")
-def _(b: Bars) -> float:
-    return at(b, TRUE_RANGE) * inverse(close(b))
-
-
-def _per_close(row: RowNumber) -> Formula:
-    return lambda b: at(b, row) * inverse(close(b))
+volatility(
+    "true_range_ratio", "TR / C, TR = max(H, C[1]) - min(L, C[1])", POSITIVE, 1, "TA-Lib TRANGE"
+)(per_close(TRUE_RANGE))  # fmt: skip
 
 
 def _deviation(n: int) -> Formula:
@@ -55,7 +51,7 @@ def _deviation(n: int) -> Formula:
 
 
 for n, row in ((7, ATR7), (14, ATR14), (28, ATR28)):
-    volatility(f"atr_ratio_{n}", f"wilder_{n}(TR) / C", POSITIVE, 8 * n, f"TA-Lib ATR({n})")(_per_close(row))
+    volatility(f"atr_ratio_{n}", f"wilder_{n}(TR) / C", POSITIVE, 8 * n, f"TA-Lib ATR({n})")(per_close(row))
 for n in (5, 10, 20, 50, 100):
     volatility(f"rolling_std_{n}", f"std_{n}(r), ddof 1", POSITIVE, n, "pandas rolling.std")(_deviation(n))
 

@@ -2,7 +2,7 @@
 
 import math
 
-from mlkit.features.columns import POSITIVE, SHARE, SIGNED, family
+from mlkit.features.columns import POSITIVE, SHARE, SIGNED, family, mean_of, quotient
 from mlkit.features.families.dispersion import deviation
 from mlkit.features.state import (
     AVERAGED,
@@ -20,7 +20,7 @@ from mlkit.features.state import (
     quantity,
     volume,
 )
-from mlkit.features.state_rows import CLOSE, TINY, Bars, Formula, ago, at, close, inverse, ratio, total
+from mlkit.features.state_rows import CLOSE, TINY, Bars, ago, at, close, inverse, ratio, total
 
 market = family("market")
 
@@ -35,10 +35,6 @@ def _bulk_volume(b: Bars) -> float:
 BULK_VOLUME = quantity(_bulk_volume, 10, 20, 50, stage=AVERAGED)
 
 
-def _imbalance(n: int) -> Formula:
-    return lambda b: total(b, BULK_VOLUME, n) * inverse(total(b, VOLUME, n))
-
-
 for n in (10, 20, 50):
     market(
         f"volume_imbalance_{n}",
@@ -46,7 +42,7 @@ for n in (10, 20, 50):
         SIGNED,
         100 + n,
         "bulk volume classification, Easley et al. 2016",
-    )(_imbalance(n))
+    )(quotient(BULK_VOLUME, VOLUME, n))
 
 
 @market("volatility_regime_10_100", "std_10(r) / std_100(r); 0 when flat", POSITIVE, 100)
@@ -112,26 +108,16 @@ def _corwin_schultz(b: Bars) -> float:
 
 
 CORWIN_SCHULTZ = quantity(_corwin_schultz, 20)
-
-
-@market(
+market(
     "corwin_schultz_20", "mean_20 of the two-bar high-low spread, floored at 0", POSITIVE, 20, "Corwin and Schultz 2012"
-)
-def _(b: Bars) -> float:
-    return total(b, CORWIN_SCHULTZ, 20) * 0.05
-
+)(mean_of(CORWIN_SCHULTZ, 20))
 
 ZERO_RETURN = quantity(lambda b: 1.0 if close(b) - ago(b, CLOSE, 1) == 0.0 else 0.0, 20)
-
-
-@market("zero_return_share_20", "share of the last 20 bars with C = C[1]", SHARE, 20, "Lesmond et al. 1999")
-def _(b: Bars) -> float:
-    return total(b, ZERO_RETURN, 20) * 0.05
-
-
-def _pressure(n: int) -> Formula:
-    return lambda b: total(b, BODY, n) * inverse(total(b, RANGE, n))
-
+market(
+    "zero_return_share_20", "share of the last 20 bars with C = C[1]", SHARE, 20, "Lesmond et al. 1999"
+)(mean_of(ZERO_RETURN, 20))  # fmt: skip
 
 for n in (10, 50):
-    market(f"market_pressure_{n}", f"sum_{n}(C - O) / sum_{n}(H - L); 0 when flat", SIGNED, n - 1)(_pressure(n))
+    market(
+        f"market_pressure_{n}", f"sum_{n}(C - O) / sum_{n}(H - L); 0 when flat", SIGNED, n - 1
+    )(quotient(BODY, RANGE, n))  # fmt: skip

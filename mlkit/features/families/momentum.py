@@ -1,6 +1,6 @@
 """Family momentum: speed and exhaustion of a move."""
 
-from mlkit.features.columns import ANY, PERCENT, SIGNED, family
+from mlkit.features.columns import ANY, PERCENT, SIGNED, family, per_close, value
 from mlkit.features.state import (
     DOWN_MOVE,
     E12,
@@ -41,9 +41,9 @@ def _(b: Bars) -> float:
     return (at(b, E12) - at(b, E26)) * inverse(close(b))
 
 
-@momentum("macd_signal", "ema_9 of the line before division, / C", ANY, 105, "Appel; TA-Lib MACDEXT")
-def _(b: Bars) -> float:
-    return at(b, MACD_SIGNAL) * inverse(close(b))
+momentum(
+    "macd_signal", "ema_9 of the line before division, / C", ANY, 105, "Appel; TA-Lib MACDEXT"
+)(per_close(MACD_SIGNAL))  # fmt: skip
 
 
 @momentum("macd_histogram", "macd_line - macd_signal", ANY, 105, "Appel; TA-Lib MACDEXT")
@@ -51,12 +51,10 @@ def _(b: Bars) -> float:
     return (at(b, E12) - at(b, E26) - at(b, MACD_SIGNAL)) * inverse(close(b))
 
 
-@momentum(
+momentum(
     "stochastic_k_14", "100 (C - min_14(L)) / (max_14(H) - min_14(L)); 50 when flat", PERCENT, 13,
     "TA-Lib STOCHF(14, 3)",
-)  # fmt: skip
-def _(b: Bars) -> float:
-    return at(b, STOCHASTIC)
+)(value(STOCHASTIC))  # fmt: skip
 
 
 @momentum("stochastic_d_14", "mean_3 of stochastic_k_14", PERCENT, 15, "TA-Lib STOCHF(14, 3)")

@@ -2,7 +2,7 @@
 
 import math
 
-from mlkit.features.columns import ANY, POSITIVE, SHARE, family
+from mlkit.features.columns import ANY, POSITIVE, SHARE, family, value
 from mlkit.features.kernel import kernel
 from mlkit.features.state import (
     CLOSE_VOLUME,
@@ -37,9 +37,7 @@ from mlkit.features.state_rows import (
 price = family("price")
 
 
-@price("log_return_1", "log(C / C[1])", ANY, 1)
-def _(b: Bars) -> float:
-    return at(b, RETURN)
+price("log_return_1", "log(C / C[1])", ANY, 1)(value(RETURN))
 
 
 @price("return_1", "C / C[1] - 1", ANY, 1, "TA-Lib ROCP(1)")

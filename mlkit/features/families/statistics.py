@@ -2,7 +2,7 @@
 
 import math
 
-from mlkit.features.columns import ANY, SHARE, family
+from mlkit.features.columns import ANY, SHARE, family, mean_of, quotient
 from mlkit.features.families.dispersion import variance
 from mlkit.features.state import (
     LAGGED_PRODUCT,
@@ -21,12 +21,8 @@ from mlkit.features.state_rows import Bars, Formula, RowNumber, at, close, inver
 statistics = family("statistics")
 
 
-def _mean(n: int) -> Formula:
-    return lambda b: total(b, RETURN, n) * (1.0 / n)
-
-
 for n in (5, 10, 20, 50, 100):
-    statistics(f"rolling_mean_{n}", f"mean_{n}(r)", ANY, n, "pandas rolling.mean")(_mean(n))
+    statistics(f"rolling_mean_{n}", f"mean_{n}(r)", ANY, n, "pandas rolling.mean")(mean_of(RETURN, n))
 
 RETURN3 = quantity(lambda b: at(b, RETURN) * at(b, RETURN) * at(b, RETURN), 10, 20, 50, 100)
 RETURN4 = quantity(lambda b: (at(b, RETURN) * at(b, RETURN)) * (at(b, RETURN) * at(b, RETURN)), 10, 20, 50, 100)
@@ -84,10 +80,9 @@ for n, mean, spread in ((20, MEAN20, VARIANCE20), (50, MEAN50, VARIANCE50)):
     )(_zscore(mean, spread, float(n)))  # fmt: skip
 
 
-@statistics("autocorrelation_20", "sum_20(r r[1]) / sum_20(r^2); 0 when flat", ANY, 21)
-def _(b: Bars) -> float:
-    return total(b, LAGGED_PRODUCT, 20) * inverse(total(b, RETURN2, 20))
-
+statistics(
+    "autocorrelation_20", "sum_20(r r[1]) / sum_20(r^2); 0 when flat", ANY, 21
+)(quotient(LAGGED_PRODUCT, RETURN2, 20))  # fmt: skip
 
 ABS_RETURN = quantity(lambda b: abs(at(b, RETURN)), 20)
 

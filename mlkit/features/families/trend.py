@@ -1,6 +1,6 @@
 """Family trend: direction and persistence of the price path."""
 
-from mlkit.features.columns import ANY, PERCENT, POSITIVE, SHARE, family
+from mlkit.features.columns import ANY, PERCENT, POSITIVE, SHARE, family, per_close, quotient, value
 from mlkit.features.state import (
     ADX,
     ATR14,
@@ -35,10 +35,7 @@ from mlkit.features.state_rows import (
 
 trend = family("trend")
 
-
-@trend("adx_14", "wilder_14 of dx_14", PERCENT, 210, "Wilder 1978; TA-Lib ADX(14)")
-def _(b: Bars) -> float:
-    return at(b, ADX)
+trend("adx_14", "wilder_14 of dx_14", PERCENT, 210, "Wilder 1978; TA-Lib ADX(14)")(value(ADX))
 
 
 @trend("plus_di_14", "100 wilder_14(+DM) / wilder_14(TR); 0 when flat", PERCENT, 112, "TA-Lib PLUS_DI(14)")
@@ -58,16 +55,10 @@ def _(b: Bars) -> float:
 
 VORTEX_UP = quantity(lambda b: abs(high(b) - ago(b, LOW, 1)), 14)
 VORTEX_DOWN = quantity(lambda b: abs(low(b) - ago(b, HIGH, 1)), 14)
-
-
-@trend("vortex_plus_14", "sum_14 |H - L[1]| / sum_14(TR); 0 when flat", POSITIVE, 14, "Botes and Siepman 2010")
-def _(b: Bars) -> float:
-    return total(b, VORTEX_UP, 14) * inverse(total(b, TRUE_RANGE, 14))
-
-
-@trend("vortex_minus_14", "sum_14 |L - H[1]| / sum_14(TR); 0 when flat", POSITIVE, 14, "Botes and Siepman 2010")
-def _(b: Bars) -> float:
-    return total(b, VORTEX_DOWN, 14) * inverse(total(b, TRUE_RANGE, 14))
+for name, words, row in (("plus", "|H - L[1]|", VORTEX_UP), ("minus", "|L - H[1]|", VORTEX_DOWN)):
+    trend(
+        f"vortex_{name}_14", f"sum_14 {words} / sum_14(TR); 0 when flat", POSITIVE, 14, "Botes and Siepman 2010"
+    )(quotient(row, TRUE_RANGE, 14))  # fmt: skip
 
 
 def _donchian(highest: RowNumber, lowest: RowNumber) -> Formula:
@@ -101,14 +92,6 @@ def _efficiency(n: int) -> Formula:
     return lambda b: abs(close(b) - ago(b, CLOSE, n)) * inverse(total(b, ABS_MOVE, n))
 
 
-def _slope(row: RowNumber) -> Formula:
-    return lambda b: at(b, row) * inverse(close(b))
-
-
-def _value(row: RowNumber) -> Formula:
-    return lambda b: at(b, row)
-
-
 for n in (10, 20):
     trend(
         f"efficiency_ratio_{n}", f"|C - C[{n}]| / sum_{n}|C - C[1]|; 0 when flat", SHARE, n, "Kaufman 1995"
@@ -117,8 +100,8 @@ for n, row in ((20, SLOPE20), (50, SLOPE50)):
     trend(
         f"trend_slope_{n}", f"least-squares slope of C over {n} bars, per bar, / C", ANY, n - 1,
         "TA-Lib LINEARREG_SLOPE",
-    )(_slope(row))  # fmt: skip
+    )(per_close(row))  # fmt: skip
 for n, row in ((20, R_SQUARED20), (50, R_SQUARED50)):
     trend(
         f"trend_r2_{n}", f"r squared of that line over {n} bars; 0 when flat", SHARE, n - 1, "scipy linregress"
-    )(_value(row))  # fmt: skip
+    )(value(row))  # fmt: skip

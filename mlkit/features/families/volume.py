@@ -2,7 +2,7 @@
 
 import math
 
-from mlkit.features.columns import ANY, PERCENT, POSITIVE, SIGNED, family
+from mlkit.features.columns import ANY, PERCENT, POSITIVE, SIGNED, family, quotient
 from mlkit.features.families.dispersion import deviation
 from mlkit.features.state import RETURN, ROLLED, TYPICAL, VOLUME, measure, quantity
 from mlkit.features.state import volume as traded
@@ -41,14 +41,10 @@ def _signed(b: Bars) -> float:
 SIGNED_VOLUME = quantity(_signed, 10, 20, 50)
 
 
-def _obv(n: int) -> Formula:
-    return lambda b: total(b, SIGNED_VOLUME, n) * inverse(total(b, VOLUME, n))
-
-
 for n in (10, 20, 50):
     volume(
         f"obv_{n}", f"sum_{n}(sign(r) V) / sum_{n}(V); 0 without volume", SIGNED, n, "on-balance volume, bounded"
-    )(_obv(n))  # fmt: skip
+    )(quotient(SIGNED_VOLUME, VOLUME, n))  # fmt: skip
 
 TYPICAL_VOLUME = quantity(lambda b: at(b, TYPICAL) * traded(b), 20)
 
@@ -81,14 +77,9 @@ def _accumulated(b: Bars) -> float:
 
 
 ACCUMULATED = quantity(_accumulated, 20)
-
-
-@volume(
+volume(
     "chaikin_money_flow_20", "sum_20(V (2 C - H - L) / (H - L)) / sum_20(V); 0 without volume", SIGNED, 19, "Chaikin"
-)
-def _(b: Bars) -> float:
-    return total(b, ACCUMULATED, 20) * inverse(total(b, VOLUME, 20))
-
+)(quotient(ACCUMULATED, VOLUME, 20))
 
 VOLUME2 = quantity(lambda b: traded(b) * traded(b), 20)
 RETURN_VOLUME = quantity(lambda b: at(b, RETURN) * traded(b), 20)
