@@ -38,6 +38,9 @@ def register(command: AddCommand) -> None:
     sub.add_argument("--repair", action="store_true", help="repair what can be repaired and print the counts")
     replace = "where the lake has a bar with other values, take the file's"
     sub.add_argument("--replace", action="store_true", help=replace)
+    sub.add_argument("--calendar", metavar="NAME", help="trading calendar: XNYS, XLON, ..., 24/7 or 24/5")
+    sessions = "regular drops bars outside the sessions"
+    sub.add_argument("--sessions", choices=("all", "regular"), default="all", help=sessions)
     data = command("data", None, "look after the bars of the lake")
     action = data.add_subparsers(dest="action", required=True, metavar="action")
     sub = action.add_parser("status", help="list what is there, how fresh, how complete", allow_abbrev=False)
@@ -82,6 +85,8 @@ def _import(arguments: Arguments) -> None:
         "tz": arguments.tz,
         "repair": arguments.repair,
         "on_conflict": "replace" if arguments.replace else "refuse",
+        "calendar": arguments.calendar,
+        "regular": arguments.sessions == "regular",
         "settings": settings_from(),
     }
     if arguments.split:
@@ -92,6 +97,8 @@ def _import(arguments: Arguments) -> None:
         if report.total or arguments.repair:
             print(report)
         print(commit)
+        if commit.note:
+            print(commit.note)
 
 
 def _status(arguments: Arguments) -> None:

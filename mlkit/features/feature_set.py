@@ -19,7 +19,16 @@ from mlkit.features.engine import (
     Float32Matrix,
     build_features,
 )
-from mlkit.market import bar_values, make_bars, memory_starts, open_times, time_after, timeframe_ns, validate_bars
+from mlkit.market import (
+    ALWAYS_OPEN,
+    bar_values,
+    make_bars,
+    memory_starts,
+    open_times,
+    time_after,
+    timeframe_ns,
+    validate_bars,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,8 +130,9 @@ class FeatureSet:
         timeframe: str = "1m",
         symbol: str = "LIVE",
         garch: tuple[float, float, float] = DEFAULT_GARCH,
+        calendar: str = ALWAYS_OPEN,
     ) -> "FeatureSetStream":
-        """The same features bar by bar; own functions see ``timeframe`` and ``symbol`` in ``bars.attrs``.
+        """The same features bar by bar; own functions see timeframe, symbol and calendar in ``bars.attrs``.
 
         Raises ConfigError while an own feature is unchecked.
         """
@@ -131,7 +141,7 @@ class FeatureSet:
                 f"feature {self._unchecked[0].name} was never put through the laws; "
                 "pass FeatureSet(..., bars=bars), or build once before streaming"
             )
-        return FeatureSetStream(self.own, timeframe=timeframe, symbol=symbol, garch=garch)
+        return FeatureSetStream(self.own, timeframe=timeframe, symbol=symbol, garch=garch, calendar=calendar)
 
     def __repr__(self) -> str:
         return f"FeatureSet(own={self.own}), {len(self.names)} columns, warm-up {self.warm_up} bars"
@@ -187,9 +197,15 @@ class FeatureSetStream:
     """
 
     def __init__(
-        self, own: tuple[Feature, ...], *, timeframe: str, symbol: str, garch: tuple[float, float, float]
+        self,
+        own: tuple[Feature, ...],
+        *,
+        timeframe: str,
+        symbol: str,
+        garch: tuple[float, float, float],
+        calendar: str = ALWAYS_OPEN,
     ) -> None:
-        self._own = own
+        self._own, self._calendar = own, calendar
         self._symbol, self._timeframe, self._step = symbol, timeframe, timeframe_ns(timeframe)
         self._catalogue = FeatureStream(garch=garch, timeframe=timeframe)
         keep = max((_kept(one) for one in own), default=1)
@@ -257,7 +273,7 @@ class FeatureSetStream:
         n = _kept(one)
         index = pd.DatetimeIndex(list(self._times)[-n:], tz="UTC")
         data = np.array(list(self._bars)[-n:], dtype=np.float64).T
-        bars = make_bars(index, data, symbol=self._symbol, timeframe=self._timeframe)
+        bars = make_bars(index, data, symbol=self._symbol, timeframe=self._timeframe, calendar=self._calendar)
         row: Float32Matrix = _columns(one, bars)[-1]
         return row
 

@@ -2,19 +2,24 @@
 
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from mlkit.inference.insight import Insight
 from mlkit.inference.insight_data import Freshness
-from mlkit.market import timeframe_delta
+from mlkit.market import Calendar, timeframe_delta
 
 LATE_BARS = 3  # whole bars that may be missing before the newest one is stale
-LONGEST_CLOSE = timedelta(days=4)  # of a market with sessions: a weekend and a holiday
+LONGEST_CLOSE = timedelta(days=4)  # a weekend and a holiday, where the calendar does not know holidays
 MODEL_SHARE = 0.1  # a model is stale after this share of its training span
 
 
 def model_freshness(
-    opened: int, before: int | None, timeframe: str, span: tuple[pd.Timestamp, pd.Timestamp] | None
+    opened: npt.NDArray[np.int64],
+    timeframe: str,
+    span: tuple[pd.Timestamp, pd.Timestamp] | None,
+    calendar: Calendar,
 ) -> Freshness:
     """Age of the model at this bar, and the bars missing before it; depends on the bars alone, not on the current time.
 
@@ -22,15 +27,16 @@ def model_freshness(
 
     Parameters
     ----------
-    opened, before : open times of this bar and of the one before it, ns since the epoch
+    opened : open times of the bar before, if any, and of this bar, ns since the epoch, (1,) or (2,)
     timeframe : of the bars
     span : open times of the first and last training bar, None without a bundle
+    calendar : of the market
     """
-    step = timeframe_delta(timeframe)
-    gap = 0 if before is None else int((opened - before) // step.value) - 1
+    gap = int(calendar.missing_bars(opened, timeframe).sum())
     if span is None:
         return Freshness(gap_bars=gap)
-    closed, trained = pd.Timestamp(opened, tz="UTC") + step, span[1] + step
+    ends = calendar.bar_closes(np.array([opened[-1], span[1].as_unit("ns").value]), timeframe)
+    closed, trained = pd.DatetimeIndex(ends, tz="UTC")
     age = max((closed - trained).total_seconds(), 0.0)
     limit = MODEL_SHARE * (trained - span[0]).total_seconds()
     stale = age > limit
@@ -40,35 +46,38 @@ def model_freshness(
         trained_until=trained.tz_localize(None).to_pydatetime(),
         model_age_seconds=age,
         model_stale=stale,
-        in_training_span=bool(span[0] <= pd.Timestamp(opened, tz="UTC") <= span[1]),
+        in_training_span=bool(span[0] <= pd.Timestamp(int(opened[-1]), tz="UTC") <= span[1]),
         notes=[note] if stale else [],
     )
 
 
-def at_time(insight: Insight, now: datetime, *, never_closes: bool) -> Insight:
+def at_time(insight: Insight, now: datetime, calendar: Calendar) -> Insight:
     """The insight with the age of its bar at ``now``, which `Predictor.insight` leaves empty.
 
-    A bar is stale when more than three whole bars should have closed since; a market with sessions is allowed four
-    more days for weekends and holidays.
+    A bar is stale when three further bars should have closed since, by the calendar; where that does not know holidays,
+    four days more have to pass.
 
     Parameters
     ----------
     now : with a time zone
-    never_closes : whether the market trades without closes
+    calendar : of the market
     """
     known = insight.known_at or insight.timestamp
     age = (_utc(now) - known).total_seconds()
-    late = bars_late(known, _utc(now), insight.timeframe, never_closes)
+    late = bars_late(known, _utc(now), insight.timeframe, calendar)
     stale, notes = late is not None, [*insight.freshness.notes, *([late] if late else [])]
     update = {"as_of": _utc(now), "data_age_seconds": max(age, 0.0), "bars_stale": stale, "notes": notes}
     return insight.model_copy(update={"freshness": insight.freshness.model_copy(update=update)})
 
 
-def bars_late(known: datetime, now: datetime, timeframe: str, never_closes: bool) -> str | None:
+def bars_late(known: datetime, now: datetime, timeframe: str, calendar: Calendar) -> str | None:
     """A note about stale bars at ``now``, where the newest closed at ``known`` (both naive UTC); None if not stale."""
     age = (now - known).total_seconds()
-    limit = LATE_BARS * timeframe_delta(timeframe).to_pytimedelta() + (timedelta() if never_closes else LONGEST_CLOSE)
-    if age <= limit.total_seconds():
+    first, last = (int(pd.Timestamp(time).as_unit("ns").value) for time in (known, now))
+    closes = calendar.bar_closes(calendar.expected_opens(timeframe, first, last), timeframe)
+    lacking = int((closes < last).sum())
+    allowed = LATE_BARS * timeframe_delta(timeframe).to_pytimedelta() + LONGEST_CLOSE
+    if lacking < LATE_BARS or (not calendar.knows_holidays and age <= allowed.total_seconds()):
         return None
     return f"the bars are stale: the newest closed {_words(age)} ago; fetch new ones"
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mlkit.inference.insight import Insight
 from mlkit.inference.recent_bars import ClosedBar, RecentBars
-from mlkit.market import OUTAGE_NEVER_CLOSED, OUTAGE_SESSIONS, timeframe_ns
+from mlkit.market import Calendar, outage_gaps
 
 if TYPE_CHECKING:
     from mlkit.features import FeatureSetStream
@@ -55,7 +55,7 @@ def realised_returns(
     close: npt.NDArray[np.float64],
     horizons: Sequence[int],
     timeframe: str,
-    never_closes: bool,
+    calendar: Calendar,
 ) -> npt.NDArray[np.float64]:
     """Log return of each bar over each horizon, (n, n_horizons), NaN where it is not known yet or crosses an outage.
 
@@ -65,11 +65,9 @@ def realised_returns(
     ----------
     times, close : open times in ns since the epoch and closes of consecutive bars, (n,)
     horizons : bars ahead
-    never_closes : of the market, judged from its whole history
+    calendar : of the market
     """
-    tolerance = OUTAGE_NEVER_CLOSED if never_closes else OUTAGE_SESSIONS
-    longest = timeframe_ns(timeframe) + tolerance.as_unit("ns").value
-    runs = np.concatenate([[0], np.cumsum(np.diff(times) > longest)])
+    runs = np.concatenate([[0], np.cumsum(outage_gaps(times, timeframe, calendar))])
     returns = np.full((len(close), len(horizons)), np.nan)
     for j, h in enumerate(horizons):
         if h < len(close):

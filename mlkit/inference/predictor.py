@@ -20,7 +20,7 @@ from mlkit.inference.reading import pattern_reading, price_predictions, read_ins
 from mlkit.inference.recent_bars import BarLike, RecentBars
 from mlkit.inference.signals import SignalRules
 from mlkit.labels import market_standard
-from mlkit.market import COLUMNS, load_bars, never_closes, timeframe_ns, validate_bars
+from mlkit.market import COLUMNS, calendar_of, load_bars, timeframe_ns, validate_bars
 from mlkit.models.ensemble import FORECAST_COLUMNS
 
 if TYPE_CHECKING:
@@ -191,6 +191,8 @@ class Predictor:
                 f"bars are {bars.attrs['timeframe']}, the bundle {bundle.path.name} was trained on "
                 f"{bundle.manifest.timeframe}; pass such bars or train on these"
             )
+        if bundle is not None:
+            bundle.manifest.check_calendar(bars.attrs["symbol"], bars.attrs["calendar"])
         return bars
 
     def _newest(self, bars: pd.DataFrame) -> "tuple[RecentBars, Forecast | None]":
@@ -266,7 +268,7 @@ def _adapted(model: "PricePredictor", forecasts: "Forecast", bars: RecentBars, r
     from mlkit.models.ensemble import block_numbers
 
     times, close = bars.times[-len(forecasts) :], bars.ohlcv[-len(forecasts) :, 3]
-    outcomes = realised_returns(times, close, model.horizons, bars.timeframe, bars.hours.never_closes)
+    outcomes = realised_returns(times, close, model.horizons, bars.timeframe, bars.calendar)
     return model.adapted(forecasts, outcomes, block_numbers(times, timeframe_ns(bars.timeframe)), rows=rows)
 
 
@@ -286,4 +288,4 @@ def insights(
     settings = settings or Settings()
     bars = load_bars(symbol, timeframe, settings=settings)
     insight = Predictor(current_bundle(symbol, timeframe, settings), settings).insight(bars)
-    return at_time(insight, now or datetime.now(UTC), never_closes=never_closes(bars))
+    return at_time(insight, now or datetime.now(UTC), calendar_of(bars))

@@ -22,7 +22,6 @@ from mlkit.inference.signals import (
     price_signals,
 )
 from mlkit.labels import pattern_direction
-from mlkit.market import timeframe_delta
 from mlkit.models.ensemble import FORECAST_COLUMNS
 
 if TYPE_CHECKING:
@@ -41,14 +40,14 @@ def read_insight(
         pattern_signals(patterns, rules) + price_signals(prices, close, rules),
         missing=f"{patterns.reason or 'no pattern detected'}; {no_prices}",
     )
-    status = models.status(bars.hours.standard, bars.market)
+    status = models.status(bars.standard, bars.market)
     reasons = {} if patterns.probabilities else {"patterns": patterns.reason or ""}
     if not prices:
         reasons["price_predictions"] = no_prices
     if signals[0].confidence is None:
         reasons["confidence"] = CONTRADICTION if signals[0].source == CONTRADICTORY else signals[0].reason
     opened = pd.Timestamp(bars.opened)
-    before = int(bars.times[-2]) if len(bars.times) > 1 else None
+    closed = pd.Timestamp(int(bars.calendar.bar_closes(bars.times[-1:], timeframe)[0]))
     return Insight(
         symbol=bars.symbol,
         timeframe=timeframe,
@@ -60,8 +59,8 @@ def read_insight(
         current_price=close,
         model_status=status,
         message=None if status.models_loaded else NOT_TRAINED,
-        freshness=model_freshness(bars.opened, before, timeframe, models.span),
-        known_at=(opened + timeframe_delta(timeframe)).to_pydatetime(),
+        freshness=model_freshness(bars.times[-2:], timeframe, models.span, bars.calendar),
+        known_at=closed.to_pydatetime(),
         reasons=reasons,
         bundle=None if models.bundle is None else models.bundle.path.name,
     )
@@ -69,7 +68,7 @@ def read_insight(
 
 def pattern_reading(bars: RecentBars, models: LoadedModels) -> PatternReading:
     """The detected patterns of the newest bar, or why there are none."""
-    cnn, reason = models.cnn(bars.hours.standard)
+    cnn, reason = models.cnn(bars.standard)
     if cnn is None:
         return PatternReading(reason=reason)
     need = cnn.meta.sequence_length

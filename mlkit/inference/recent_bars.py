@@ -8,14 +8,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from mlkit.errors import BarsError
-from mlkit.features import Standard, pattern_flags, rule_state
+from mlkit.features import pattern_flags, rule_state
+from mlkit.labels import market_standard
 from mlkit.market import (
     COLUMNS,
-    SATURDAY_SHARE,
-    TIMES_SHARE,
     bar_time,
     bar_values,
-    floor_times,
+    calendar_of,
+    fitting_grids,
     forgotten,
     memory_starts,
     open_times,
@@ -25,7 +25,6 @@ from mlkit.market import (
 BarLike = Mapping[str, Any] | Sequence[Any] | pd.Series
 # Open time in ns since the epoch, then open, high, low, close, volume.
 ClosedBar = tuple[int, tuple[float, float, float, float, float]]
-DAY_NS = 86_400_000_000_000
 
 
 class RecentBars:
@@ -37,7 +36,8 @@ class RecentBars:
         times, values, self._keep = open_times(bars), bars[list(COLUMNS)].to_numpy(), keep
         # Open times in ns since the epoch (n,) and open, high, low, close, volume (n, 5) of the newest bars.
         self.times, self.ohlcv = times[-keep:].copy(), values[-keep:].copy()
-        self.hours, self.seen = TradingHours(times, self.timeframe), len(bars)
+        self.calendar, self.standard, self.seen = calendar_of(bars), market_standard(bars), len(bars)
+        self._grids = fitting_grids(times, self.timeframe, self.calendar)
         # Bars since the last long outage, the newest one included, and the first of them; None without an outage.
         first = int(memory_starts(bars)[-1])
         self._lookback, self._outage_end = len(bars) - first, bars.index[first] if first else None
@@ -58,7 +58,7 @@ class RecentBars:
         market, newest = self.market, self.opened
         opened, values = read_bar(bar, market)
         time = pd.Timestamp(opened, tz="UTC")
-        if floor_times(np.array([opened]), self.timeframe)[0] != opened:
+        if not self._grids_with(opened):
             raise BarsError(f"{market}: bar {time} is off the {self.timeframe} grid; pass open times of whole bars")
         if opened < newest:
             raise BarsError(
@@ -84,7 +84,7 @@ class RecentBars:
         self.seen += 1
         self.times = np.append(self.times, opened)[-self._keep :]
         self.ohlcv = np.append(self.ohlcv, [values], axis=0)[-self._keep :]
-        self.hours.push(opened)
+        self._grids = self._grids_with(opened)
         self.flags = self._rule_flags(self.ohlcv[-1:])
 
     def waiting(self, need: int) -> str | None:
@@ -96,52 +96,15 @@ class RecentBars:
             f"forecast, have {self._lookback}"
         )
 
+    def _grids_with(self, opened: int) -> tuple[str, ...]:
+        """The grids on which the bars so far and another open time lie."""
+        return fitting_grids(np.array([opened]), self.timeframe, self.calendar, self._grids)
+
     def _rule_flags(self, rows: npt.NDArray[np.float64]) -> npt.NDArray[np.int8]:
         """Direction of each written rule at the last of the rows, (n_patterns,), after the bars before them."""
         o, h, low, c = (rows[:, k] for k in range(4))
-        flags: npt.NDArray[np.int8] = pattern_flags(o, h, low, c, self.hours.standard, self._rules)[-1]
+        flags: npt.NDArray[np.int8] = pattern_flags(o, h, low, c, self.standard, self._rules)[-1]
         return flags
-
-
-class TradingHours:
-    """`mlkit.market.never_closes` of a growing history, updated one bar at a time."""
-
-    def __init__(self, times: npt.NDArray[np.int64], timeframe: str) -> None:
-        self._step = timeframe_ns(timeframe)
-        self._first, self._last, self._n = int(times[0]), int(times[-1]), len(times)
-        self._saturdays = int((_weekday(times) == 5).sum())
-        self._unbroken = bool((np.diff(times) == self._step).all())
-        self._times_of_day = set(np.unique(times % DAY_NS).tolist())
-
-    def push(self, time: int) -> None:
-        """Add the open time of the next bar."""
-        self._unbroken &= time - self._last == self._step
-        self._last, self._n = time, self._n + 1
-        self._saturdays += _weekday(time) == 5
-        self._times_of_day.add(time % DAY_NS)
-
-    @property
-    def never_closes(self) -> bool:
-        """Whether the market trades without closes, judged from the bars so far."""
-        if self._step >= 7 * DAY_NS:
-            return False
-        if self._n > 1 and self._unbroken:
-            return True
-        first_day = self._first - self._first % DAY_NS
-        first_saturday = first_day + (5 - _weekday(first_day)) % 7 * DAY_NS
-        if first_saturday <= self._last:
-            return self._saturdays / self._n > SATURDAY_SHARE
-        return len(self._times_of_day) > TIMES_SHARE * (DAY_NS / self._step)
-
-    @property
-    def standard(self) -> Standard:
-        """Definition of the patterns that fits the market."""
-        return "continuous" if self.never_closes else "classic"
-
-
-def _weekday(times: Any) -> Any:
-    """Monday 0 to Sunday 6 of times in ns since the epoch, which was a Thursday."""
-    return (times // DAY_NS + 3) % 7
 
 
 def read_bar(bar: BarLike, market: str) -> ClosedBar:

@@ -83,7 +83,7 @@ class Markets:
         assert live is not None and latest is not None
         seconds = (live.times // 1_000_000_000).tolist()
         candles = [(t, *row) for t, row in zip(seconds, live.ohlcv.tolist(), strict=True)]
-        insight = at_time(latest, self._clock(), never_closes=live.hours.never_closes)
+        insight = at_time(latest, self._clock(), live.calendar)
         marks = [mark for mark in feed.marks if mark[0] >= seconds[0]]
         return ServedInsight(insight, candles, marks, feed.bundle)
 

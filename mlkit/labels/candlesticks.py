@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mlkit.features import PATTERNS, RULES, STANDARDS, WARM_UP, Standard, pattern_flags
-from mlkit.market import never_closes, ohlcv_arrays, validate_bars
+from mlkit.market import calendar_of, ohlcv_arrays, validate_bars
 
 #: Patterns that are bullish by name.
 BULLISH = tuple(name for name, rule in RULES.items() if rule.claim == 1)
@@ -15,9 +15,9 @@ BULLISH = tuple(name for name, rule in RULES.items() if rule.claim == 1)
 def market_standard(bars: pd.DataFrame) -> Standard:
     """Which definition of the patterns fits a market: "continuous" where it trades without closes, else "classic".
 
-    It reads the open times only (`mlkit.market.never_closes`), never a price.
+    The calendar of the bars decides, never a price; validated bars are expected.
     """
-    return "continuous" if never_closes(bars) else "classic"
+    return "continuous" if calendar_of(bars).never_closes else "classic"
 
 
 def pattern_labels(bars: pd.DataFrame, standard: Standard = "classic") -> pd.DataFrame:

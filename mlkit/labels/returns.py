@@ -28,7 +28,7 @@ def forward_returns(
     bars : DataFrame (n_bars, 5), see ``validate_bars``.
     horizons : bars ahead, positive integers, no two alike.
     max_gap : most time that may be missing between the close of a bar and the open of the next for a label to span
-        it. "auto" is ``gap_tolerance(bars)``; None lets labels span any gap.
+        it, see `mlkit.market.segments`; None lets labels span any gap.
 
     Returns
     -------

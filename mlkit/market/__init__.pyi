@@ -9,6 +9,9 @@ from .bars import COLUMNS as COLUMNS
 # Open, high, low, close and volume of one bar from numbers of any type or text; BarsError for what is no bar.
 from .bars import bar_values as bar_values
 
+# The trading calendar of valid bars.
+from .bars import calendar_of as calendar_of
+
 # Hex SHA-256 of the bars: timeframe, index (int64 ns) and the five columns, not the symbol.
 from .bars import fingerprint as fingerprint
 
@@ -34,18 +37,11 @@ from .calendar import calendar_names as calendar_names
 from .calendar import get_calendar as get_calendar
 from .calendar_choice import choose_calendar as choose_calendar
 
+# The grids (from midnight or the session's open) on which open times lie.
+from .grids import fitting_grids as fitting_grids
+
 # Bars kept by (symbol, timeframe) in a local folder or behind an fsspec URL.
 from .lake import BarStore as BarStore
-
-# Longest gap that is no outage: of a market that never closes, and of a session market.
-from .outages import OUTAGE_NEVER_CLOSED as OUTAGE_NEVER_CLOSED
-from .outages import OUTAGE_SESSIONS as OUTAGE_SESSIONS
-
-# A market with a larger share of its bars on Saturdays never closes.
-from .outages import SATURDAY_SHARE as SATURDAY_SHARE
-
-# A market with bars at a larger share of the day's times never closes, where no Saturday has passed yet.
-from .outages import TIMES_SHARE as TIMES_SHARE
 
 # Type of max_gap: a length of time, "auto", "memory" or None.
 from .outages import MaxGap as MaxGap
@@ -53,17 +49,14 @@ from .outages import MaxGap as MaxGap
 # Whether more than memory_gap is missing between two neighbours; open times and a bar's length in ns.
 from .outages import forgotten as forgotten
 
-# Most time that may be missing between two bars before it is an outage: 1 hour or 7 days.
-from .outages import gap_tolerance as gap_tolerance
-
 # How many bars before each one its features may use, int64 (n_bars,); validated bars are expected.
 from .outages import memory_ages as memory_ages
 
 # Rows at which features start anew, int64, the first of them 0; validated bars are expected.
 from .outages import memory_starts as memory_starts
 
-# Whether a market trades without closes, from its open times alone; validated bars are expected.
-from .outages import never_closes as never_closes
+# Whether an outage lies between each bar and the next, from open times, timeframe and calendar.
+from .outages import outage_gaps as outage_gaps
 
 # The bars in pieces without an outage, oldest first; no window or label may reach from one into the next.
 from .outages import segments as segments
@@ -112,9 +105,6 @@ from .times import TIMEFRAMES as TIMEFRAMES
 
 # Open time of one bar in ns since the epoch: a datetime, ISO 8601 text, or an epoch number of any unit.
 from .times import bar_time as bar_time
-
-# Open time of the bar that holds each time, both in ns since the epoch.
-from .times import floor_times as floor_times
 
 # The same of the next bar of a stream; BarsError unless it is on the grid and later than the last one.
 from .times import time_after as time_after

@@ -6,8 +6,8 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from mlkit.market.bars import BoolArray, Float64Array, ohlcv_arrays, open_times, validate_bars
-from mlkit.market.outages import never_closes, unbroken_runs
+from mlkit.market.bars import BoolArray, Float64Array, calendar_of, ohlcv_arrays, open_times, validate_bars
+from mlkit.market.outages import unbroken_runs
 from mlkit.market.times import Int64Array, timeframe_ns
 
 _FROZEN = 30  # bars in a row that repeat one price with a volume of their own
@@ -142,7 +142,7 @@ def quality(bars: pd.DataFrame) -> QualityReport:
     ]
     findings = tuple(Finding(kind, int(mark.sum()), _first(bars, mark), answer) for kind, mark, answer in marks)
     missing = np.append(0, np.maximum(np.diff(times) // step - 1, 0)).astype(np.float64)
-    never = never_closes(bars)
+    never = calendar_of(bars).never_closes
     strips = {
         "gaps": _strip(times, missing / (1.0 + missing) if never else outage.astype(np.float64), largest=True),
         "spikes": _strip(times, (wick | jump).astype(np.float64), largest=True),

@@ -11,8 +11,11 @@ import pandas as pd
 from mlkit.errors import BarsError
 from mlkit.market.bar_columns import BAR_COLUMNS
 from mlkit.market.bar_columns import COLUMNS as COLUMNS
+from mlkit.market.calendar import Calendar, get_calendar
+from mlkit.market.calendar_choice import check_fit, check_span, timetable
+from mlkit.market.grids import check_grid
 from mlkit.market.symbols import check_symbol
-from mlkit.market.times import Int64Array, floor_times, such_rows, timeframe_delta, timeframe_ns
+from mlkit.market.times import Int64Array, such_rows, timeframe_delta
 
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -24,12 +27,15 @@ TIME_NAMES = ("timestamp", "date", "time", "datetime", "open time", "open_time",
 _CHECK_BLOCK = 1 << 15
 
 
-def validate_bars(frame: pd.DataFrame, *, symbol: str | None = None, timeframe: str | None = None) -> pd.DataFrame:
+def validate_bars(
+    frame: pd.DataFrame, *, symbol: str | None = None, timeframe: str | None = None, calendar: str | None = None
+) -> pd.DataFrame:
     """Check the Bars contract and return a copy in canonical form; ``frame`` is left as it is.
 
     Bars have a UTC ``DatetimeIndex`` of bar **open** times (the row is known when the bar closes), strictly
-    increasing and on the timeframe's grid: intraday bars count from midnight UTC, daily bars open at
-    00:00 UTC, weekly bars on Monday. Gaps (nights, weekends, no trade) are allowed. Prices are finite and
+    increasing and on the timeframe's grid: intraday bars count from midnight (UTC or the exchange's) or from the
+    session's open, daily bars are labelled by their session's date at 00:00 UTC, weekly ones by the Monday. Gaps
+    (nights, weekends, no trade) are allowed. Prices are finite and
     positive with ``low <= open, close <= high``; volume is finite and at least 0. Nothing is repaired:
     numeric columns become float64 and the index nanoseconds, which loses nothing; see ``repair_bars``.
 
@@ -37,38 +43,54 @@ def validate_bars(frame: pd.DataFrame, *, symbol: str | None = None, timeframe: 
     ----------
     frame: exactly the columns open, high, low, close, volume, in any order, (n_bars, 5).
     symbol, timeframe: labels; ``frame.attrs`` supplies those not given.
+    calendar: name of the trading calendar (`get_calendar`), into whose sessions and extended hours at least 99 % of
+        the bars must fall; else that of ``frame.attrs``; else the weekly timetable of these open times.
 
     Returns
     -------
-    DataFrame (n_bars, 5) float64, index ``timestamp`` datetime64[ns, UTC], attrs symbol and timeframe.
+    DataFrame (n_bars, 5) float64, index ``timestamp`` datetime64[ns, UTC], attrs symbol, timeframe and calendar.
 
-    Raises BarsError naming the column, the first bad row, the value and how to mend it; ConfigError for a symbol
-    or timeframe that mlkit does not know.
+    Raises BarsError naming the column, the first bad row, the value and how to mend it; ConfigError for a symbol,
+    timeframe or calendar that mlkit does not know.
     """
     if not isinstance(frame, pd.DataFrame):
         raise BarsError(f"bars must be a pandas DataFrame, not {type(frame).__name__}; see mlkit.read_bars")
     symbol, timeframe = _labels(frame, symbol, timeframe)
     where = f"{symbol} {timeframe}"
     _check_columns(frame, where)
-    index = _check_index(frame.index, timeframe, where)
+    index = _check_index(frame.index, where)
+    times = np.asarray(index.asi8)
+    hours = get_calendar(calendar or frame.attrs.get("calendar") or timetable(times, timeframe))
+    check_span(hours, times, where)
+    if calendar is not None:
+        check_fit(hours, times, timeframe, where)
+    check_grid(times, timeframe, hours, where)
     data = np.empty((len(COLUMNS), len(frame)))
     for row, name in enumerate(COLUMNS):
         data[row] = _numbers(frame[name], index, where)
     check_values(data, index, where)
-    return make_bars(index, data, symbol=symbol, timeframe=timeframe)
+    return make_bars(index, data, symbol=symbol, timeframe=timeframe, calendar=hours.name)
 
 
-def make_bars(index: pd.DatetimeIndex, data: Float64Array, *, symbol: str, timeframe: str) -> pd.DataFrame:
+def make_bars(
+    index: pd.DatetimeIndex, data: Float64Array, *, symbol: str, timeframe: str, calendar: str
+) -> pd.DataFrame:
     """Assemble bars from parts known to be valid: UTC open times and (5, n_bars) values, not copied."""
     index = pd.DatetimeIndex(index.as_unit("ns").asi8, tz="UTC", name="timestamp")
     bars = pd.DataFrame(data.T, index=index, columns=pd.Index(COLUMNS), copy=False)
-    bars.attrs = {"symbol": symbol, "timeframe": timeframe}
+    bars.attrs = {"symbol": symbol, "timeframe": timeframe, "calendar": calendar}
     return bars
 
 
-def bars_of(values: BarArrays, *, symbol: str, timeframe: str) -> pd.DataFrame:
+def bars_of(values: BarArrays, *, symbol: str, timeframe: str, calendar: str) -> pd.DataFrame:
     """`make_bars` of open times in ns since the epoch (n,) and values (5, n)."""
-    return make_bars(pd.DatetimeIndex(values[0], tz="UTC"), values[1], symbol=symbol, timeframe=timeframe)
+    index = pd.DatetimeIndex(values[0], tz="UTC")
+    return make_bars(index, values[1], symbol=symbol, timeframe=timeframe, calendar=calendar)
+
+
+def calendar_of(bars: pd.DataFrame) -> Calendar:
+    """The trading calendar of valid bars."""
+    return get_calendar(bars.attrs["calendar"])
 
 
 def by_month(times: Int64Array, data: Float64Array) -> Iterator[Month]:
@@ -143,8 +165,8 @@ def _check_columns(frame: pd.DataFrame, where: str) -> None:
         raise BarsError(f"{where}: no bars (0 rows); pass at least one")
 
 
-def _check_index(index: pd.Index, timeframe: str, where: str) -> pd.DatetimeIndex:
-    """Return the index in nanoseconds if its times are UTC, strictly increasing and on the grid."""
+def _check_index(index: pd.Index, where: str) -> pd.DatetimeIndex:
+    """Return the index in nanoseconds if its times are UTC and strictly increasing."""
     if not isinstance(index, pd.DatetimeIndex):
         raise BarsError(
             f"{where}: index is {index.dtype}, row 0 is {index[0]!r}; bars need a UTC DatetimeIndex of open "
@@ -164,11 +186,11 @@ def _check_index(index: pd.Index, timeframe: str, where: str) -> pd.DatetimeInde
         utc = index.tz_convert("UTC").as_unit("ns")
     except pd.errors.OutOfBoundsDatetime as error:
         raise BarsError(f"{where}: a timestamp does not fit nanoseconds (1677 to 2262): {error}") from error
-    _check_times(utc, timeframe, where)
+    _check_order(utc, where)
     return utc
 
 
-def _check_times(index: pd.DatetimeIndex, timeframe: str, where: str) -> None:
+def _check_order(index: pd.DatetimeIndex, where: str) -> None:
     times = np.asarray(index.asi8)
     gaps = np.diff(times)
     if gaps.size and gaps.min() <= 0:
@@ -179,25 +201,6 @@ def _check_times(index: pd.DatetimeIndex, timeframe: str, where: str) -> None:
         raise BarsError(
             f"{where}: index row {row} ({index[row]}) {kind} row {row - 1} ({index[row - 1]}); "
             f"mend with {mend} or mlkit.repair_bars{such_rows(np.append(False, gaps <= 0))}"
-        )
-    check_grid(index, timeframe, where)
-
-
-def check_grid(index: pd.DatetimeIndex, timeframe: str, where: str, first: int = 0) -> None:
-    """Raise BarsError for UTC times off the timeframe's grid; ``first`` is the number of the first row."""
-    times = np.asarray(index.asi8)
-    gaps = np.diff(times)
-    step = timeframe_ns(timeframe)
-    odd = gaps[gaps != step]  # most markets have few: a division for each of these, not for each bar
-    if floor_times(times[:1], timeframe)[0] == times[0] and not (odd % step).any():
-        return
-    off = floor_times(times, timeframe) != times
-    if off.any():
-        row = int(np.argmax(off))
-        anchor = "Monday 00:00 UTC" if timeframe == "1w" else "00:00 UTC"
-        raise BarsError(
-            f"{where}: index row {row + first} ({index[row]}) is off the {timeframe} grid, counted from {anchor}; "
-            f"pass the right timeframe, or mlkit.repair_bars floors the times{such_rows(off)}"
         )
 
 

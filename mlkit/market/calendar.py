@@ -63,6 +63,11 @@ class Calendar:
         return self
 
     @property
+    def knows_holidays(self) -> bool:
+        """Whether days without trading are known: of an exchange, and of a market that never closes."""
+        return self.never_closes or not re.fullmatch(_TIMETABLE, _TIMETABLES.get(self.name, self.name))
+
+    @property
     def never_closes(self) -> bool:
         """Whether trading pauses at no time."""
         return bool((self.starts[1:] == self.ends[:-1]).all())
@@ -112,6 +117,36 @@ class Calendar:
         i = np.searchsorted(self.starts, full, side="left") - 1  # the last interval that began before the bar's end
         cut = np.minimum(full, self.ends[i])
         return np.asarray(np.where((i >= 0) & (cut > opened), cut, full), dtype=np.int64)
+
+    def bar_starts(self, opened: Int64Array, timeframe: str) -> Int64Array:
+        """Instant at which the trading of each bar begins, (n,): its open time, or the open of its first session."""
+        opened = np.asarray(opened, dtype=np.int64)
+        if timeframe_delta(timeframe) < pd.Timedelta(days=1):
+            return opened
+        first = np.minimum(np.searchsorted(self.dates, opened), len(self.dates) - 1)
+        found = (self.dates[first] >= opened) & (self.dates[first] < opened + timeframe_ns(timeframe))
+        return np.asarray(np.where(found, self.opens[first], opened), dtype=np.int64)
+
+    def missing_bars(self, opened: Int64Array, timeframe: str) -> Int64Array:
+        """Number of expected bars between each bar and the next, int64 (n - 1,), from sorted open times (n,)."""
+        opened = np.asarray(opened, dtype=np.int64)
+        missing = np.zeros(len(opened) - 1, dtype=np.int64)
+        odd = np.flatnonzero(np.diff(opened) != timeframe_ns(timeframe))
+        if len(odd):
+            expected = self.expected_opens(timeframe, int(opened[odd[0]]), int(opened[-1]))
+            closed = self.bar_closes(opened[odd], timeframe)
+            after, until = np.searchsorted(expected, closed), np.searchsorted(expected, opened[odd + 1])
+            missing[odd] = np.maximum(until - after, 0)
+        return missing
+
+    def missing_time(self, opened: Int64Array, timeframe: str) -> Int64Array:
+        """Trading time between each bar and the next in ns, (n - 1,), from sorted open times (n,)."""
+        opened = np.asarray(opened, dtype=np.int64)
+        missing = np.zeros(len(opened) - 1, dtype=np.int64)
+        odd = np.flatnonzero(np.diff(opened) != timeframe_ns(timeframe))
+        closed, began = self.bar_closes(opened[odd], timeframe), self.bar_starts(opened[odd + 1], timeframe)
+        missing[odd] = np.maximum(self.trading_time(closed, began), 0)
+        return missing
 
     def expected_opens(self, timeframe: str, first: int, last: int, *, anchor: str = "session") -> Int64Array:
         """Open times of all bars from ``first`` to ``last``, both included, sorted, (n,).

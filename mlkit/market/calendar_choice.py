@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from mlkit.errors import BarsError
 from mlkit.market.calendar import ALWAYS_OPEN, WEEKDAYS, Calendar, get_calendar
 from mlkit.market.times import Int64Array, timeframe_delta
 
@@ -17,6 +18,7 @@ _RARE = 0.25  # of the days; a time at which bars open more rarely is outside th
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _DAY = 86_400_000_000_000  # ns
 _HOUR = 3_600_000_000_000  # ns
+_EXTENDED = 6 * _HOUR  # before the open and after the close
 _MONDAY = 4 * _DAY  # the epoch was a Thursday
 
 
@@ -45,21 +47,62 @@ def inside_sessions(
     return np.asarray(calendar.trading_time(opened, full) > 0)
 
 
-def choose_calendar(opened: Int64Array, timeframe: str) -> CalendarChoice:
+def check_fit(calendar: Calendar, opened: Int64Array, timeframe: str, where: str) -> None:
+    """BarsError where fewer than 99 % of the bars lie in the sessions or their extended hours, with a better calendar.
+
+    Extended hours are the six hours before an open and after a close on a day with a session.
+    """
+    if calendar.name == ALWAYS_OPEN:
+        return
+    fits = inside_sessions(calendar, opened, timeframe)
+    if timeframe_delta(timeframe) < pd.Timedelta(days=1):
+        near = np.searchsorted(calendar.opens - _EXTENDED, opened, side="right") - 1
+        fits |= (near >= 0) & (opened < calendar.closes[near] + _EXTENDED)
+    if fits.mean() >= FITS:
+        return
+    rows = np.flatnonzero(~fits)[:5]
+    shown = ", ".join(f"row {row} {pd.Timestamp(int(opened[row])):%Y-%m-%d %H:%M}" for row in rows)
+    better = choose_calendar(opened, timeframe)
+    raise BarsError(
+        f"{where}: only {fits.mean():.1%} of the bars lie in the hours of calendar {calendar.name} (outside: {shown}); "
+        f"pass calendar={better.proposed or better.calendar!r}, which fits better"
+    )
+
+
+def check_span(calendar: Calendar, opened: Int64Array, where: str) -> None:
+    """BarsError where bars lie before the first or after the last session that the calendar knows."""
+    first, last = int(calendar.dates[0]), max(int(calendar.dates[-1]) + _DAY, int(calendar.closes[-1])) - 1
+    bad = opened[0] < first or opened[-1] > last
+    if bad:
+        span, have = ((pd.Timestamp(int(t)) for t in pair) for pair in ((first, last), (opened[0], opened[-1])))
+        raise BarsError(
+            f"{where}: calendar {calendar.name} knows {' to '.join(f'{t:%Y-%m-%d}' for t in span)}, the bars go from "
+            f"{' to '.join(f'{t:%Y-%m-%d}' for t in have)}; update exchange_calendars or pass another calendar="
+        )
+
+
+def choose_calendar(opened: Int64Array, timeframe: str, zone: str | None = None) -> CalendarChoice:
     """Choose among ``24/7``, ``24/5`` and the observed weekly timetable; propose an exchange that fits.
 
     Parameters
     ----------
     opened : open times of all bars, ns since the epoch, sorted, (n_bars,).
     timeframe : of the bars.
+    zone : in whose midnights daily bars open; None for dates of UTC.
 
     A named exchange is never chosen by itself, since holidays and early closes are a claim about the market: where
     at least 99 % of the bars lie inside its sessions, and most of its sessions have bars, the sentence names it.
     """
     proposed = None if _trades_around_the_clock(opened, timeframe) else _proposed(opened, timeframe)
-    chosen = _timetable(opened, timeframe, proposed)
-    hint = f"; {proposed} fits too and knows holidays and early closes: calendar={proposed!r}" if proposed else ""
-    sentence = f"calendar {chosen}, chosen from the bars' open times{hint or '; another one: calendar=...'}"
+    if proposed and timeframe_delta(timeframe) < pd.Timedelta(days=1):
+        zone = get_calendar(proposed).zone
+    chosen = timetable(opened, timeframe, zone)
+    hint = f"{proposed} fits too and knows holidays: " if proposed else "to change it, "
+    other = proposed or "NAME"
+    sentence = (
+        f"calendar {chosen}, chosen from the bars' open times; {hint}import with --calendar {other} "
+        f"(calendar={other!r})"
+    )
     return CalendarChoice(chosen, proposed, sentence)
 
 
@@ -76,18 +119,20 @@ def _trades_around_the_clock(opened: Int64Array, timeframe: str) -> bool:
     return len(np.unique(opened % _DAY)) > _TIMES * (pd.Timedelta(days=1) / step)
 
 
-def _timetable(opened: Int64Array, timeframe: str, proposed: str | None) -> str:
-    """``24/7``, ``24/5`` or the weekly hours in which the bars open."""
-    if _trades_around_the_clock(opened, timeframe):
+def timetable(opened: Int64Array, timeframe: str, zone: str | None = None) -> str:
+    """``24/7``, ``24/5`` or the weekly hours in which the bars open, in ``zone`` where that makes them shortest."""
+    step, always = timeframe_delta(timeframe), _trades_around_the_clock(opened, timeframe)
+    if step >= pd.Timedelta(days=1) and zone:
+        return f"Mon-{'Sun' if always else 'Fri'} 00:00-24:00 {zone}"
+    if always:
         return ALWAYS_OPEN
-    step = timeframe_delta(timeframe)
     if step >= pd.Timedelta(days=1):
         return "Mon-Fri 00:00-24:00 UTC"
     around = len(np.unique(opened % _DAY)) > _TIMES * (pd.Timedelta(days=1) / step)
     if around and fitting_share(get_calendar(WEEKDAYS), opened, timeframe) >= FITS:
         return WEEKDAYS
     # In its own zone a timetable is shortest, as no clock change smears it there.
-    zones = [*([get_calendar(proposed).zone] if proposed else []), *_ZONES]
+    zones = [*([zone] if zone else []), *_ZONES]
     found = {zone: _weekly_hours(opened, int(step.as_unit("ns").value), zone) for zone in zones}
     zone = min(zones, key=lambda name: sum(close - open_ for _, open_, close in found[name]))
     parts: list[tuple[int, int, int, int]] = []  # first weekday, last weekday, open, close

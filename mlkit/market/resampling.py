@@ -58,4 +58,4 @@ def resample(bars: pd.DataFrame, timeframe: str, *, known_at: pd.Timestamp | Non
         market = f"{bars.attrs['symbol']} {bars.attrs['timeframe']}"
         raise BarsError(f"{market}: {len(bars)} bars are too few for one whole {timeframe} bar")
     values = opens[starts][keep], np.ascontiguousarray(data[:, keep])
-    return bars_of(values, symbol=bars.attrs["symbol"], timeframe=timeframe)
+    return bars_of(values, symbol=bars.attrs["symbol"], timeframe=timeframe, calendar=bars.attrs["calendar"])

@@ -1,6 +1,8 @@
 """Bars by name, from files and frames, and into the lake."""
 
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -66,7 +68,9 @@ def load_bars(
     return bars
 
 
-def read_bars(source: Any, *, symbol: str, timeframe: str, tz: str | None = "UTC") -> pd.DataFrame:
+def read_bars(
+    source: Any, *, symbol: str, timeframe: str, tz: str | None = "UTC", calendar: str | None = None
+) -> pd.DataFrame:
     """Read bars from a file or a frame in memory, strictly: nothing is repaired.
 
     A file is ``.csv``, ``.csv.gz``, ``.txt``, ``.tsv`` (comma, semicolon, tab or bar), ``.parquet`` or
@@ -82,13 +86,16 @@ def read_bars(source: Any, *, symbol: str, timeframe: str, tz: str | None = "UTC
     source: path or frame.
     symbol, timeframe: labels of the result.
     tz: zone of times written without one (``"UTC"``); None refuses such times.
+    calendar: trading calendar of the market, such as ``"XNYS"`` or ``"24/7"`` (`mlkit.market.calendar_names`); by
+        default the weekly timetable in which the bars open, without holidays. Daily and longer bars that open at
+        midnight of the exchange's zone are labelled by their local date.
 
     Returns valid bars (n_bars, 5), see ``validate_bars``.
 
     Raises ConfigError for a file that is missing or of another kind, and BarsError with path, column, rows
     and how to mend it for a row that is not a valid bar, such as one that is not closed yet.
     """
-    with Intake(symbol, timeframe, tz=tz, now=_now()) as intake:
+    with Intake(symbol, timeframe, tz=tz, now=_now(), calendar=calendar) as intake:
         intake.add(source)
         try:
             return intake.bars()
@@ -104,6 +111,8 @@ def import_bars(
     tz: str | None = "UTC",
     repair: bool = False,
     on_conflict: Conflict = "refuse",
+    calendar: str | None = None,
+    regular: bool = False,
     settings: Settings | None = None,
 ) -> tuple[Commit, RepairReport]:
     """Add the bars of a file, of all files of a folder, or of a frame to the lake, in one commit.
@@ -115,6 +124,9 @@ def import_bars(
     source, symbol, timeframe, tz: see ``read_bars``; files of a folder may overlap where they agree.
     repair: repair rows by the rules of ``repair_bars``; bars that are not closed yet are dropped then.
     on_conflict: for bars that the lake has with other values, see ``BarStore.append``.
+    calendar: trading calendar of the market from now on, see ``read_bars``; by default that of the lake, or at the
+        first import one chosen from all open times: ``commit.note`` says which.
+    regular: drop the bars outside the calendar's sessions (extended hours).
 
     Returns (commit, report): what the lake gained, and how many rows were sorted, dropped or repaired.
 
@@ -124,14 +136,15 @@ def import_bars(
     check_free(symbol, timeframe)
     store = BarStore((settings or Settings()).lake)
     name = Path(source).name if isinstance(source, str | Path) else None
-    with Intake(symbol, timeframe, tz=tz, repair=repair, now=_now()) as intake:
+    stored = _stored_calendar(store, symbol, timeframe, calendar)
+    rules = partial(Intake, repair=repair, calendar=calendar, stored=stored, regular=regular)
+    with rules(symbol, timeframe, tz=tz, now=_now()) as intake:
         files = _files(Path(source)) if isinstance(source, str | Path) else (source,)
         if name:
             check_files(files)
         for each in files:
             intake.add(each)
-        commit = store.append_months(symbol, timeframe, intake.months(), on_conflict=on_conflict, source=name)
-        return commit, intake.report
+        return _commit(store, intake, on_conflict, name), intake.report
 
 
 def import_markets(
@@ -141,6 +154,8 @@ def import_markets(
     tz: str | None = "UTC",
     repair: bool = False,
     on_conflict: Conflict = "refuse",
+    calendar: str | None = None,
+    regular: bool = False,
     settings: Settings | None = None,
 ) -> dict[str, tuple[Commit, RepairReport]]:
     """Add the bars of several markets to the lake, each under its own name, in one commit a market.
@@ -160,16 +175,30 @@ def import_markets(
                 for symbol, rows in by_instrument(piece, file_name):
                     if symbol not in intakes:
                         check_free(symbol, timeframe)
-                        intake = Intake(symbol, timeframe, tz=tz, repair=repair, now=_now())
+                        stored = _stored_calendar(store, symbol, timeframe, calendar)
+                        rules = partial(Intake, repair=repair, calendar=calendar, stored=stored, regular=regular)
+                        intake = rules(symbol, timeframe, tz=tz, now=_now())
                         intakes[symbol] = stack.enter_context(intake)
                     intakes[symbol].add_piece(rows)
         done = {}
         for symbol, intake in sorted(intakes.items()):
-            commit = store.append_months(
-                symbol, timeframe, intake.months(), on_conflict=on_conflict, source=path.name if path else None
-            )
-            done[symbol] = commit, intake.report
+            done[symbol] = _commit(store, intake, on_conflict, path.name if path else None), intake.report
         return done
+
+
+def _stored_calendar(store: BarStore, symbol: str, timeframe: str, calendar: str | None) -> str | None:
+    """The calendar that the lake has for the market. BarsError where its bars do not fit the one that was asked for."""
+    there = store.manifest(symbol, timeframe)
+    if there is not None and calendar not in (None, there.calendar):
+        validate_bars(store.read(symbol, timeframe), calendar=calendar)
+    return None if there is None else there.calendar
+
+
+def _commit(store: BarStore, intake: Intake, on_conflict: Conflict, source: str | None) -> Commit:
+    """Write the rows of an intake; where it chose the calendar, the commit says which."""
+    market, hours = (intake.symbol, intake.timeframe), intake.settle_times()
+    commit = store.append_months(*market, intake.months(), calendar=hours, on_conflict=on_conflict, source=source)
+    return commit if intake.choice is None else replace(commit, note=f"{intake.symbol}: {intake.choice.sentence}")
 
 
 def _files(path: Path) -> list[Path]:
@@ -219,7 +248,7 @@ def _built_in(symbol: str) -> pd.DataFrame:
     frame = pd.read_csv(Path(spec.submodule_search_locations[0]) / "data" / name / f"{name}.csv.gz")
     index = pd.DatetimeIndex(pd.to_datetime(frame.pop("Date"), format=_BUILT_IN_DATES)).tz_localize("UTC")
     frame = frame.set_index(index).drop(columns="Adj Close").rename(columns=str.lower)
-    return validate_bars(frame, symbol=symbol, timeframe="1d")
+    return validate_bars(frame, symbol=symbol, timeframe="1d", calendar="XNYS")
 
 
 def _lake_with(symbol: str, timeframe: str, settings: Settings) -> BarStore:

@@ -39,6 +39,7 @@ def published(home: pd.DataFrame) -> ModelBundle:
     price = PricePredictor.fit(TrainingArrays(data.X, data.Y, data.end, data.scale, horizons), tiny)
     fields = {
         "created": "2024-01-01T00:00:00Z", "symbol": "TEST", "timeframe": "1d", "feature_names": FeatureSet().names,
+        "calendar": bars.attrs["calendar"],
         "horizons": horizons, "data_sha256": fingerprint(bars), "seed": 7, "settings": {}, "metrics": {},
         "training_span": {"start": str(bars.index[0]), "end": str(bars.index[-1]), "bars": len(bars)},
     }  # fmt: skip

@@ -23,7 +23,7 @@ def test_threads_give_the_bits_of_one_by_one(market: dict[str, pd.DataFrame]) ->
     for symbol, bars in market.items():
         alone = mlkit.build_features(bars)
         assert np.array_equal(alone.to_numpy().view(np.uint32), together[symbol].to_numpy().view(np.uint32))
-        assert together[symbol].attrs == {"symbol": symbol, "timeframe": "1m"}
+        assert together[symbol].attrs == {"symbol": symbol, "timeframe": "1m", "calendar": "24/7"}
         assert together[symbol].index.equals(bars.index)
 
 

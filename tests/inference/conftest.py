@@ -38,6 +38,7 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Mode
             "created": "2024-01-01T00:00:00Z",
             "symbol": bars.attrs["symbol"],
             "timeframe": bars.attrs["timeframe"],
+            "calendar": bars.attrs["calendar"],
             "feature_names": (features or FeatureSet()).names,
             "horizons": HORIZONS,
             "training_span": {"start": str(bars.index[0]), "end": str(bars.index[-1]), "bars": len(bars)},

@@ -59,6 +59,7 @@ def manifest(bars: pd.DataFrame, **changes: Any) -> dict[str, Any]:
         "created": "2024-01-01T00:00:00Z",
         "symbol": bars.attrs["symbol"],
         "timeframe": bars.attrs["timeframe"],
+        "calendar": bars.attrs["calendar"],
         "feature_names": FEATURE_NAMES,
         "horizons": HORIZONS,
         "training_span": {"start": str(bars.index[0]), "end": str(bars.index[-1]), "bars": len(bars)},
@@ -156,7 +157,7 @@ def test_times_and_verdicts(predictor: Predictor, bars: pd.DataFrame) -> None:
     insight = predictor.insight(bars)
     document = insight.model_dump(mode="json")
     assert document["timestamp"] == "2018-12-31T00:00:00"
-    assert document["known_at"] == "2019-01-01T00:00:00"
+    assert document["known_at"] == "2018-12-31T21:00:00"  # 16:00 in New York
     found = {h: p["verdict"] for h, p in document["price_predictions"].items()}
     assert found == {**VERDICTS, "60": None}
     assert document["price_predictions"]["60"]["reason"] == "verdict: not measured out of sample"

@@ -10,6 +10,7 @@ from mlkit.errors import ConfigError
 from mlkit.features import PATTERNS, WARM_UP, pattern_flags
 from mlkit.features.rules import RELAXATIONS
 from mlkit.labels import base_rates, claimed_directions, market_standard, pattern_directions, pattern_labels
+from mlkit.market import COLUMNS, validate_bars
 
 
 @pytest.mark.parametrize("standard", ["classic", "continuous"])
@@ -22,7 +23,7 @@ def test_pattern_labels_are_the_flags_with_their_warm_up(standard: str, sp500: p
     assert set(directions.dtypes) == {np.dtype(np.int8)} and set(labels.dtypes) == {np.dtype(bool)}
     for frame in (labels, directions):
         assert tuple(frame.columns) == PATTERNS and frame.index.equals(sp500.index)
-        assert frame.attrs == {"symbol": "SP500", "timeframe": "1d", "standard": standard, "warm_up": WARM_UP}
+        assert frame.attrs == {**sp500.attrs, "standard": standard, "warm_up": WARM_UP}
     for name, rows in labels.attrs["warm_up"].items():
         assert not labels[name].iloc[:rows].any()
     pd.testing.assert_frame_equal(sp500, before)
@@ -77,9 +78,7 @@ def test_standard_of_real_markets(real_bars: Callable[[str], pd.DataFrame], name
 def test_standard_without_a_saturday(sp500: pd.DataFrame) -> None:
     assert market_standard(sp500) == "classic"
     index = pd.date_range("2024-01-03", periods=700, freq="1min", tz="UTC")  # a Wednesday, unbroken
-    bars = pd.DataFrame(index=index)
-    bars.attrs["timeframe"] = "1m"
+    bars = validate_bars(pd.DataFrame(1.0, index, COLUMNS), symbol="A", timeframe="1m")
     assert market_standard(bars) == "continuous"
     gap = bars.drop(bars.index[300:400])
-    gap.attrs["timeframe"] = "1m"
-    assert market_standard(gap) == "classic"
+    assert market_standard(gap) == "continuous"  # of the same calendar

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlkit.errors import BarsError, ConfigError
 from mlkit.labels import base_rates, earned_returns, forward_returns, pattern_directions, pattern_labels
-from mlkit.market import gap_tolerance, never_closes, unbroken_runs
+from mlkit.market import calendar_of, unbroken_runs, validate_bars
 
 
 def daily_bars(days: list[str], closes: list[float]) -> pd.DataFrame:
@@ -41,7 +41,7 @@ def test_returns_and_end_times_by_hand() -> None:
         pd.testing.assert_series_equal(labels["end_time"][h], expected, check_freq=False, check_index=False)
     assert list(labels.columns) == [("log_return", 1), ("log_return", 3), ("end_time", 1), ("end_time", 3)]
     assert list(labels.columns.names) == ["label", "horizon"]
-    assert labels.attrs == {"symbol": "TEST", "timeframe": "1d"}
+    assert labels.attrs == {"symbol": "TEST", "timeframe": "1d", "calendar": "Mon-Fri 00:00-24:00 UTC"}
 
 
 def test_returns_are_those_of_pandas(sp500: pd.DataFrame) -> None:
@@ -105,14 +105,13 @@ def hourly_bars(opens: Sequence[int] | np.ndarray, seed: int = 0) -> pd.DataFram
     first = close * np.exp(rng.normal(0, 0.001, len(index)))
     data = {"open": first, "high": np.maximum(first, close), "low": np.minimum(first, close), "close": close}
     bars = pd.DataFrame({**data, "volume": 1.0}, index=index)
-    bars.attrs = {"symbol": "TEST", "timeframe": "1h"}
+    bars.attrs = {"symbol": "TEST", "timeframe": "1h", "calendar": "24/7"}
     return bars
 
 
 def test_an_outage_of_a_market_that_never_closes_by_hand() -> None:
     hours = [h for h in range(24 * 7) if h not in (50, 100, 101)]  # one hour missing, then two
     bars = hourly_bars(hours)
-    assert never_closes(bars) and gap_tolerance(bars) == pd.Timedelta(hours=1)
     labels, earned = forward_returns(bars, (1, 3)), earned_returns(bars, (1, 3))
     before = hours.index(99)
     assert np.flatnonzero(labels["log_return"][1].isna()).tolist() == [before, len(bars) - 1]
@@ -124,7 +123,7 @@ def test_an_outage_of_a_market_that_never_closes_by_hand() -> None:
     ]
     assert labels["end_time"].isna().to_numpy().tolist() == labels["log_return"].isna().to_numpy().tolist()
     assert np.flatnonzero(earned[1].isna()).tolist() == [before - 1, before, len(bars) - 2, len(bars) - 1]
-    assert unbroken_runs(bars).tolist() == [0] * (before + 1) + [1] * (len(bars) - before - 1)
+    assert unbroken_runs(validate_bars(bars)).tolist() == [0] * (before + 1) + [1] * (len(bars) - before - 1)
     crossed = forward_returns(bars, (1,), max_gap=None)["log_return"][1]
     assert crossed.iloc[before] == np.log(bars["close"].iloc[before + 1] / bars["close"].iloc[before])
     assert forward_returns(bars, (1,), max_gap="2h")["log_return"][1].notna().iloc[before]
@@ -132,24 +131,14 @@ def test_an_outage_of_a_market_that_never_closes_by_hand() -> None:
 
 
 def test_nights_weekends_and_holidays_of_sessions_are_no_outage(sp500: pd.DataFrame) -> None:
-    """New York was closed from 2001-09-11 to 2001-09-16; a session market may."""
-    assert not never_closes(sp500) and gap_tolerance(sp500) == pd.Timedelta(days=7)
+    """New York was closed from 2001-09-11 to 2001-09-16, which its calendar knows."""
+    assert calendar_of(sp500).name == "XNYS"
     assert unbroken_runs(sp500).max() == 0
     assert forward_returns(sp500, (1,))["log_return"][1].notna().loc["2001-09-10"]
+    assert unbroken_runs(sp500.drop(pd.Timestamp("2001-08-06", tz="UTC"))).max() == 1  # a session is missing
     without_august = sp500.drop(sp500.loc["2001-08-06":"2001-08-24"].index)
     assert unbroken_runs(without_august).max() == 1
     assert np.isnan(forward_returns(without_august, (1,))["log_return"][1].loc["2001-08-03"])
-
-
-def test_markets_that_never_close() -> None:
-    nights = [24 * day + hour for day in range(14) for hour in range(13, 20) if day % 7 < 5]
-    weeks = [h for h in range(24 * 14) if h % 168 < 120 or h % 168 > 165]  # pauses from Saturday to Sunday evening
-    assert not never_closes(hourly_bars(nights)) and not never_closes(hourly_bars(weeks))
-    assert never_closes(hourly_bars([h for h in range(24 * 14) if h % 40]))
-    assert never_closes(hourly_bars(range(30)))
-    assert never_closes(hourly_bars([h for h in range(72) if h not in (20, 21)]))  # no Saturday to tell
-    assert not never_closes(hourly_bars([h for h in nights if h < 72]))
-    assert not never_closes(WEEK)
 
 
 def test_real_outages(real_bars: Callable[[str], pd.DataFrame]) -> None:
@@ -198,9 +187,7 @@ def test_a_tolerance_that_is_refused(max_gap: object) -> None:
         forward_returns(WEEK, (1,), max_gap=max_gap)
 
 
-@pytest.mark.parametrize(
-    "label", [forward_returns, earned_returns, gap_tolerance, pattern_labels, pattern_directions, base_rates]
-)
+@pytest.mark.parametrize("label", [forward_returns, earned_returns, pattern_labels, pattern_directions, base_rates])
 def test_bars_are_checked_at_the_door(label: Callable[[pd.DataFrame], pd.DataFrame], sp500: pd.DataFrame) -> None:
     with pytest.raises(BarsError):
         label(sp500.iloc[::-1])

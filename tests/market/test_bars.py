@@ -54,7 +54,7 @@ def test_bars_come_out_in_canonical_form_and_the_input_stays() -> None:
     assert (bars.dtypes == np.float64).all()
     assert bars.index.name == "timestamp"
     assert str(bars.index.dtype) == "datetime64[ns, UTC]"
-    assert bars.attrs == {"symbol": "BTCUSDT", "timeframe": "1m"}
+    assert bars.attrs == {"symbol": "BTCUSDT", "timeframe": "1m", "calendar": "24/7"}
     pd.testing.assert_frame_equal(frame, before)
     bars.iloc[0, 0] = 1.0
     pd.testing.assert_frame_equal(frame, before)
@@ -70,8 +70,8 @@ def test_validation_changes_nothing_the_second_time() -> None:
 
 def test_labels_given_win_over_those_of_the_frame() -> None:
     bars = validate_bars(raw(timeframe="5m"), symbol="A", timeframe="5m")
-    assert validate_bars(bars, symbol="B").attrs == {"symbol": "B", "timeframe": "5m"}
-    assert validate_bars(bars, timeframe="1m").attrs == {"symbol": "A", "timeframe": "1m"}
+    assert validate_bars(bars, symbol="B").attrs == {"symbol": "B", "timeframe": "5m", "calendar": "24/7"}
+    assert validate_bars(bars, timeframe="1m").attrs == {"symbol": "A", "timeframe": "1m", "calendar": "24/7"}
 
 
 @pytest.mark.parametrize("timeframe", TIMEFRAMES)

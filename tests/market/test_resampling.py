@@ -23,7 +23,7 @@ def test_it_is_what_pandas_makes_without_the_open_last_bar(timeframe: str) -> No
     closed = theirs[theirs.index + TIMEFRAMES[timeframe] <= MINUTES.index[-1] + pd.Timedelta(minutes=1)]
     ours = mlkit.resample(holes, timeframe)
     pd.testing.assert_frame_equal(ours, closed, check_freq=False, rtol=1e-12)
-    assert ours.attrs == {"symbol": "A", "timeframe": timeframe}
+    assert ours.attrs == {"symbol": "A", "timeframe": timeframe, "calendar": "24/7"}
     pd.testing.assert_frame_equal(validate_bars(ours), ours)
 
 

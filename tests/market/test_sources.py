@@ -49,7 +49,7 @@ def test_built_in_bars_are_those_of_arch(symbol: str) -> None:
     bars = load_bars(symbol, "1d")
     np.testing.assert_array_equal(bars, theirs[["Open", "High", "Low", "Close", "Volume"]].astype("float64"))
     np.testing.assert_array_equal(bars.index.tz_localize(None).as_unit("s"), theirs.index.as_unit("s"))
-    assert bars.attrs == {"symbol": symbol, "timeframe": "1d"}
+    assert bars.attrs == {"symbol": symbol, "timeframe": "1d", "calendar": "XNYS"}
     assert len(bars) == 5031
 
 

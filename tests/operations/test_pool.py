@@ -48,7 +48,7 @@ def daily(symbol: str, seed: int, first: int, last: int, holidays: int = 40) -> 
     weekdays = np.flatnonzero(bars.index.day_of_week < 5)[first:last]
     closed = np.random.default_rng(seed).choice(len(weekdays) - 2, holidays, replace=False) + 1
     kept = bars.iloc[np.delete(weekdays, closed)]
-    kept.attrs = {"symbol": symbol, "timeframe": "1d"}
+    kept.attrs = {"symbol": symbol, "timeframe": "1d", "calendar": "Mon-Fri 00:00-24:00 UTC"}
     return kept
 
 

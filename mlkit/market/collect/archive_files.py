@@ -30,6 +30,7 @@ import pyarrow.csv
 
 from mlkit.errors import BarsError, ConfigError, FetchError
 from mlkit.market.bars import validate_bars
+from mlkit.market.calendar import ALWAYS_OPEN
 from mlkit.market.collect.patience import Patience, TemporaryError, retry_after
 from mlkit.market.collect.progress_lines import utc
 from mlkit.market.times import parse_times, timeframe_delta
@@ -108,7 +109,7 @@ def _bars(data: bytes, period: Period, symbol: str, timeframe: str) -> pd.DataFr
     if repeated := table.num_rows - len(frame):
         _log.warning("%s: %d repeated rows dropped", period.file(symbol, timeframe), repeated)
     frame = frame.set_index(parse_times(frame.pop("open_time")))
-    bars = validate_bars(frame, symbol=symbol, timeframe=timeframe)
+    bars = validate_bars(frame, symbol=symbol, timeframe=timeframe, calendar=ALWAYS_OPEN)
     if bars.index[0] < period.start or bars.index[-1] >= period.stop:
         raise BarsError(f"its bars go from {utc(bars.index[0])} to {utc(bars.index[-1])}, beyond its period")
     return bars

@@ -10,6 +10,7 @@ import pandas as pd
 
 from mlkit.errors import BarsError, ConfigError, FetchError
 from mlkit.market.bars import BarArrays, bars_of, open_times
+from mlkit.market.calendar import ALWAYS_OPEN
 from mlkit.market.collect.progress_lines import Collected, FetchProgress, FetchReport, ProgressLines
 from mlkit.market.lake.store import BarStore
 from mlkit.market.sources import check_free
@@ -109,7 +110,7 @@ class Collector:
         times, order = np.unique(np.concatenate([times for times, _ in self.pending]), return_index=True)
         values = np.ascontiguousarray(np.concatenate([values for _, values in self.pending], axis=1)[:, order])
         self.pending = []
-        bars = bars_of((times, values), symbol=self.symbol, timeframe=self.timeframe)
+        bars = bars_of((times, values), symbol=self.symbol, timeframe=self.timeframe, calendar=ALWAYS_OPEN)
         if self.checks_overlap and np.isin(times, self.have).any():
             self.refuse_foreign(bars, self.source.name)
         commit = self.store.append(bars, on_conflict=self.request.revised, source=self.source.name)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from mlkit.errors import BarsError, ConfigError, DependencyError, FetchError
 from mlkit.market.bars import BarArrays, bars_of, validate_bars
+from mlkit.market.calendar import ALWAYS_OPEN
 from mlkit.market.collect.patience import Patience, TemporaryError, retry_after
 from mlkit.market.times import TIMEFRAMES, timeframe_delta, timeframe_ns
 
@@ -260,7 +261,7 @@ class Exchange:
         values = np.delete(times, again), np.ascontiguousarray(np.delete(table, again, axis=0)[:, 1:].T)
         if times.size:
             try:
-                validate_bars(bars_of(values, symbol=self.name, timeframe=timeframe))
+                validate_bars(bars_of(values, symbol=self.name, timeframe=timeframe, calendar=ALWAYS_OPEN))
             except BarsError as error:
                 raise _bad_response(str(error)) from None
         return values

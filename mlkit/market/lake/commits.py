@@ -30,6 +30,8 @@ class Commit:
     rows: int  # bars there now
     generation: int
     dataset: str
+    calendar: str  # of the market now
+    note: str = ""  # how an import chose the calendar; empty where it was given or known
 
     def __str__(self) -> str:
         parts = [f"{self.added:,} new bars"]
@@ -50,8 +52,9 @@ class Merged(NamedTuple):
 class Write:
     """One write under the lock of its symbol. The manifest is replaced once, after all months are staged."""
 
-    def __init__(self, market: LakeMarket, on_conflict: Conflict, source: str | None) -> None:
-        self._market, self._on_conflict, self._source = market, on_conflict, source
+    def __init__(self, market: LakeMarket, calendar: str, on_conflict: Conflict, source: str | None) -> None:
+        self._market, self._calendar = market, calendar
+        self._on_conflict, self._source = on_conflict, source
         self._added = self._known = self._revised = 0
         self._staged: list[Partition] = []
 
@@ -104,14 +107,16 @@ class Write:
 
     def _commit(self, before: LakeManifest | None, files: tuple[Partition, ...]) -> Commit:
         market, manifest = self._market, before
-        if manifest is None or manifest.generation == 0 or manifest.files != files:
-            old = before or LakeManifest(market.symbol, market.timeframe, 0, ())
+        same = manifest is not None and (manifest.files, manifest.calendar) == (files, self._calendar)
+        if manifest is None or manifest.generation == 0 or not same:
+            old = before or LakeManifest(market.symbol, market.timeframe, 0, (), self._calendar)
             gone = {part.name for part in old.files} - {part.name for part in files}
             revised = self._revised if self._on_conflict == "replace" else 0
             manifest = replace(
                 old,
                 generation=old.generation + 1,
                 files=files,
+                calendar=self._calendar,
                 revised=old.revised + revised,
                 source=self._source or old.source,
                 removes=tuple(sorted(gone)),
@@ -119,14 +124,17 @@ class Write:
             market.folder.settle(market.path)
             market.folder.commit(f"{market.path}/{MANIFEST_FILE}", manifest.to_bytes())
             finish(market, manifest)
-        counts = {"added": self._added, "known": self._known, "revised": self._revised, "rows": manifest.rows}
         return Commit(
             market.symbol,
             market.timeframe,
             market.where,
-            **counts,
+            added=self._added,
+            known=self._known,
+            revised=self._revised,
+            rows=manifest.rows,
             generation=manifest.generation,
             dataset=manifest.dataset,
+            calendar=manifest.calendar,
         )
 
 

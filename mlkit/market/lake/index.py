@@ -15,7 +15,7 @@ from mlkit.market.times import Int64Array
 
 # The leading underscore hides it from engines that list a folder for data.
 MANIFEST_FILE = "_manifest.json"
-_MANIFEST_SCHEMA = 1
+_MANIFEST_SCHEMA = 2  # 1: without a calendar
 _SECOND = 10**9
 _MONTH = re.compile(r"\d{4}-\d{2}", re.ASCII)
 
@@ -51,6 +51,7 @@ class LakeManifest:
     timeframe: str
     generation: int  # +1 with each commit; 0: made from the months that are there, as the file is missing
     files: tuple[Partition, ...]  # in order of time
+    calendar: str  # name of the trading calendar
     revised: int = 0  # bars that a later write changed, over all commits
     source: str | None = None  # where bars came from, by the last commit that named it
     removes: tuple[str, ...] = ()  # files that this commit made stale
@@ -93,7 +94,10 @@ def parse_manifest(raw: bytes, where: str) -> LakeManifest:
     try:
         read = json.loads(raw)
         if read["schema"] != _MANIFEST_SCHEMA:
-            raise LakeError(f"{where}: schema {read['schema']!r}, this mlkit reads {_MANIFEST_SCHEMA}; update mlkit")
+            raise LakeError(
+                f"{where}: schema {read['schema']!r}, this mlkit reads {_MANIFEST_SCHEMA}; update mlkit, "
+                "or delete the market's folder and import its bars again"
+            )
         files = tuple(
             Partition(
                 part["month"],
@@ -111,6 +115,7 @@ def parse_manifest(raw: bytes, where: str) -> LakeManifest:
             read["timeframe"],
             int(read["generation"]),
             files,
+            read["calendar"],
             int(read["revised"]),
             read["source"],
             tuple(read["removes"]),
@@ -131,6 +136,7 @@ def _canonical(manifest: LakeManifest) -> bytes:
         "schema": _MANIFEST_SCHEMA,
         "symbol": manifest.symbol,
         "timeframe": manifest.timeframe,
+        "calendar": manifest.calendar,
         "generation": manifest.generation,
         "rows": manifest.rows,
         "first": _iso(manifest.files[0].first_ns),

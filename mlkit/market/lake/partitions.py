@@ -10,6 +10,7 @@ import pyarrow.parquet
 
 from mlkit.errors import LakeError
 from mlkit.market.bars import COLUMNS, BarArrays, bars_of, validate_bars
+from mlkit.market.calendar_choice import timetable
 from mlkit.market.lake.folders import Folder
 from mlkit.market.lake.index import MANIFEST_FILE, LakeManifest, Partition, parse_manifest, values_digest
 from mlkit.market.symbols import symbol_folder
@@ -39,8 +40,7 @@ class LakeMarket:
         """
         raw = self.folder.read(f"{self.path}/{MANIFEST_FILE}")
         if raw is None:
-            found = tuple(self._found(name) for name in self._months())
-            return LakeManifest(self.symbol, self.timeframe, 0, found) if found else None
+            return self._without_manifest(self._months())
         manifest = parse_manifest(raw, f"{self.where}/{MANIFEST_FILE}")
         if (manifest.symbol, manifest.timeframe) != (self.symbol, self.timeframe):
             raise LakeError(
@@ -74,11 +74,21 @@ class LakeMarket:
     def _months(self) -> list[str]:
         return [name for name in self.folder.names(self.path) if _MONTH_FILE.fullmatch(name)]
 
-    def _found(self, name: str) -> Partition:
+    def _without_manifest(self, names: list[str]) -> LakeManifest | None:
+        """Made from the months themselves; the calendar is chosen from their open times."""
+        if not names:
+            return None
+        slots, raws = month_slots(self.timeframe), (self.folder.read(f"{self.path}/{name}") or b"" for name in names)
+        times = [decode_month(raw, f"{self.where}/{name}", slots)[0] for name, raw in zip(names, raws, strict=True)]
+        calendar = timetable(np.concatenate(times), self.timeframe)
+        found = tuple(self._found(name, calendar) for name in names)
+        return LakeManifest(self.symbol, self.timeframe, 0, found, calendar)
+
+    def _found(self, name: str, calendar: str) -> Partition:
         """A month without a manifest: its page checksums and its bars are verified."""
         raw = self.folder.read(f"{self.path}/{name}") or b""
         values = decode_month(raw, f"{self.where}/{name}", month_slots(self.timeframe))
-        validate_bars(bars_of(values, symbol=self.symbol, timeframe=self.timeframe))
+        validate_bars(bars_of(values, symbol=self.symbol, timeframe=self.timeframe, calendar=calendar))
         return month_partition(name.removesuffix(".parquet"), values, raw)
 
 

@@ -134,21 +134,24 @@ class BarStore:
 
         Parameters
         ----------
-        bars: valid bars (n_bars, 5); attrs name the market.
+        bars: valid bars (n_bars, 5); attrs name the market, and its calendar where it is new.
         on_conflict: for bars that are there with other values: "refuse" raises BarsError and writes nothing,
             "keep" leaves the old ones, "replace" takes the new ones. Both count them.
         source: where the bars come from, kept in the manifest.
         """
         bars = validate_bars(bars)
         market = bars.attrs["symbol"], bars.attrs["timeframe"]
-        return self.append_months(*market, _months_of(bars), on_conflict=on_conflict, source=source)
+        there = self.manifest(*market)
+        calendar = bars.attrs["calendar"] if there is None else there.calendar
+        return self.append_months(*market, _months_of(bars), calendar=calendar, on_conflict=on_conflict, source=source)
 
     def replace(self, bars: pd.DataFrame, *, source: str | None = None) -> Commit:
         """Make the market exactly these valid bars, in one commit."""
         bars = validate_bars(bars)
         symbol, timeframe = bars.attrs["symbol"], bars.attrs["timeframe"]
         with self.lock(symbol):
-            return Write(self._market(symbol, timeframe), "replace", source).run(_months_of(bars), exact=True)
+            write = Write(self._market(symbol, timeframe), bars.attrs["calendar"], "replace", source)
+            return write.run(_months_of(bars), exact=True)
 
     def append_months(
         self,
@@ -156,15 +159,19 @@ class BarStore:
         timeframe: str,
         months: Iterable[Month],
         *,
+        calendar: str,
         on_conflict: Conflict = "refuse",
         source: str | None = None,
     ) -> Commit:
-        """`append` of valid bars that come month by month, each month once; one is in memory at a time."""
+        """`append` of valid bars that come month by month, each month once; one is in memory at a time.
+
+        ``calendar`` is that of the market from now on.
+        """
         if on_conflict not in get_args(Conflict):
             raise ConfigError(f"on_conflict={on_conflict!r} is unknown; use {', '.join(get_args(Conflict))}")
         market = self._market(symbol, timeframe)
         with self.lock(symbol):
-            return Write(market, on_conflict, source).run(months)
+            return Write(market, calendar, on_conflict, source).run(months)
 
     def _market(self, symbol: str, timeframe: str) -> LakeMarket:
         return LakeMarket(self._folder, symbol, timeframe)
@@ -180,4 +187,9 @@ def _months(market: LakeMarket, manifest: LakeManifest, start: int, stop: int) -
     times = np.concatenate([part[0] for part in parts] or [np.empty(0, np.int64)])
     data = np.concatenate([part[1] for part in parts] or [np.empty((len(COLUMNS), 0))], axis=1)
     low, high = np.searchsorted(times, start), np.searchsorted(times, stop)
-    return bars_of((times[low:high], data[:, low:high]), symbol=market.symbol, timeframe=market.timeframe)
+    return bars_of(
+        (times[low:high], data[:, low:high]),
+        symbol=market.symbol,
+        timeframe=market.timeframe,
+        calendar=manifest.calendar,
+    )

@@ -10,8 +10,10 @@ import pandas as pd
 from mlkit.errors import BarsError
 from mlkit.market.bar_columns import BAR_COLUMNS, COLUMNS
 from mlkit.market.bars import BarArrays, BoolArray, Float64Array
+from mlkit.market.calendar import Calendar
+from mlkit.market.grids import fine_offsets, refuse_offsets, snapped
 from mlkit.market.reading.headers import Piece, as_pandas, joined_times, parse_numbers
-from mlkit.market.times import Int64Array, RowError, floor_times, parse_times, timeframe_ns
+from mlkit.market.times import Int64Array, RowError, floor_times, parse_times
 
 
 @dataclass(frozen=True)
@@ -47,33 +49,39 @@ class RowRepair:
 
     Parameters
     ----------
-    timeframe: of the bars; times are floored to its grid.
+    timeframe: of the bars; times within two seconds of a possible open time are snapped to it.
+    calendar: says when a bar closes.
     counts: is added to.
     tz: zone of times written without one; None refuses such times.
     now: ns since the epoch; rows of bars that close after it are dropped.
     """
 
-    def __init__(self, timeframe: str, counts: dict[str, int], tz: str | None, now: int | None) -> None:
-        self._timeframe, self._counts, self._tz, self._now = timeframe, counts, tz, now
+    def __init__(
+        self, timeframe: str, calendar: Calendar, counts: dict[str, int], tz: str | None, now: int | None
+    ) -> None:
+        self._timeframe, self._calendar, self._counts, self._tz, self._now = timeframe, calendar, counts, tz, now
 
     def rows(self, piece: Piece) -> BarArrays:
         """The rows of a piece that each alone would be a valid bar, in their order, which may still repeat times."""
         dated, times = self._times(piece)
         data = self._numbers(piece)[:, dated]
-        floored = floor_times(times, self._timeframe)
-        _check_finer(times, floored, self._timeframe, piece.where)
-        self._count("times floored to the grid", floored != times)
-        self._count("rows out of order", np.diff(floored) < 0)
+        opened = snapped(times, self._timeframe)
+        _check_finer(opened, floor_times(opened, self._timeframe), self._timeframe, piece.where)
+        offsets = fine_offsets(opened, self._timeframe)
+        if offsets.any():
+            refuse_offsets(times, offsets, self._timeframe, piece.where, piece.first_row)
+        self._count("times snapped to the grid", opened != times)
+        self._count("rows out of order", np.diff(opened) < 0)
         keep = np.ones(len(times), dtype=bool)
         for values, column in zip(data, BAR_COLUMNS, strict=True):
             if column.neutral is None:
                 keep &= np.isfinite(values) & (values >= column.least)
         self._count("rows without a valid price dropped", ~keep)
         if self._now is not None:
-            closed = floored + timeframe_ns(self._timeframe) <= self._now
+            closed = self._calendar.bar_closes(opened, self._timeframe) <= self._now
             self._count("bars not closed yet dropped", keep & ~closed)
             keep &= closed
-        return floored[keep], self._valid(data[:, keep])
+        return opened[keep], self._valid(data[:, keep])
 
     def _count(self, kind: str, rows: BoolArray) -> None:
         self._counts[kind] = self._counts.get(kind, 0) + int(rows.sum())

@@ -20,10 +20,12 @@ from mlkit.market.bars import (
     Month,
     bars_of,
     by_month,
-    check_grid,
     check_values,
     validate_bars,
 )
+from mlkit.market.calendar import ALWAYS_OPEN, get_calendar
+from mlkit.market.calendar_choice import CalendarChoice, check_fit, check_span, choose_calendar, inside_sessions
+from mlkit.market.grids import check_grid, date_labels, fine_offsets, is_date_labelled, label_zones, refuse_offsets
 from mlkit.market.reading.headers import Piece, frame_piece
 from mlkit.market.reading.instruments import check_instrument
 from mlkit.market.reading.repair import RepairReport, RowRepair
@@ -61,6 +63,9 @@ class Intake:
     symbol, timeframe: labels of the bars.
     tz: zone of times written without one; None refuses such times.
     now: bars that close after it are not closed yet; None: not checked.
+    calendar: that the bars must fit; None chooses one from all open times, unless ``stored`` is given.
+    stored: calendar that the market has in the lake.
+    regular: drop the bars outside the sessions, which are counted.
     """
 
     def __init__(
@@ -71,8 +76,16 @@ class Intake:
         tz: str | None = "UTC",
         repair: bool = False,
         now: pd.Timestamp | None = None,
+        calendar: str | None = None,
+        stored: str | None = None,
+        regular: bool = False,
     ) -> None:
         timeframe_delta(timeframe)
+        self._given, self._regular = calendar, regular
+        self.choice: CalendarChoice | None = None  # where neither was given, after all rows are taken
+        self.calendar = get_calendar(calendar or stored or ALWAYS_OPEN)
+        self._known = calendar is not None or stored is not None
+        self._zone: str | None = None  # in whose midnights daily bars open; None where they are labelled by dates
         self.symbol, self.timeframe = check_symbol(symbol), timeframe
         self._tz, self._repair = tz, repair
         self._now = None if now is None else now.as_unit("ns").value
@@ -98,7 +111,7 @@ class Intake:
         """Take rows of this market. Raises BarsError, naming the place."""
         self._rows_in += len(piece)
         if self._repair:
-            times, data = RowRepair(self.timeframe, self._counts, self._tz, self._now).rows(piece)
+            times, data = RowRepair(self.timeframe, self.calendar, self._counts, self._tz, self._now).rows(piece)
         else:
             times, data = piece.values(self._tz)
             self._check(times, data, piece)
@@ -110,14 +123,16 @@ class Intake:
 
     def bars(self) -> pd.DataFrame:
         """All rows as bars (n_bars, 5), in memory. BarsError for rows of one time that disagree, or none."""
+        self.settle_times()
         values = self._settled(*self._spool.whole())
         self._rows_out = len(values[0])
         self._need_rows()
-        return bars_of(values, symbol=self.symbol, timeframe=self.timeframe)
+        return bars_of(values, symbol=self.symbol, timeframe=self.timeframe, calendar=self.calendar.name)
 
     def months(self) -> Iterator[Month]:
         """The bars month by month, in bounded memory. BarsError as `bars`, at the month where it shows."""
-        for values in self._spool.pieces():
+        # A new label may lie in another month than the time that was written.
+        for values in self._spool.pieces() if self._zone is None else (self._spool.whole(),):
             for month in by_month(*self._settled(*values)):
                 self._rows_out += len(month[1])
                 yield month
@@ -132,9 +147,11 @@ class Intake:
     def _check(self, times: Int64Array, data: Float64Array, piece: Piece) -> None:
         """BarsError for times off the grid, bars that are not closed yet, and values that no bar has."""
         index = pd.DatetimeIndex(times, tz="UTC")
-        check_grid(index, self.timeframe, piece.where, piece.first_row)
+        offsets = fine_offsets(times, self.timeframe)
+        if offsets.any():
+            refuse_offsets(times, offsets, self.timeframe, piece.where, piece.first_row)
         if self._now is not None:
-            early = times + timeframe_ns(self.timeframe) > self._now
+            early = self.calendar.bar_closes(times, self.timeframe) > self._now
             if early.any():
                 row = int(np.argmax(early))
                 raise BarsError(
@@ -144,8 +161,35 @@ class Intake:
                 )
         check_values(data, index, piece.where, piece.first_row)
 
+    def settle_times(self) -> str:
+        """Find calendar, grid and labels of all open times, and return the calendar's name; before `months`.
+
+        BarsError where they have no grid in common, or do not fit the calendar that was asked for.
+        """
+        times, where = np.unique(self._spool.times()), f"{self.symbol} {self.timeframe}"
+        if not len(times):
+            return self.calendar.name
+        if not is_date_labelled(times, self.timeframe):
+            zones = label_zones(self.calendar if self._known else None)
+            times, self._zone = date_labels(times, self.timeframe, zones, where)
+        if not self._known:
+            self.choice = choose_calendar(times, self.timeframe, self._zone)
+            self.calendar = get_calendar(self.choice.calendar)
+        check_span(self.calendar, times, where)
+        if self._given is not None:
+            check_fit(self.calendar, times, self.timeframe, where)
+        check_grid(times, self.timeframe, self.calendar, where)
+        return self.calendar.name
+
     def _settled(self, times: Int64Array, data: Float64Array) -> BarArrays:
-        """Sorted and without repeated times."""
+        """Labelled, sorted and without repeated times; of the regular sessions only, where that is asked for."""
+        if self._zone is not None:
+            times = date_labels(times, self.timeframe, [self._zone], self.symbol)[0]
+        if self._regular:
+            inside = inside_sessions(self.calendar, times, self.timeframe)
+            kind = "bars outside the sessions dropped"
+            self._counts[kind] = self._counts.get(kind, 0) + int((~inside).sum())
+            times, data = times[inside], data[:, inside]
         steps = np.diff(times)
         if (steps <= 0).any():
             order = np.argsort(times, kind="stable")
@@ -209,31 +253,34 @@ class Intake:
             )
 
 
-def repair_bars(frame: Any, *, symbol: str, timeframe: str) -> tuple[pd.DataFrame, RepairReport]:
+def repair_bars(
+    frame: Any, *, symbol: str, timeframe: str, calendar: str | None = None
+) -> tuple[pd.DataFrame, RepairReport]:
     """Make valid bars of an untidy frame, counting every repair; ``frame`` is left as it is.
 
     Row by row: columns named as in ``read_bars`` and other columns left out; times read as UTC (naive ones taken
-    as UTC) and floored to the timeframe's grid; text read as numbers; rows with a missing, infinite or
+    as UTC) and, within two seconds of the grid, snapped to it; text read as numbers; rows with a missing, infinite or
     non-positive price dropped; volume that is missing, infinite or negative set to 0; high and low widened to hold
     open and close (swapped where high < low). Then rows sorted, exact duplicates dropped, and of conflicting rows
     with one time the last one kept. Repairing repaired bars changes nothing.
 
-    Flooring moves a bar back in time by less than one bar, so an off-grid bar closes later than its new open time
-    says. That is harmless for a few milliseconds of exchange jitter only: read the report.
+    No bar is moved to another time beyond that: a bar that counts as known before its close would be a leak. Daily
+    bars that open at midnight of one zone are labelled by their local date.
 
     Parameters
     ----------
     frame: any OHLCV frame of pandas, polars or pyarrow, (n_rows, >= 5).
     symbol, timeframe: labels of the result.
+    calendar: see `validate_bars`.
 
     Returns
     -------
     (bars, report): valid bars and a RepairReport.
 
     Raises BarsError where no honest repair exists: a missing column, times or units that are mixed, decimal commas
-    and thousands separators, no row left, bars of another timeframe (resample finer ones).
+    and thousands separators, no row left, bars of another timeframe (resample finer ones), times off the grid.
     """
-    with Intake(symbol, timeframe, repair=True) as intake:
+    with Intake(symbol, timeframe, repair=True, calendar=calendar) as intake:
         intake.add(frame)
         return validate_bars(intake.bars()), intake.report
 
@@ -256,6 +303,12 @@ class _Spool:
         self._bytes += times.nbytes + data.nbytes
         if self._bytes > _SPILL:
             self._spill()
+
+    def times(self) -> Int64Array:
+        """Open times of all rows."""
+        files = [] if self._folder is None else sorted(Path(self._folder.name).iterdir())
+        stored = [np.memmap(path, np.int64, "r").reshape(-1, 1 + len(COLUMNS))[:, 0].copy() for path in files]
+        return np.concatenate([*stored, *(times for times, _ in self._chunks)] or [np.empty(0, np.int64)])
 
     def whole(self) -> BarArrays:
         """Every row, in the order in which they came (by month, where they were spilled)."""

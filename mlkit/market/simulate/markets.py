@@ -14,6 +14,7 @@ import pandas as pd
 
 from mlkit.errors import ConfigError
 from mlkit.market.bars import Float64Array, make_bars, validate_bars
+from mlkit.market.calendar import ALWAYS_OPEN
 from mlkit.market.simulate.shapes import Moves, plant_shapes
 from mlkit.market.symbols import check_symbol
 from mlkit.market.times import Int64Array, timeframe_delta, timeframe_ns
@@ -341,5 +342,5 @@ def _assemble(moves: Moves, volume: Float64Array, times: pd.DatetimeIndex, marke
         counts = np.maximum(np.rint(data[:4] * per_unit), 1.0)
         data[:4] = counts / round(per_unit) if whole else counts * tick
     data[4] = volume
-    bars = make_bars(times, data, symbol=check_symbol(market["symbol"]), timeframe=market["timeframe"])
-    return validate_bars(bars)
+    labels = {"symbol": check_symbol(market["symbol"]), "timeframe": market["timeframe"], "calendar": ALWAYS_OPEN}
+    return validate_bars(make_bars(times, data, **labels))

@@ -28,6 +28,7 @@ from pydantic import (
 from pydantic_core import to_json
 
 from mlkit.errors import BundleError, ConfigError, NotTrainedError
+from mlkit.market import ALWAYS_OPEN
 from mlkit.untrusted import Digest, Line, printable, read_regular
 
 SCHEMA_VERSION = 4  # of one market's bundle
@@ -84,6 +85,7 @@ class PoolMember(_Strict):
     training_span: TrainingSpan
     garch: tuple[float, float, float]
     data_sha256: Digest
+    calendar: Line = ALWAYS_OPEN  # trading calendar, left out where the market never closes
     metrics: _Metrics  # of this market alone
 
 
@@ -115,6 +117,7 @@ class Manifest(_Strict):
     created: Line  # ISO 8601 UTC; no part of bundle_id
     symbol: Line  # of a pool, its name
     timeframe: Line
+    calendar: Line = ALWAYS_OPEN  # as of a member; of a pool see its members
     feature_names: tuple[Line, ...]  # in the order of the model's columns
     horizons: Annotated[tuple[_Horizon, ...], Field(max_length=1000)]
     training_span: TrainingSpan
@@ -154,6 +157,16 @@ class Manifest(_Strict):
         """The markets that it was trained on."""
         return tuple(sorted(self.pool)) or (self.symbol,)
 
+    def check_calendar(self, symbol: str, calendar: str) -> None:
+        """ConfigError for bars of another calendar than those of this market, or of all markets, in the training."""
+        member = self.pool.get(symbol)
+        trained = {one.calendar for one in ([member] if member else self.pool.values())} or {self.calendar}
+        if calendar not in trained:
+            raise ConfigError(
+                f"{symbol}: the bars have the calendar {calendar}, bundle {self.bundle_id} was trained on "
+                f"{', '.join(sorted(trained))}; pass calendar={min(trained)!r} where the bars are read, or train again"
+            )
+
     def garch_of(self, symbol: str) -> tuple[float, float, float] | None:
         """GARCH parameters for the features of a market; None, the default, for a market outside the pool."""
         member = self.pool.get(symbol)
@@ -164,6 +177,9 @@ def describe(fields: Mapping[str, Any], files: Mapping[str, bytes]) -> tuple[Man
     """The manifest of these fields and files, and its bytes; ConfigError if a field is missing, unknown or wrong."""
     # JSON values: NaN becomes null, a numpy scalar a number.
     described = json.loads(to_json(dict(fields), inf_nan_mode="null", fallback=np.generic.item))
+    for market in (described, *(described.get("pool") or {}).values()):
+        if market.get("calendar") == ALWAYS_OPEN:  # the default is left out, so that such bundles keep their ids
+            del market["calendar"]
     described["library_versions"] = _versions()
     described["schema_version"] = POOL_SCHEMA if described.get("pool") else SCHEMA_VERSION
     described["files"] = {

@@ -24,7 +24,7 @@ from mlkit.config import Settings, write_atomic
 from mlkit.errors import ConfigError
 from mlkit.features import DEFAULT_GARCH, FeatureSet
 from mlkit.inference import bars_late, drift_file, model_freshness
-from mlkit.market import never_closes, open_times, timeframe_delta, validate_bars
+from mlkit.market import calendar_of, open_times, validate_bars
 from mlkit.models.bundle import ModelBundle
 from mlkit.models.ensemble import FORECAST_COLUMNS, PricePredictor, usable_rows
 from mlkit.operations.drift.outcomes import calibration_table, coverage_table
@@ -145,7 +145,7 @@ def check_drift(
         bundle=bundle.id,
         symbol=symbol,
         timeframe=bars.attrs["timeframe"],
-        checked=bars.index[-1] + timeframe_delta(manifest.timeframe),
+        checked=pd.Timestamp(int(calendar_of(bars).bar_closes(open_times(bars)[-1:], manifest.timeframe)[0]), tz="UTC"),
         bars=len(after),
         level=settings.drift_level,
         verdict=verdict,
@@ -176,6 +176,7 @@ def _model_for(bundle: ModelBundle, bars: pd.DataFrame) -> PricePredictor:
     if bars.attrs["timeframe"] != timeframe:
         raise ConfigError(f"bars are {bars.attrs['timeframe']}, bundle {bundle.id} was trained on {timeframe}")
     symbol, known = bars.attrs["symbol"], bundle.manifest.symbols
+    bundle.manifest.check_calendar(symbol, bars.attrs["calendar"])
     if symbol not in known:
         named = ", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "")
         raise ConfigError(
@@ -276,11 +277,11 @@ def _stale(bundle: ModelBundle, bars: pd.DataFrame, now: datetime | None) -> lis
     """One sentence for the model and one for the bars, where they are old."""
     span = bundle.manifest.training_span
     first, last = pd.to_datetime([span.start, span.end], utc=True)
-    timeframe, opened = bars.attrs["timeframe"], bars.index[-1]
-    notes = model_freshness(int(open_times(bars)[-1]), None, timeframe, (first, last)).notes
+    timeframe, calendar, opened = bars.attrs["timeframe"], calendar_of(bars), open_times(bars)[-1:]
+    notes = model_freshness(opened, timeframe, (first, last), calendar).notes
     if now is not None:
-        known = (opened + timeframe_delta(timeframe)).tz_localize(None).to_pydatetime()
-        late = bars_late(known, now.astimezone(UTC).replace(tzinfo=None), timeframe, never_closes(bars))
+        known = pd.Timestamp(int(calendar.bar_closes(opened, timeframe)[0])).to_pydatetime()
+        late = bars_late(known, now.astimezone(UTC).replace(tzinfo=None), timeframe, calendar)
         notes = [*notes, *([late] if late else [])]
     return list(notes)
 

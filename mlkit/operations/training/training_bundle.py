@@ -60,7 +60,8 @@ def write_trained(
     members: dict[str, dict[str, Any]] = {}
     for symbol, one in zip(plan.symbols, plan.markets, strict=True):
         span = {"start": one.index[0].isoformat(), "end": one.index[-1].isoformat(), "bars": len(one)}
-        members[symbol] = {"training_span": span, "garch": list(data.garch[symbol]), "data_sha256": fingerprint(one)}
+        parameters = {"garch": list(data.garch[symbol]), "calendar": one.attrs["calendar"]}
+        members[symbol] = {"training_span": span, **parameters, "data_sha256": fingerprint(one)}
     if len(members) == 1:
         evidence = pattern_evidence(plan.markets[0], settings)
         fields |= {"symbol": plan.symbols[0], **members[plan.symbols[0]], "pattern_evidence": evidence}

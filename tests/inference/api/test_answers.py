@@ -37,7 +37,9 @@ def test_the_endpoints_say_what_the_insight_says(
     whole = client.get(URL).json()
     assert whole == expected | {"candles": None, "marks": None}
     assert whole["bundle"] == trained.id and whole["freshness"]["as_of"] == "2019-01-03T12:00:00"
-    assert whole["freshness"]["data_age_seconds"] == 2.5 * 86400 and whole["freshness"]["bars_stale"] is False
+    assert (
+        whole["freshness"]["data_age_seconds"] == 2.5 * 86400 + 3 * 3600 and whole["freshness"]["bars_stale"] is False
+    )
     for part, model, keys in (
         ("patterns", PatternsAnswer, {"patterns"}),
         ("price-prediction", PricePredictionAnswer, {"price_predictions"}),

@@ -167,8 +167,8 @@ def test_bars_of_another_market_under_this_name_are_refused(local: BarStore) -> 
 def test_a_manifest_of_a_later_schema_is_refused(local: BarStore) -> None:
     local.append(MONTHS)
     path = folder(local) / "_manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 2}))
-    with pytest.raises(LakeError, match="schema 2, this mlkit reads 1; update mlkit"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 3}))
+    with pytest.raises(LakeError, match="schema 3, this mlkit reads 2; update mlkit"):
         local.read(*MARKET)
 
 

@@ -126,7 +126,7 @@ KINDS: dict[str, Kind] = {
     ),
     "off-grid stamps": (
         later(pd.Timedelta(milliseconds=0) + pd.Timedelta(seconds=7)), "off the 1m grid",
-        "=times floored to the grid 60", {},
+        "off the 1m grid by 7 s", {},
     ),
     "finer than declared": (SAME, "off the 15m grid", "finer than 15m", {"timeframe": "15m"}),
     "coarser than declared": (

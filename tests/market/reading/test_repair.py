@@ -89,10 +89,27 @@ def test_ranges_are_widened_and_swapped() -> None:
     assert counts == {"ranges widened": 1}
 
 
-def test_times_are_floored_to_the_grid() -> None:
-    bars, counts = repaired(CLEAN.set_axis(CLEAN.index + pd.Timedelta(milliseconds=7), axis=0))
-    pd.testing.assert_frame_equal(bars, CLEAN)
-    assert counts == {"times floored to the grid": 30}
+def test_times_within_two_seconds_are_snapped_to_the_grid() -> None:
+    for jitter in (7, 2000, -2000):
+        bars, counts = repaired(CLEAN.set_axis(CLEAN.index + pd.Timedelta(milliseconds=jitter), axis=0))
+        pd.testing.assert_frame_equal(bars, CLEAN)
+        assert counts == {"times snapped to the grid": 30}
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "offset", "cause"),
+    [
+        ("1m", "30s", "off the 1m grid by 30 s; pass the right timeframe"),
+        ("1h", "2001ms", "off the 1h grid by 2.001 s; pass the right timeframe"),
+        ("1h", "7min", "off the 1h grid by 00:02:00; pass the right timeframe"),
+        ("1h", "30min", "off the 1h grid by 00:30:00; the bars may count from their session's open"),
+    ],
+)
+def test_no_repair_moves_a_bar_to_an_earlier_time(timeframe: str, offset: str, cause: str) -> None:
+    frame = null_market(60, seed=1, timeframe=timeframe)
+    frame.index = frame.index + pd.Timedelta(offset)
+    with pytest.raises(BarsError, match=cause):
+        repair_bars(frame, symbol="A", timeframe=timeframe)
 
 
 def test_names_zones_text_and_other_columns_are_tidied() -> None:
@@ -151,7 +168,7 @@ def test_the_report_prints_itself() -> None:
 
 values = st.one_of(st.floats(1.0, 1e6), st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -0.0, -1.0, 1e-300, 1e300]))
 rows = st.lists(
-    st.tuples(st.integers(0, 20), st.integers(0, 59), values, values, values, values, values),
+    st.tuples(st.integers(0, 20), st.sampled_from([-2, -1, 0, 1, 2]), values, values, values, values, values),
     min_size=1,
     max_size=25,
 )
