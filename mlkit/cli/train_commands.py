@@ -8,6 +8,7 @@ from mlkit.cli import arguments as options
 from mlkit.cli.arguments import AddCommand, Arguments
 from mlkit.cli.steps import Steps
 from mlkit.errors import ConfigError
+from mlkit.untrusted import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -158,7 +159,7 @@ def _bundle_verify(arguments: Arguments) -> None:
     from mlkit.models.bundle import inspect_bundle
 
     found = inspect_bundle(arguments.folder, seconds=arguments.seconds, megabytes=arguments.memory)
-    print(f"{found['path']}: whole, {found['files']} files of {found['market']} match their digests")
+    print(f"{printable(found['path'])}: whole, {found['files']} files of {found['market']} match their digests")
     if found["trees"]:
         print(f"{found['trees']} trees; read alike by {', '.join(['mlkit', *found['read_alike']])}")
     if found["not_installed"]:

@@ -24,7 +24,7 @@ class ReportDiff:
     same: int  # number of equal headline numbers
 
     def __str__(self) -> str:
-        lines = [f"A {self.first}", f"B {self.second}", ""]
+        lines = [f"A {printable(str(self.first))}", f"B {printable(str(self.second))}", ""]
         if self.inputs:
             lines += ["inputs", *_aligned(self.inputs), ""]
         if self.numbers:

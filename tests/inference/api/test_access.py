@@ -74,3 +74,11 @@ def test_hosts(serve: Serve, host: str, status: int, reason: Reason) -> None:
     assert response.status_code == status
     if status == 400:
         assert "--allow-host" in reason(response, 400)
+
+
+def test_a_token_in_the_address_is_not_logged(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    client = serve()
+    with caplog.at_level("INFO", logger="mlkit.serve"):
+        client.get(f"{URL}&token={TOKEN}&candles=5&api_key={TOKEN}")
+    (logged,) = [record.fields for record in caplog.records if record.getMessage() == "request"]  # type: ignore[attr-defined]
+    assert logged["query"] == "timeframe=1d&candles=5" and TOKEN not in str(logged)
