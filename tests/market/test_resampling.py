@@ -8,7 +8,8 @@ import pytest
 
 import mlkit
 from mlkit.errors import BarsError, ConfigError
-from mlkit.market.bars import validate_bars
+from mlkit.market.bars import bars_of, open_times, validate_bars
+from mlkit.market.calendar import get_calendar
 from mlkit.market.simulate.markets import null_market
 from mlkit.market.times import TIMEFRAMES
 
@@ -92,3 +93,35 @@ def test_it_equals_the_exchanges_own_bars(small: str, large: str, real_bars: Cal
     print(f"{small} to {large}: {same.sum()} of {len(both)} bars equal")
     assert same.all()
     np.testing.assert_allclose(ours.loc[both, "volume"], theirs.loc[both, "volume"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("calendar", "timeframe"), [("XNYS", "1h"), ("XHKG", "1h"), ("CMES", "1h"), ("24/5", "1h")])
+def test_days_are_sessions_and_carry_their_dates(calendar: str, timeframe: str) -> None:
+    """Each day is known at its session's close; the prefix that ends with a session holds its day."""
+    market = get_calendar(calendar)
+    span = (pd.Timestamp(time, tz="UTC").value for time in ("2024-11-01", "2025-02-14"))
+    times = market.expected_opens(timeframe, *span)
+    values = np.tile(np.arange(1.0, len(times) + 1), (5, 1))
+    bars = validate_bars(bars_of((times, values), symbol="A", timeframe=timeframe, calendar=calendar))
+    days = mlkit.resample(bars, "1d")
+    last = int(market.bar_closes(times[-1:], timeframe)[0])
+    whole = (market.opens >= times[0]) & (market.closes <= last)
+    assert open_times(days).tolist() == market.dates[whole].tolist()
+    own = np.searchsorted(times, market.closes[whole]) - 1  # row of each session's last bar
+    assert days["close"].tolist() == (own + 1.0).tolist()
+    part = mlkit.resample(bars.iloc[: own[20] + 1], "1d")
+    pd.testing.assert_frame_equal(part, days.iloc[:21], check_exact=True)
+    assert len(mlkit.resample(bars.iloc[: own[20]], "1d")) == 20
+    weeks = mlkit.resample(days, "1w")
+    assert (weeks.index.day_of_week == 0).all()
+    pd.testing.assert_frame_equal(weeks, mlkit.resample(bars, "1w").loc[weeks.index])
+
+
+def test_a_day_holds_nothing_from_after_its_close() -> None:
+    """Extended hours of New York, 04:00 to 20:00: the day is known at 16:00."""
+    days = get_calendar("XNYS").expected_opens("1d", *(pd.Timestamp(t).value for t in ("2025-03-03", "2025-03-14")))
+    local = [f"{pd.Timestamp(int(day)):%Y-%m-%d} {hour:02d}:00" for day in days for hour in range(4, 20)]
+    times = pd.DatetimeIndex(local).tz_localize("America/New_York").tz_convert("UTC").as_unit("ns").asi8
+    values = np.tile(np.arange(1.0, len(times) + 1), (5, 1))
+    bars = bars_of((times, values), symbol="A", timeframe="1h", calendar="XNYS")
+    assert mlkit.resample(bars, "1d")["close"].tolist() == [16.0 * day + 12.0 for day in range(len(days))]
