@@ -1,11 +1,12 @@
 """Which bars the lake holds, how recent and how complete they are, from its manifests."""
 
+import numpy as np
 import pandas as pd
 
 from mlkit.config import Settings
 from mlkit.errors import MlkitError
+from mlkit.market.calendar import get_calendar
 from mlkit.market.lake.store import BarStore
-from mlkit.market.times import timeframe_delta
 
 _STATUS_COLUMNS = ("bars", "first", "last", "age", "of_the_grid", "revised", "source", "dataset", "problem")
 
@@ -22,8 +23,8 @@ def data_status(
     check: read every file and compare it with its digest.
 
     Returns a DataFrame, index symbol and timeframe: ``bars``; ``first`` and ``last`` open time, UTC; ``age``, from
-    the close of the last bar to now; ``of_the_grid``, bars there as a share of those that a market without closes
-    would have; ``revised``, bars that a later write changed; ``source``; ``dataset``, hash of the bars; ``problem``,
+    the close of the last bar to now; ``of_the_grid``, bars there as a share of those that the calendar of the market
+    expects; ``revised``, bars that a later write changed; ``source``; ``dataset``, hash of the bars; ``problem``,
     text that is empty where all is well. A market that cannot be read has 0 bars and the reason in ``problem``.
     """
     store = BarStore((settings or Settings()).lake)
@@ -36,7 +37,6 @@ def data_status(
 
 
 def _row(store: BarStore, symbol: str, timeframe: str, now: pd.Timestamp, check: bool) -> dict[str, object]:
-    step = timeframe_delta(timeframe)
     try:
         manifest = store.manifest(symbol, timeframe)
         if manifest is None or check:
@@ -47,9 +47,9 @@ def _row(store: BarStore, symbol: str, timeframe: str, now: pd.Timestamp, check:
         empty = {"bars": 0, "first": none, "last": none, "age": pd.Timedelta("NaT"), "of_the_grid": 0.0, "revised": 0}
         return {**empty, "source": "", "dataset": "", "problem": str(error)}
     first, last = manifest.first, manifest.last
-    share = manifest.rows / ((last - first) // step + 1)
+    calendar, ends = get_calendar(manifest.calendar), np.array([first.value, last.value])
+    share = manifest.rows / max(1, len(calendar.expected_opens(timeframe, *ends)))
+    age = now - pd.Timestamp(int(calendar.bar_closes(ends[1:], timeframe)[0]), tz="UTC")
     known = (manifest.revised, manifest.source or "", manifest.dataset[:12])
     problem = "" if manifest.generation else "no manifest yet: the next write makes one"
-    return dict(
-        zip(_STATUS_COLUMNS, (manifest.rows, first, last, now - last - step, share, *known, problem), strict=True)
-    )
+    return dict(zip(_STATUS_COLUMNS, (manifest.rows, first, last, age, share, *known, problem), strict=True))
