@@ -117,7 +117,8 @@ def test_constraints_pin_all_that_the_requirements_need(declared: list[Requireme
             extras = requirement.extras or {""}
             if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
                 queue.append(needed)
-    assert {name for name, _ in seen} - set(pins) == set()
+    # PyPI's torch for Linux is the CUDA build: its libraries belong to that build, the pins are those of the CPU build.
+    assert {name for name, _ in seen if not re.match("nvidia-|cuda-|triton$", name)} - set(pins) == set()
 
 
 def test_constraints_hold_elsewhere_too(pins: dict[str, str]) -> None:

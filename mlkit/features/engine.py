@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from mlkit.compiled import cached
 from mlkit.errors import ConfigError, DependencyError, MlkitError
 from mlkit.features.catalogue import ROWS, SPECS
 from mlkit.features.columns import FORMULAS
@@ -76,7 +76,7 @@ class Wanted(NamedTuple):
 def _with_stamp(stamp: str) -> Any:
     """The compiled entry. Numba keys its cache by the values that a function closes over, so a new stamp recompiles."""
 
-    @njit(cache=True, **OPTIONS)
+    @cached(**OPTIONS)
     def steps(o: Vector, h: Vector, low: Vector, c: Vector, v: Vector, x: Vector, wanted: Wanted, out: Any) -> None:
         """Take closed bars into the state x, a block at a time; the features of each go into its row of ``out``.
 

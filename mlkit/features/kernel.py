@@ -49,7 +49,7 @@ def pointer(typing: Any, x: Any) -> Any:
 
 def announce_compilation(compiled: Any, what: str = "feature kernels", seconds: int = 20) -> None:
     """Tell the user on standard error when the next call is going to compile for a while."""
-    if compiled.signatures:
+    if compiled.signatures or compiled.stats.cache_path is None:
         return
     source = Path(compiled.py_func.__code__.co_filename)
     folder, name = Path(compiled.stats.cache_path), compiled.py_func.__qualname__.rsplit(".", 1)[-1]

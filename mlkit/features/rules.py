@@ -22,9 +22,9 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from mlkit.compiled import cached
 from mlkit.errors import BarsError, ConfigError
 from mlkit.features.candle_rows import (
     BODY,
@@ -321,7 +321,7 @@ def rule_state() -> Vector:
 
 
 def _with_stamp(stamp: str) -> Any:
-    @njit(cache=True, **OPTIONS)
+    @cached(**OPTIONS)
     def flags(prices: Vector, x: Vector, places: Any, out: NDArray[np.int8]) -> None:
         """Flags of every bar into ``out``, (n_bars, n_patterns); ``places`` are those of the flags of a standard."""
         _ = stamp

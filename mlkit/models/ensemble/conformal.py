@@ -26,8 +26,8 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from mlkit.compiled import cached
 from mlkit.models.ensemble.settings import FloatMatrix, FloatVector, IntVector
 
 BOUND_LEVELS = np.array([0.05, 0.1, 0.9, 0.95])  # quantile levels of the bounds low90, low80, high80, high90
@@ -117,7 +117,7 @@ def adaptive_bounds(
     return out
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached(nogil=True, error_model="numpy")
 def _adapt(outcome: Any, scales: Any, u: Any, experts: Any, starts: Any, first: Any, out: Any) -> None:
     """The bounds of all experts side by side: each is a chain of dependent steps, and many fill the processor.
 
@@ -169,7 +169,7 @@ def _adapt(outcome: Any, scales: Any, u: Any, experts: Any, starts: Any, first: 
             _mix(bounds, cost, out[t - first])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@cached(nogil=True, error_model="numpy", inline="always")
 def _mix(bounds: Any, cost: Any, out: Any) -> None:
     """The experts' bounds, weighted by exp(-cost)."""
     for k in range(4):

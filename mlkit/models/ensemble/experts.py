@@ -11,10 +11,10 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from mlkit.compiled import cached
 from mlkit.models.ensemble.calibration import HorizonCalibration, conformal_quantiles, fit_calibration
 from mlkit.models.ensemble.conformal import (
     BOUND_LEVELS,
@@ -75,7 +75,7 @@ def simple_scales(scale: FloatMatrix, terms: FloatMatrix | None, horizons: tuple
     return out
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached(nogil=True, error_model="numpy")
 def _simple_scales(scale: Any, log_ewma: Any, roots: Any, out: Any) -> None:
     """Compiled: a row has the same bits alone and in any batch."""
     for i in range(scale.shape[0]):

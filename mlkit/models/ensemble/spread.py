@@ -10,10 +10,10 @@ import math
 from typing import Annotated, Any, Self
 
 import numpy as np
-from numba import njit
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from mlkit.compiled import cached
 from mlkit.models.ensemble.settings import FloatMatrix, FloatVector
 
 RIDGE = 6.0  # prior precision of a coefficient: 0.3 is a usual size
@@ -84,7 +84,7 @@ def spread_scale(spreads: tuple[HorizonSpread, ...], scale: FloatMatrix, terms: 
     return out
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached(nogil=True, error_model="numpy")
 def _scales(scale: Any, terms: Any, table: Any, out: Any) -> None:
     n, horizons = scale.shape
     for i in range(n):

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from mlkit.compiled import cached
 from mlkit.errors import BundleError
 from mlkit.models.ensemble.settings import Float32Matrix, FloatMatrix, FloatVector
 
@@ -191,7 +192,7 @@ def _next(X: Any, row: Any, nodes: Any, at: Any) -> Any:
     return np.uint64(node.child) + np.uint64(X[row, np.uint64(node.feature)] > node.threshold)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached(nogil=True, error_model="numpy")
 def _evaluate(X: Any, nodes: Any, value: Any, roots: Any, depths: Any, last: Any, float32_sums: Any, out: Any) -> None:
     """Sum the leaf values of each model's trees, in their order."""
     at = np.empty(WALKS, dtype=np.uint64)

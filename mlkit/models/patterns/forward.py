@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from mlkit.compiled import cached
 from mlkit.errors import ConfigError
 from mlkit.features import announce_compilation
 from mlkit.models.patterns.windows import LENGTH, Float32Array, Float64Array
@@ -101,7 +101,7 @@ class Forward:
 
 
 # "contract" lets a product and a sum become one fused instruction; it changes no order of sums.
-_compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+_compiled = cached(nogil=True, error_model="numpy", fastmath={"contract"})
 
 
 @_compiled

@@ -235,7 +235,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "four columns": (text(lambda rows: "\n".join(",".join(row.split(",")[:4]) for row in rows.split())), "not that of"),
     "text for a price": (text(lambda rows: rows.replace(FIRST, FIRST + "x", 1)), "not that of candles"),
     "seconds among ms": (text(lambda rows: rows.replace("1733014800000,", "1733014800,", 1)), "write one unit"),
-    "a bar twice": (text(lambda rows: rows.split("\n", 1)[0] + "\n" + rows), "repeats row 0"),
+    "a bar twice": (text(lambda rows: rows + rows.split("\n", 1)[0].replace(FIRST, FIRST + "1", 1)), "is earlier than"),
     "rows shuffled": (text(lambda rows: "\n".join(rows.split()[::-1])), "is earlier than"),
     "a negative price": (text(lambda rows: rows.replace(FIRST, FIRST + "-", 1)), "not a positive price"),
 }  # fmt: skip
@@ -255,6 +255,15 @@ def test_a_bad_file_is_refused_and_the_others_are_read(root: Path, lake: Setting
     zip_file(month(root, "2024-12"), csv(TRUTH.loc["2024-12"]))
     fetch(root, lake)  # the mended file is all that is read
     check(lake)
+
+
+def test_a_row_that_is_there_twice_is_dropped_and_logged(
+    root: Path, lake: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    text(lambda rows: rows.split("\n", 1)[0] + "\n" + rows)(month(root, "2024-12"))
+    fetch(root, lake)
+    check(lake)
+    assert "BTCUSDT-1h-2024-12.zip: 1 repeated rows dropped" in caplog.text
 
 
 def test_another_market_s_files_are_refused(root: Path, lake: Settings) -> None:
