@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -325,7 +327,8 @@ def test_only_one_round_at_a_time(
     monkeypatch.setenv("MLKIT_MODEL_STORAGE_PATH", str(home.models))
     monkeypatch.setenv("MLKIT_TRAINING_DATA_PATH", str(home.lake))
     mlkit.save_bars(bars, home)
-    with only_one(root):
+    with ThreadPoolExecutor(1) as other, ExitStack() as held:
+        other.submit(held.enter_context, only_one(root)).result()  # within a thread the lock is re-entrant
         for command in ("retrain", "rollback"):
             assert main([command, "--symbol", "CALM", "--timeframe", "1h"]) == 2
             said = capsys.readouterr().err
@@ -333,6 +336,7 @@ def test_only_one_round_at_a_time(
             assert said.count("\n") == 1
         assert main(["retrain", "--symbol", "CALM", "--timeframe", "1h", "--dry-run"]) == 0  # looking is free
         assert "dry run, would train on 2,000 bars to 2024-03-24, then publish" in capsys.readouterr().out
+        other.submit(held.close).result()
     assert round_(bars.iloc[:1200]).outcome == "published"
 
 
