@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from numba.core import config
 
 _log = logging.getLogger("mlkit")
 
@@ -20,7 +19,7 @@ def cached(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         try:
             return numba.njit(cache=True, **options)(function)
         except RuntimeError:  # numba found no folder that it can write
-            if config.CACHE_DIR:
+            if numba.config.CACHE_DIR:
                 return numba.njit(**options)(function)
             folder = _own_folder()
             why = "neither the package nor the home folder can be written"
@@ -29,7 +28,7 @@ def cached(**options: Any) -> Callable[[Callable[..., Any]], Any]:
             else:
                 _log.warning("%s: compiled functions are kept in %s; set NUMBA_CACHE_DIR to choose", why, folder)
             # Worker processes read it too. A folder that does not exist means no cache, and no second line in the log.
-            os.environ["NUMBA_CACHE_DIR"] = config.CACHE_DIR = str(folder or os.devnull)
+            os.environ["NUMBA_CACHE_DIR"] = numba.config.CACHE_DIR = str(folder or os.devnull)
             return compiled(function)
 
     return compiled

@@ -27,6 +27,8 @@ WIDE = {
     "models/ensemble/trees.py:_evaluate": LOOP,
     "evaluation/pattern_returns.py:incremental_ic": PUBLIC,
     "market/collect/archive.py:fetch_archive": PUBLIC,
+    "market/sources.py:import_bars": PUBLIC,
+    "market/sources.py:import_markets": PUBLIC,
     "market/collect/fetch.py:fetch_bars": PUBLIC,
     "operations/retraining/retraining.py:retrain": PUBLIC,
     "operations/training/training.py:train": PUBLIC,

@@ -2,7 +2,6 @@
 
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from mlkit.market.lake.commits import Commit, Conflict
 from mlkit.market.lake.store import BarStore
 from mlkit.market.reading.instruments import by_instrument, check_files
 from mlkit.market.reading.repair import RepairReport
-from mlkit.market.reading.rows import Intake, source_pieces
+from mlkit.market.reading.rows import Hours, Intake, source_pieces
 from mlkit.market.reading.tables import KINDS
 from mlkit.market.symbols import check_symbol
 from mlkit.market.times import moment, timeframe_delta
@@ -95,7 +94,7 @@ def read_bars(
     Raises ConfigError for a file that is missing or of another kind, and BarsError with path, column, rows
     and how to mend it for a row that is not a valid bar, such as one that is not closed yet.
     """
-    with Intake(symbol, timeframe, tz=tz, now=_now(), calendar=calendar) as intake:
+    with Intake(symbol, timeframe, tz=tz, now=_now(), hours=Hours(calendar)) as intake:
         intake.add(source)
         try:
             return intake.bars()
@@ -137,8 +136,8 @@ def import_bars(
     store = BarStore((settings or Settings()).lake)
     name = Path(source).name if isinstance(source, str | Path) else None
     stored = _stored_calendar(store, symbol, timeframe, calendar)
-    rules = partial(Intake, repair=repair, calendar=calendar, stored=stored, regular=regular)
-    with rules(symbol, timeframe, tz=tz, now=_now()) as intake:
+    hours = Hours(calendar, stored, regular)
+    with Intake(symbol, timeframe, tz=tz, repair=repair, now=_now(), hours=hours) as intake:
         files = _files(Path(source)) if isinstance(source, str | Path) else (source,)
         if name:
             check_files(files)
@@ -176,8 +175,8 @@ def import_markets(
                     if symbol not in intakes:
                         check_free(symbol, timeframe)
                         stored = _stored_calendar(store, symbol, timeframe, calendar)
-                        rules = partial(Intake, repair=repair, calendar=calendar, stored=stored, regular=regular)
-                        intake = rules(symbol, timeframe, tz=tz, now=_now())
+                        hours = Hours(calendar, stored, regular)
+                        intake = Intake(symbol, timeframe, tz=tz, repair=repair, now=_now(), hours=hours)
                         intakes[symbol] = stack.enter_context(intake)
                     intakes[symbol].add_piece(rows)
         done = {}

@@ -141,7 +141,7 @@ def parse_times(values: pd.Series, *, tz: str | None = "UTC") -> pd.DatetimeInde
 def _without_objects(values: pd.Series) -> pd.Series:
     """Periods, and objects that are all numbers, dates or datetimes, as an integer or datetime column."""
     if isinstance(values.dtype, pd.PeriodDtype):
-        return values.dt.to_timestamp()
+        return pd.Series(pd.PeriodIndex(values).to_timestamp())
     if values.dtype != object:
         return values
     items = [value.start_time if isinstance(value, pd.Period) else value for value in values]

@@ -202,7 +202,7 @@ BAD_FILES: dict[str, tuple[str, list[str]]] = {
     "hole": (row(4, "2024-01-01T00:02Z,11,12,10,11,"), ["column 'volume', line 4: '' is not a number"]),
     "short line": (row(3, "2024-01-01T00:01Z,11,12"), ["Expected 6 columns, got 3"]),
     "long line": (row(3, ROWS[1] + ",1"), ["Expected 6 columns, got 7"]),
-    "bad time": (row(3, "noon,11,12,10,11,0"), ["'timestamp', line 3: 'noon' has no time zone"]),
+    "bad time": (row(3, "noon,11,12,10,11,0"), ["'timestamp', line 3: 'noon' is not an ISO 8601 time"]),
     "no such day": (row(3, "2024-02-30T00:01Z,11,12,10,11,0"), ["line 3: '2024-02-30T00:01Z' is not an ISO"]),
     "nan": (row(3, "2024-01-01T00:01Z,11,12,10,nan,0"), ["'close', row 1 (2024-01-01 00:01:00+00:00): nan"]),
     "bad bar": (row(3, "2024-01-01T00:01Z,11,12,10,13,0"), ["'close', row 1 (2024", "13.0 is above"]),

@@ -3,6 +3,7 @@
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -51,6 +52,22 @@ def source_pieces(source: Any, where: str, counts: dict[str, int] | None = None)
     return iter((frame_piece(source, where, {} if counts is None else counts),))
 
 
+@dataclass(frozen=True)
+class Hours:
+    """In which hours bars are expected.
+
+    Parameters
+    ----------
+    calendar: that the bars must fit; None chooses one from all open times, unless ``stored`` is given.
+    stored: calendar that the market has in the lake.
+    regular: drop the bars outside the sessions, which are counted.
+    """
+
+    calendar: str | None = None
+    stored: str | None = None
+    regular: bool = False
+
+
 class Intake:
     """Collects the rows of one market, strictly or with repair, and makes bars of them.
 
@@ -63,9 +80,7 @@ class Intake:
     symbol, timeframe: labels of the bars.
     tz: zone of times written without one; None refuses such times.
     now: bars that close after it are not closed yet; None: not checked.
-    calendar: that the bars must fit; None chooses one from all open times, unless ``stored`` is given.
-    stored: calendar that the market has in the lake.
-    regular: drop the bars outside the sessions, which are counted.
+    hours: calendar of the bars; by default one is chosen from all open times.
     """
 
     def __init__(
@@ -76,12 +91,12 @@ class Intake:
         tz: str | None = "UTC",
         repair: bool = False,
         now: pd.Timestamp | None = None,
-        calendar: str | None = None,
-        stored: str | None = None,
-        regular: bool = False,
+        hours: Hours | None = None,
     ) -> None:
         timeframe_delta(timeframe)
-        self._given, self._regular = calendar, regular
+        hours = hours or Hours()
+        calendar, stored = hours.calendar, hours.stored
+        self._given, self._regular = calendar, hours.regular
         self.choice: CalendarChoice | None = None  # where neither was given, after all rows are taken
         self.calendar = get_calendar(calendar or stored or ALWAYS_OPEN)
         self._known = calendar is not None or stored is not None
@@ -280,7 +295,7 @@ def repair_bars(
     Raises BarsError where no honest repair exists: a missing column, times or units that are mixed, decimal commas
     and thousands separators, no row left, bars of another timeframe (resample finer ones), times off the grid.
     """
-    with Intake(symbol, timeframe, repair=True, calendar=calendar) as intake:
+    with Intake(symbol, timeframe, repair=True, hours=Hours(calendar)) as intake:
         intake.add(frame)
         return validate_bars(intake.bars()), intake.report
 
