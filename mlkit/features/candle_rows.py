@@ -49,9 +49,9 @@ def move_totals(x: Vector, first: int, end: int, zero: int) -> None:
     for r in range(first, end):
         for j in range(len(_TOTALS)):
             target, source, start, period = _TOTALS[j]
-            taken = x[source + r] if zero + r >= start else 0.0
-            dropped = x[source + r - period] if zero + r >= start + period else 0.0
-            x[target + r] = x[target + r - 1] + (taken - dropped)
+            taken = x[np.uintp(source + r)] if zero + r >= start else 0.0
+            dropped = x[np.uintp(source + r - period)] if zero + r >= start + period else 0.0
+            x[np.uintp(target + r)] = x[np.uintp(target + r - 1)] + (taken - dropped)
 
 
 @kernel

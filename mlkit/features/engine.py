@@ -14,7 +14,7 @@ from mlkit.compiled import cached
 from mlkit.errors import ConfigError, DependencyError, MlkitError
 from mlkit.features.catalogue import ROWS, SPECS
 from mlkit.features.columns import FORMULAS
-from mlkit.features.kernel import OPTIONS, STAMP, announce_compilation, pointer
+from mlkit.features.kernel import OPTIONS, STAMP, announce_compilation
 from mlkit.features.state import advancer, new_state
 from mlkit.features.state_rows import (
     ALPHA,
@@ -83,24 +83,23 @@ def _with_stamp(stamp: str) -> Any:
         A history and a single new bar go through this one function: a new bar is a block of one.
         """
         _ = stamp
-        state = pointer(x)
         i = 0
         while i < o.shape[0]:
             t = int(x[SEEN])
             first = t % BLOCK_BARS
             end, zero = min(BLOCK_BARS, first + o.shape[0] - i), t - first
-            advance(o, h, low, c, v, state, i, first, end)
-            fill(state, first, end, zero, wanted.loops)
+            advance(o, h, low, c, v, x, i, first, end)
+            fill(x, first, end, zero, wanted.loops)
             for r in range(first, end):
                 for j in range(out.shape[1]):
-                    out[np.uintp(i + r - first), np.uintp(j)] = np.float32(state[wanted.places[j] + r])
+                    out[np.uintp(i + r - first), np.uintp(j)] = np.float32(x[np.uintp(wanted.places[j] + r)])
             if t < WARM_UP:
                 for r in range(first, end):
                     for j in range(out.shape[1]):
                         if zero + r < wanted.warm_ups[j]:
                             out[i + r - first, j] = np.nan
             if end == BLOCK_BARS:
-                keep(state)
+                keep(x)
             x[SEEN] = zero + end
             i += end - first
 

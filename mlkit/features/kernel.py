@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
@@ -35,16 +34,6 @@ def formula(function: Kernel) -> Kernel:
     """A function of one bar, `state_rows.Bars`; copied into the loop over the bars, which compiles faster."""
     copied: Kernel = njit(inline="always", **_INNER)(function)
     return copied
-
-
-@intrinsic
-def pointer(typing: Any, x: Any) -> Any:
-    """The numbers of an array without its shape: indexed alike, far less code to compile wherever it is passed on."""
-
-    def data(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return context.make_array(signature.args[0])(context, builder, arguments[0]).data
-
-    return types.CPointer(x.dtype)(x), data
 
 
 def announce_compilation(compiled: Any, what: str = "feature kernels", seconds: int = 20) -> None:

@@ -54,7 +54,7 @@ from mlkit.features.candle_rows import (
     move_totals,
     rises,
 )  # fmt: skip
-from mlkit.features.kernel import OPTIONS, STAMP, formula, kernel, pointer
+from mlkit.features.kernel import OPTIONS, STAMP, formula, kernel
 from mlkit.features.state_rows import (
     BLOCK_BARS,
     CLOSE,
@@ -325,22 +325,21 @@ def _with_stamp(stamp: str) -> Any:
     def flags(prices: Vector, x: Vector, places: Any, out: NDArray[np.int8]) -> None:
         """Flags of every bar into ``out``, (n_bars, n_patterns); ``places`` are those of the flags of a standard."""
         _ = stamp
-        rows = pointer(x)
         start = 0
         while start < prices.shape[1]:
             t = int(x[SEEN])
             first = t % BLOCK_BARS
             end = min(BLOCK_BARS, first + prices.shape[1] - start)
             zero = t - first
-            enter(prices[0], prices[1], prices[2], prices[3], rows, first, end, start)
-            fill_parts(rows, first, end, zero, _NONE)
-            move_totals(rows, first, end, zero)
-            fill_flags(rows, first, end, zero, _NONE)
+            enter(prices[0], prices[1], prices[2], prices[3], x, first, end, start)
+            fill_parts(x, first, end, zero, _NONE)
+            move_totals(x, first, end, zero)
+            fill_flags(x, first, end, zero, _NONE)
             for r in range(first, end):
                 for k in range(len(places)):
-                    out[start + r - first, k] = np.int8(rows[places[k] + r]) if zero + r >= _LOOKBACKS[k] else 0
+                    out[start + r - first, k] = np.int8(x[places[k] + r]) if zero + r >= _LOOKBACKS[k] else 0
             if end == BLOCK_BARS:
-                _keep(rows)
+                _keep(x)
             x[SEEN] = zero + end
             start += end - first
 

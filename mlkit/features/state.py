@@ -223,9 +223,9 @@ def _roll_averages(entries: list[tuple[np.int64, np.int64, float, int]]) -> Any:
             young0, young1 = 1.0 / (zero + r + 1.0), 1.0 / max(zero + r, 1)
             for j in range(len(weights)):
                 level = places[j, 0] + r
-                before = x[level - 1]
+                before = x[np.uintp(level - 1)]
                 weight = max(weights[j], young1 if places[j, 2] else young0)
-                x[level] = before + weight * (x[places[j, 1] + r] - before)
+                x[np.uintp(level)] = before + weight * (x[np.uintp(places[j, 1] + r)] - before)
 
     return roll
 
@@ -244,16 +244,16 @@ def _roll_sums(x: Vector, first: int, end: int, zero: int, windows: Any, sums: A
         for r in range(first, end):
             here = ring + k * quantities
             for j in range(quantities):
-                value = x[sums[start + j, 0] + r]
-                grown = (0.0 if k == 0 else x[prefix + j]) + value
-                x[prefix + j] = grown
-                x[sums[start + j, 1] + r] = grown + x[here + quantities + j]
-                x[here + j] = value
+                value = x[np.uintp(sums[start + j, 0] + r)]
+                grown = (0.0 if k == 0 else x[np.uintp(prefix + j)]) + value
+                x[np.uintp(prefix + j)] = grown
+                x[np.uintp(sums[start + j, 1] + r)] = grown + x[np.uintp(here + quantities + j)]
+                x[np.uintp(here + j)] = value
             k += 1
             if k == w:
                 k = 0
                 for at in range(ring + (w - 1) * quantities - 1, ring - 1, -1):
-                    x[at] += x[at + quantities]
+                    x[np.uintp(at)] += x[np.uintp(at + quantities)]
 
 
 @kernel
@@ -327,14 +327,14 @@ def advancer() -> tuple[Any, Any, int]:
     windows, sums, extremes, trends, size = _rings()
     none, volumes, typicals, opens, lows = np.zeros(0, np.bool_), *(place(k) for k in (VOLUME, TYPICAL, OPEN, LOW))
 
-    @formula
+    @kernel
     def advance(
         o: Vector, h: Vector, low: Vector, c: Vector, v: Vector, x: Vector, start: int, first: int, end: int
     ) -> None:
         zero = int(x[SEEN]) - first
         enter(o, h, low, c, x, first, end, start)
         for r in range(first, end):
-            x[volumes + r] = v[start + r - first]
+            x[np.uintp(volumes + r)] = v[np.uintp(start + r - first)]
         if zero + first == 0:  # the bar before the first is flat at its close
             x[opens - 1] = x[_HIGHS - 1] = x[lows - 1] = x[_CLOSES - 1] = x[typicals - 1] = c[start]
             x[volumes - 1] = v[start]

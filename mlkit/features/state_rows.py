@@ -62,14 +62,14 @@ class Bars(NamedTuple):
 @kernel
 def at(b: Bars, row: RowNumber) -> float:
     """Value of a row at the bar."""
-    value: float = b.x[_HEAD + row * _STRIDE + b.r]
+    value: float = b.x[np.uintp(_HEAD + row * _STRIDE + b.r)]
     return value
 
 
 @kernel
 def ago(b: Bars, row: RowNumber, bars: int) -> float:
     """Value of a row some bars ago."""
-    value: float = b.x[_HEAD + row * _STRIDE + b.r - bars]
+    value: float = b.x[np.uintp(_HEAD + row * _STRIDE + b.r - bars)]
     return value
 
 
@@ -79,7 +79,7 @@ def total(b: Bars, quantity: RowNumber, n: int) -> float:
     which = (
         1 if n == 5 else 2 if n == 10 else 3 if n == 14 else 4 if n == 20 else 5 if n == 50 else 6 if n == 100 else 7
     )
-    value: float = b.x[_HEAD + (quantity + which) * _STRIDE + b.r]
+    value: float = b.x[np.uintp(_HEAD + (quantity + which) * _STRIDE + b.r)]
     return value
 
 
@@ -104,9 +104,9 @@ _OPENS, _HIGHS, _LOWS, _CLOSES = (place(int(row)) for row in (OPEN, HIGH, LOW, C
 def enter(o: Vector, h: Vector, low: Vector, c: Vector, x: Vector, first: int, end: int, start: int) -> None:
     """Copy the prices of bars, from ``start`` on, into the slots ``first`` to ``end`` of their rows."""
     for r in range(first, end):
-        i = start + r - first
-        x[_OPENS + r], x[_HIGHS + r] = o[i], h[i]
-        x[_LOWS + r], x[_CLOSES + r] = low[i], c[i]
+        i = np.uintp(start + r - first)
+        x[np.uintp(_OPENS + r)], x[np.uintp(_HIGHS + r)] = o[i], h[i]
+        x[np.uintp(_LOWS + r)], x[np.uintp(_CLOSES + r)] = low[i], c[i]
 
 
 @kernel
@@ -149,18 +149,13 @@ def rows_by_formulas(formulas: Sequence[tuple[np.int64, Formula]], *, optional: 
     Sixteen rows share a loop. With ``optional`` a loop runs only where ``wanted`` holds True for it, bool (n_loops,).
     """
     spare = new_row()
-    kernels = [
-        _loop(_filled(formulas[k : k + TOGETHER], (spare, _nothing)), k // TOGETHER if optional else -1)
+    loops = [
+        _loop(
+            [*formulas[k : k + TOGETHER], *[(spare, _nothing)] * TOGETHER][:TOGETHER], k // TOGETHER if optional else -1
+        )
         for k in range(0, len(formulas), TOGETHER)
     ]
-    while len(kernels) > 1:
-        groups = [kernels[k : k + TOGETHER] for k in range(0, len(kernels), TOGETHER)]
-        kernels = [_in_turn(_filled(group, _idle)) for group in groups]
-    return kernels[0]
-
-
-def _filled(some: Sequence[Any], spare: Any) -> list[Any]:
-    return [*some, *[spare] * TOGETHER][:TOGETHER]
+    return _in_turn([*loops, *[_idle] * TOGETHER][:TOGETHER]) if len(loops) > 1 else loops[0]
 
 
 def _loop(pairs: Sequence[tuple[np.int64, Formula]], number: int) -> Any:
@@ -174,22 +169,23 @@ def _loop(pairs: Sequence[tuple[np.int64, Formula]], number: int) -> Any:
         if number < 0 or wanted[number]:
             for r in range(first, end):
                 b = Bars(x, r, zero)
-                x[p0 + r] = f0(b)
-                x[p1 + r] = f1(b)
-                x[p2 + r] = f2(b)
-                x[p3 + r] = f3(b)
-                x[p4 + r] = f4(b)
-                x[p5 + r] = f5(b)
-                x[p6 + r] = f6(b)
-                x[p7 + r] = f7(b)
-                x[p8 + r] = f8(b)
-                x[p9 + r] = f9(b)
-                x[p10 + r] = f10(b)
-                x[p11 + r] = f11(b)
-                x[p12 + r] = f12(b)
-                x[p13 + r] = f13(b)
-                x[p14 + r] = f14(b)
-                x[p15 + r] = f15(b)
+                # An unsigned index spares numba's check for negative ones, which would keep the loop from vectorising.
+                x[np.uintp(p0 + r)] = f0(b)
+                x[np.uintp(p1 + r)] = f1(b)
+                x[np.uintp(p2 + r)] = f2(b)
+                x[np.uintp(p3 + r)] = f3(b)
+                x[np.uintp(p4 + r)] = f4(b)
+                x[np.uintp(p5 + r)] = f5(b)
+                x[np.uintp(p6 + r)] = f6(b)
+                x[np.uintp(p7 + r)] = f7(b)
+                x[np.uintp(p8 + r)] = f8(b)
+                x[np.uintp(p9 + r)] = f9(b)
+                x[np.uintp(p10 + r)] = f10(b)
+                x[np.uintp(p11 + r)] = f11(b)
+                x[np.uintp(p12 + r)] = f12(b)
+                x[np.uintp(p13 + r)] = f13(b)
+                x[np.uintp(p14 + r)] = f14(b)
+                x[np.uintp(p15 + r)] = f15(b)
 
     return run
 
@@ -197,7 +193,7 @@ def _loop(pairs: Sequence[tuple[np.int64, Formula]], number: int) -> Any:
 def _in_turn(kernels: Sequence[Any]) -> Any:
     k0, k1, k2, k3, k4, k5, k6, k7, k8, k9, k10, k11, k12, k13, k14, k15 = kernels
 
-    @formula
+    @kernel
     def run(x: Vector, first: int, end: int, zero: int, wanted: Any) -> None:
         k0(x, first, end, zero, wanted)
         k1(x, first, end, zero, wanted)

@@ -27,7 +27,7 @@ from numba import njit
 import mlkit
 from mlkit.features import engine
 from mlkit.features.engine import advance, keep
-from mlkit.features.kernel import OPTIONS, pointer
+from mlkit.features.kernel import OPTIONS
 from mlkit.features.state import new_state
 from mlkit.features.state_rows import BLOCK_BARS, SEEN, Vector
 from mlkit.market.bars import make_bars, ohlcv_arrays
@@ -103,10 +103,9 @@ def against_copying(n_bars: int, repeats: int) -> None:
 @uncached
 def _state_only(o: Vector, h: Vector, low: Vector, c: Vector, v: Vector, x: Vector) -> None:
     """The whole state: what is left is the formulas of the features and writing the rows."""
-    state = pointer(x)
     for i in range(0, o.shape[0] - BLOCK_BARS + 1, BLOCK_BARS):
-        advance(o, h, low, c, v, state, i, 0, BLOCK_BARS)
-        keep(state)
+        advance(o, h, low, c, v, x, i, 0, BLOCK_BARS)
+        keep(x)
         x[SEEN] += BLOCK_BARS
 
 
