@@ -8,7 +8,6 @@ from mlkit.cli import arguments as options
 from mlkit.cli.arguments import AddCommand, Arguments
 from mlkit.cli.steps import Steps
 from mlkit.errors import ConfigError
-from mlkit.untrusted import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,6 +156,7 @@ def _train_patterns(arguments: Arguments, settings: Any) -> None:
 
 def _bundle_verify(arguments: Arguments) -> None:
     from mlkit.models.bundle import inspect_bundle
+    from mlkit.untrusted import printable
 
     found = inspect_bundle(arguments.folder, seconds=arguments.seconds, megabytes=arguments.memory)
     print(f"{printable(found['path'])}: whole, {found['files']} files of {found['market']} match their digests")

@@ -176,13 +176,13 @@ def _model_for(bundle: ModelBundle, bars: pd.DataFrame) -> PricePredictor:
     if bars.attrs["timeframe"] != timeframe:
         raise ConfigError(f"bars are {bars.attrs['timeframe']}, bundle {bundle.id} was trained on {timeframe}")
     symbol, known = bars.attrs["symbol"], bundle.manifest.symbols
-    bundle.manifest.check_calendar(symbol, bars.attrs["calendar"])
     if symbol not in known:
         named = ", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "")
         raise ConfigError(
             f"bars are of {symbol}, bundle {bundle.id} was trained on {named}: it has no reference of {symbol} that "
             "could have drifted; train on it too"
         )
+    bundle.manifest.check_calendar(symbol, bars.attrs["calendar"])
     return model
 
 
