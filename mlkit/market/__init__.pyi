@@ -24,6 +24,9 @@ from .bars import ohlcv_arrays as ohlcv_arrays
 # Bar open times in ns since the epoch, (n_bars,).
 from .bars import open_times as open_times
 
+# Decimals that show the lowest price with 5 significant digits, at least 2.
+from .bars import price_decimals as price_decimals
+
 # Check the Bars contract and return a copy in canonical form; frame is left as it is.
 from .bars import validate_bars as validate_bars
 

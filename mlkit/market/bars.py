@@ -1,6 +1,7 @@
 """The Bars contract: a pandas DataFrame, checked once where it enters mlkit; inner code relies on it."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -96,7 +97,9 @@ def calendar_of(bars: pd.DataFrame) -> Calendar:
 def by_month(times: Int64Array, data: Float64Array) -> Iterator[Month]:
     """Sorted open times (n,) and values (5, n) month by month."""
     months = times.astype("datetime64[ns]").astype("datetime64[M]")
-    starts = np.flatnonzero(np.append(len(times) > 0, months[1:] != months[:-1]))
+    if not len(times):
+        return
+    starts = np.flatnonzero(np.append(True, months[1:] != months[:-1]))
     for start, stop in zip(starts, [*starts[1:], len(times)], strict=True):
         yield str(months[start]), times[start:stop], data[:, start:stop]
 
@@ -119,6 +122,11 @@ def fingerprint(bars: pd.DataFrame) -> str:
     for column in ohlcv_arrays(bars):
         digest.update((column + 0.0).astype("<f8", copy=False).tobytes())  # + 0.0: -0.0 equals 0.0
     return digest.hexdigest()
+
+
+def price_decimals(bars: pd.DataFrame) -> int:
+    """Decimals that show the lowest price with 5 significant digits, at least 2: for tables of cheap coins too."""
+    return max(2, 4 - math.floor(math.log10(float(bars["low"].min()))))
 
 
 def open_times(bars: pd.DataFrame) -> Int64Array:

@@ -162,6 +162,8 @@ def _iso_dates(text: pd.Series) -> pd.Series:
 
     Whether the day or the month stands first must follow from the rows: RowError where no number is above 12.
     """
+    compact = r"^(\d{4})(\d{2})(\d{2})[ T](\d{2})(\d{2})(\d{2})$"  # HistData, Finam, Stooq
+    text = text.str.replace(compact, r"\1-\2-\3 \4:\5:\6", regex=True)
     year_first = text.str.extract(r"^(\d{4})[./](\d{1,2})[./](\d{1,2})(?!\d)(.*)$")
     year_last = text.str.extract(r"^(\d{1,2})[./-](\d{1,2})[./-](\d{4})(?!\d)(.*)$")
     if year_first.iloc[0].notna().all():

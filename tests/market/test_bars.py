@@ -12,6 +12,7 @@ from mlkit.market.bars import (
     COLUMNS,
     fingerprint,
     ohlcv_arrays,
+    price_decimals,
     timeframe_delta,
     validate_bars,
 )
@@ -209,3 +210,15 @@ def test_fingerprint_sees_values_times_and_timeframe_but_not_the_symbol() -> Non
 def test_negative_zero_volume_has_the_fingerprint_of_zero() -> None:
     zero, minus = (validate_bars(raw().assign(volume=volume), symbol="A", timeframe="1m") for volume in (0.0, -0.0))
     assert fingerprint(zero) == fingerprint(minus)
+
+
+@pytest.mark.parametrize(
+    ("price", "decimals"), [(2500.0, 2), (9.5e4, 2), (1.08, 4), (0.5, 5), (1.234567e-8, 12), (7.2e-6, 10)]
+)
+def test_tables_show_cheap_prices_with_significant_digits(price: float, decimals: int) -> None:
+    bars = pd.DataFrame({name: [price, price * 1.01] for name in ("open", "high", "low", "close")})
+    assert price_decimals(bars) == decimals
+    shown = bars.round(price_decimals(bars))
+    with pd.option_context("display.precision", max(6, decimals)):
+        printed = [float(text) for text in shown.to_string(index=False, header=False).split()]
+    np.testing.assert_allclose(printed, bars.to_numpy().ravel(), rtol=1e-4)

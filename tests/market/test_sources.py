@@ -194,7 +194,7 @@ BAD_FILES: dict[str, tuple[str, list[str]]] = {
     "header only": (HEADER, ["a header but no rows"]),
     "no header": ("\n".join(ROWS), ["no column 'timestamp' among 2024-01-01T00:00Z, 10"]),
     "no time": (HEADER.replace("timestamp", "when") + ROWS[0], ["no column 'timestamp'", "among when, open"]),
-    "no volume": (HEADER.replace("volume", "vol") + ROWS[0], ["no column 'volume'", "name the columns"]),
+    "no volume": (HEADER.replace("volume", "amount") + ROWS[0], ["no column 'volume'", "name the columns"]),
     "two times": (HEADER.replace("open", "date") + ROWS[0], ["'timestamp' and 'date' both name"]),
     "two closes": (HEADER.replace("volume", "Close") + ROWS[0], ["'close' and 'Close' both name the close"]),
     "words": (row(3, "2024-01-01T00:01Z,11,12,10,n/a,0"), ["column 'close', line 3: 'n/a' is not a number"]),

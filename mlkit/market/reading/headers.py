@@ -108,6 +108,8 @@ def choose(names: list[str], where: object) -> dict[str, str]:
             other = chosen.get(key, name)
             raise BarsError(f"{where}: columns {other!r} and {name!r} both name the {key}; keep one")
         chosen[key] = name
+    if "volume" not in chosen and "vol" in plain.values():  # Finam, Stooq
+        chosen["volume"] = next(name for name in names if plain[name] == "vol")
     for role in ("timestamp", *COLUMNS):
         if role not in chosen:
             raise BarsError(

@@ -35,6 +35,7 @@ def file_pieces(path: Path, counts: dict[str, int] | None = None) -> Iterator[Pi
 
     Raises ConfigError for a file that is missing or of another kind, BarsError for one that cannot be read.
     """
+    path = path.expanduser()
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; give the path of a .csv, .csv.gz, .parquet or .feather file")
     if not path.name.lower().endswith(KINDS):
@@ -101,7 +102,7 @@ def _layout(path: Path) -> _Layout:
         second = first
     else:
         names = tuple(re.sub(r'^"(.*)"$', r"\1", field) for field in first.split(comma))
-        if second and not re.search(r"\d", second):
+        if fields[0] in ("Price", "") and second and not re.search(r"\d", second):
             raise BarsError(
                 f"{path}: two rows of column names and no number in the second, as of yfinance (Price, Ticker); save "
                 "one market with frame.xs(ticker, axis=1, level='Ticker').to_csv(...)"

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import mlkit
+from mlkit.config import Settings
 from mlkit.errors import BarsError
 
 C = 100.0 * (1.0 + np.arange(60) / 1000.0)
@@ -146,3 +147,21 @@ def test_rows_of_a_day_that_conflict_as_dates_are_no_repair() -> None:
 def test_a_zone_that_does_not_exist_is_refused(zone: Any) -> None:
     with pytest.raises(BarsError, match=f"times cannot be read in zone {zone!r}"):
         mlkit.read_bars(BARS.tz_localize(None), **MARKET, tz=zone)
+
+
+@pytest.mark.parametrize("head", ["<TICKER>,<PER>,<DATE>,<TIME>,<OPEN>,<HIGH>,<LOW>,<CLOSE>,<VOL>"])
+def test_exports_of_finam_and_stooq_read_as_they_are(head: str, tmp_path: Path) -> None:
+    rows = [
+        f"X,60,{t:%Y%m%d},{t:%H%M%S},{o!r},{h!r},{lo!r},{c!r},{v!r}" for t, o, h, lo, c, v in BARS.itertuples(name=None)
+    ]
+    (tmp_path / "x.txt").write_text("\n".join([head, *rows]) + "\n")
+    pd.testing.assert_frame_equal(
+        mlkit.read_bars(tmp_path / "x.txt", **MARKET), BARS, check_exact=True, check_freq=False
+    )
+
+
+def test_repair_of_a_file_without_a_price_is_one_line(tmp_path: Path) -> None:
+    rows = [f"{time:%Y-%m-%dT%H:%MZ},x,x,x,x,1" for time in INDEX]
+    lake = Settings(training_data_path=tmp_path / "bars")
+    with pytest.raises(BarsError, match="no valid row is left of 60"):
+        mlkit.import_bars(csv(tmp_path, rows), **MARKET, repair=True, settings=lake)
